@@ -1,0 +1,3 @@
+"""RSD: Ray-distributed rollouts of speculative vision-language-action policies on LIBERO."""
+
+__version__ = "0.1.0"

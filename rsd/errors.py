@@ -1,0 +1,18 @@
+"""Errors that a user can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something in the request or on the machine that the user can mend; shown without traceback."""
+
+
+def unknown(what: str, value: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not in a table: the value, the nearest name, all names."""
+    names = sorted(known)
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {what} {value!r}{hint} (known: {', '.join(names)})")

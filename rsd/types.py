@@ -1,0 +1,179 @@
+"""The values that pass between simulator, policy, driver and books. Numpy only.
+
+Axis letters: B batch, T step of a chunk, L layer, D latent dim, V level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+Outcome = Literal["success", "timeout", "error"]
+Mode = Literal["parallel", "autoregressive", "speculative"]
+
+ACTION_DIM = 7
+PROPRIO_DIM = 8
+
+
+@dataclass(frozen=True, order=True)
+class EpisodeKey:
+    """Names one planned episode of a run; with run_id the key of every stored row.
+
+    The simulated world depends on (suite, task_id, trial) alone; `seed` feeds the policy's
+    sampling only.
+    """
+
+    arm: str
+    suite: str
+    task_id: int  # 0-based, LIBERO's task order 0
+    trial: int  # row of LIBERO's stored initial states, 0..49
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a policy wants its frames rendered; part of a checkpoint's description."""
+
+    height: int = 256
+    width: int = 256
+    samples: int = 4  # multisampling; LIBERO's models ask for 4
+    reflection: bool = True  # draw reflections of reflective materials
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy may see before it decides on a chunk (PROTOCOL 6 and 8)."""
+
+    agentview: np.ndarray  # uint8 (H, W, 3), rotated by 180 degrees as the protocol asks
+    wrist: np.ndarray  # uint8 (H, W, 3), robot0_eye_in_hand, likewise rotated
+    proprio: np.ndarray  # float32 (8,): eef position (m), axis-angle (rad), gripper qpos (m)
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How codes are decoded: the part of an arm that a replica needs to know."""
+
+    mode: Mode
+    rule: str = "exact"  # acceptance rule; read in speculative mode only
+    layers: int | None = None  # decode the first `layers` layers; None: all that the policy has
+    draft_layers: int | None = None  # layers drafted before the first pass; None: all but the last
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One (policy, decoding) setting of a run; arms of a run share every (suite, task, trial)."""
+
+    name: str
+    decoding: Decoding
+
+
+@dataclass(frozen=True)
+class ChunkRequest:
+    """One question to a replica. Complete in itself, so that any replica can answer it."""
+
+    observation: Observation
+    decoding: Decoding
+    key: EpisodeKey  # names the random draws together with chunk_index
+    chunk_index: int
+    previous_codes: np.ndarray | None = None  # int64 (T, D, L) of the chunk before, None at first
+
+
+@dataclass(frozen=True)
+class DecodeTrace:
+    """What one decode did and what it cost. Times in seconds of this request's batch."""
+
+    drafted: tuple[int, ...]  # tokens judged against a guess, per layer; 0 where nothing was guessed
+    accepted: tuple[int, ...]  # of those, tokens kept
+    passes: int  # forwards of the target's backbone that this request needed
+    layers: int  # layers decoded
+    batch_size: int = 1
+    canonical: bool = False  # near ties were settled by one canonical recompute (docs/decisions.md)
+    queue_s: float = 0.0
+    vision_s: float = 0.0
+    draft_s: float = 0.0
+    target_s: float = 0.0
+    detokenise_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A replica's answer."""
+
+    actions: np.ndarray  # float32 (T, 7): dxyz, daxis-angle, gripper (-1 open, +1 close)
+    codes: np.ndarray  # int64 (T, D, L)
+    trace: DecodeTrace
+
+
+@dataclass
+class SimTimings:
+    """Wall seconds an environment has spent since its last reset began."""
+
+    physics_s: float = 0.0
+    render_s: float = 0.0
+    reset_s: float = 0.0
+
+
+class Environment(Protocol):
+    """One simulated task; `reset` picks the trial. Nothing here knows about policies or Ray."""
+
+    instruction: str
+    assets: str  # which assets are loaded: official | lite | sha256 of a local tree
+    renderer: str  # osmesa | egl | none
+    timings: SimTimings
+
+    def reset(self, trial: int) -> None:
+        """Put the world of `trial` in place, wait steps included; clears `timings`."""
+
+    def step(self, action: np.ndarray) -> bool:
+        """One control step (20 Hz) of a float32 (7,) action; True where the goal holds after it."""
+
+    def observe(self) -> Observation:
+        """Render the present frame."""
+
+    def state(self) -> np.ndarray:
+        """float64: the flattened simulator state [time, qpos, qvel]."""
+
+    def close(self) -> None: ...
+
+
+class Policy(Protocol):
+    """A loaded model. Answers a batch of requests that share one decoding."""
+
+    chunk_steps: int  # T
+    images: ImageSpec
+    checkpoint_sha256: str
+
+    def act(self, requests: list[ChunkRequest]) -> list[Chunk]:
+        """Decode one chunk per request; raises on NaN or out-of-range output."""
+
+
+@dataclass(frozen=True)
+class ChunkRecord:
+    """One decode as it goes into the books."""
+
+    chunk_index: int
+    trace: DecodeTrace
+    action_sha256: str
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One finished episode as the worker reports it to the driver."""
+
+    key: EpisodeKey
+    instruction: str
+    outcome: Outcome
+    steps: int  # policy steps executed, wait steps not counted
+    error: str  # traceback; empty unless outcome is `error`
+    physics_s: float
+    render_s: float
+    reset_s: float
+    wait_s: float  # time waiting for the policy
+    wall_s: float
+    assets: str
+    renderer: str
+    final_state_sha256: str
+    chunks: list[ChunkRecord] = field(default_factory=list)
