@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something in the request or on the machine that the user can mend; shown without traceback."""
+    """Something that the user can mend; shown without a traceback."""
 
 
 def unknown(what: str, value: str, known: Iterable[str]) -> UserError:

@@ -1,0 +1,142 @@
+"""Headless rendering of LIBERO's two policy cameras: backend choice and frames on demand.
+
+MuJoCo picks its OpenGL backend from MUJOCO_GL when it is imported, so `configure` comes first in
+every process that builds a simulator. Importing this module imports no simulator.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rsd.errors import UserError, unknown
+from rsd.types import ImageSpec
+
+if TYPE_CHECKING:
+    import mujoco
+
+BACKENDS = ("osmesa", "egl")  # in the order that `auto` tries them; both draw on a CPU
+NO_RENDERER = "none"
+CAMERAS = ("agentview", "robot0_eye_in_hand")  # PROTOCOL 6
+MAX_GEOMS = 1000  # robosuite's scene size (utils/binding_utils.py)
+INSTALL_COMMAND = "apt-get install -y libosmesa6"
+
+_PROBE = "import mujoco; c = mujoco.GLContext(64, 64); c.make_current(); c.free()"
+
+
+def resolve(choice: str) -> str:
+    """The backend to use: `osmesa`, `egl` or `none` as asked, or for `auto` the first that works.
+
+    Each candidate draws in a process of its own. Raises UserError with the install command where
+    the asked one, or any one for `auto`, does not work.
+    """
+    if choice == NO_RENDERER:
+        return choice
+    if choice not in ("auto", *BACKENDS):
+        raise unknown("renderer", choice, ("auto", *BACKENDS))
+    candidates = BACKENDS if choice == "auto" else (choice,)
+    failures = []
+    for backend in candidates:
+        failure = _probe(backend)
+        if failure is None:
+            return backend
+        failures.append(f"  {backend}: {failure}")
+    raise UserError(
+        "no headless renderer works on this machine:\n"
+        + "\n".join(failures)
+        + f"\ninstall one with `{INSTALL_COMMAND}` (as root), or run `make setup`"
+    )
+
+
+def _probe(backend: str) -> str | None:
+    env = {**os.environ, "MUJOCO_GL": backend}
+    env.pop("PYOPENGL_PLATFORM", None)
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE], env=env, capture_output=True, text=True, timeout=120
+    )
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else f"exit status {done.returncode}"
+
+
+def configure(backend: str) -> None:
+    """Fix this process's backend; must come before mujoco is imported.
+
+    Raises RuntimeError where mujoco is already loaded with another one.
+    """
+    wanted = BACKENDS[0] if backend == NO_RENDERER else backend
+    present = os.environ.get("MUJOCO_GL")
+    if "mujoco" in sys.modules and backend != NO_RENDERER and present != wanted:
+        raise RuntimeError(f"mujoco was imported with MUJOCO_GL={present}; {wanted} was asked for")
+    if "mujoco" not in sys.modules:
+        os.environ["MUJOCO_GL"] = "disable" if backend == NO_RENDERER else wanted
+
+
+class FrameRenderer:
+    """Draws CAMERAS of one compiled model.
+
+    `capture` notes what is to be seen (microseconds), `read` draws it (milliseconds): so that the
+    state of any substep can be drawn later, and only if somebody looks. Pixels equal robosuite's
+    own offscreen renderer for the default ImageSpec (tests/envs/test_protocol.py).
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, spec: ImageSpec) -> None:
+        import mujoco
+
+        self._mujoco = mujoco
+        self._model, self._data, self._spec = model, data, spec
+        self._gl = mujoco.GLContext(spec.width, spec.height)
+        self._gl.make_current()
+        model.vis.global_.offwidth, model.vis.global_.offheight = spec.width, spec.height
+        model.vis.quality.offsamples = spec.samples
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[0] = 0  # collision shapes
+        self._perturbation = mujoco.MjvPerturb()
+        self._views = [self._view(name) for name in CAMERAS]
+
+    def _view(self, name: str) -> tuple[mujoco.MjvCamera, mujoco.MjvScene]:
+        camera = self._mujoco.MjvCamera()
+        camera.type = self._mujoco.mjtCamera.mjCAMERA_FIXED
+        camera.fixedcamid = self._model.camera(name).id
+        scene = self._mujoco.MjvScene(self._model, maxgeom=MAX_GEOMS)
+        scene.flags[self._mujoco.mjtRndFlag.mjRND_REFLECTION] = int(self._spec.reflection)
+        return camera, scene
+
+    def capture(self) -> None:
+        """Note poses, lights and cameras of the present simulator state."""
+        for camera, scene in self._views:
+            self._mujoco.mjv_updateScene(
+                self._model,
+                self._data,
+                self._option,
+                self._perturbation,
+                camera,
+                self._mujoco.mjtCatBit.mjCAT_ALL,
+                scene,
+            )
+
+    def read(self) -> list[np.ndarray]:
+        """uint8 (H, W, 3) per camera of the captured state, rotated by 180 degrees (PROTOCOL 6)."""
+        self._gl.make_current()
+        return [self._draw(scene) for _, scene in self._views]
+
+    def _draw(self, scene: mujoco.MjvScene) -> np.ndarray:
+        viewport = self._mujoco.MjrRect(0, 0, self._spec.width, self._spec.height)
+        pixels = np.empty((self._spec.height, self._spec.width, 3), dtype=np.uint8)
+        self._mujoco.mjr_render(viewport, scene, self._context)
+        self._mujoco.mjr_readPixels(pixels, None, viewport, self._context)
+        # OpenGL's rows run upwards, as in robosuite's images; the protocol turns those around
+        return np.ascontiguousarray(pixels[::-1, ::-1])
+
+    def close(self) -> None:
+        """Free the buffers; the object cannot be used afterwards."""
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()

@@ -1,0 +1,107 @@
+"""World identity: trial k's world as the reference loop gives it, in any order (DESIGN 7).
+
+LIBERO draws fixture poses at every reset from numpy's global stream, outside the stored initial
+state, so in the reference loop (`seed(0)`, one reset a trial) trial k depends on the k resets
+before it. What that draw leaves behind is recorded here once per (task, asset tree), and put back
+for any trial at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsd.envs.assets import ResolvedAssets, cache_dir, write_atomically
+from rsd.suites import TRIALS_PER_TASK, Task
+
+REFERENCE_SEED = 0  # PROTOCOL 4
+_PACKAGES = ("mujoco", "robosuite", "hf-libero", "numpy")  # their versions decide the draws
+
+
+@dataclass(frozen=True)
+class World:
+    """What a reset draws or leaves behind outside [time, qpos, qvel]."""
+
+    body_pos: np.ndarray  # float64 (nbody, 3), m; fixtures are placed by moving their bodies
+    body_quat: np.ndarray  # float64 (nbody, 4), wxyz
+    qacc_warmstart: np.ndarray  # float64 (nv,), start of the contact solver's first iteration
+
+
+class WorldStream:
+    """The worlds of one task, extended on demand and kept in the user's cache.
+
+    `hard_reset` performs one reference reset, drawing from numpy's global stream, and returns what
+    it left behind.
+    """
+
+    def __init__(self, task: Task, assets: ResolvedAssets, cache: Path | None = None) -> None:
+        self._path = (cache or cache_dir()) / "worlds" / f"{_cache_key(task, assets)}.npz"
+        self._worlds: list[World] = []
+        self._stream: dict[str, Any] | None = None  # numpy's state after the last recorded reset
+        if self._path.exists():
+            self._load()
+
+    def __contains__(self, trial: int) -> bool:
+        return trial < len(self._worlds)
+
+    def __getitem__(self, trial: int) -> World:
+        return self._worlds[trial]
+
+    def extend(self, trial: int, hard_reset: Callable[[], World]) -> None:
+        """Record worlds up to `trial`, and as many again: a run through all trials then costs few
+        interruptions. Leaves numpy's global stream as it was."""
+        target = min(TRIALS_PER_TASK, max(trial + 1, 2 * len(self._worlds)))
+        before = np.random.get_state(legacy=False)
+        try:
+            if self._stream is None:
+                np.random.seed(REFERENCE_SEED)
+            else:
+                np.random.set_state(self._stream)
+            while len(self._worlds) < target:
+                self._worlds.append(hard_reset())
+            self._stream = np.random.get_state(legacy=False)
+        finally:
+            np.random.set_state(before)
+        self._save()
+
+    def _save(self) -> None:
+        assert self._stream is not None
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            body_pos=np.stack([world.body_pos for world in self._worlds]),
+            body_quat=np.stack([world.body_quat for world in self._worlds]),
+            qacc_warmstart=np.stack([world.qacc_warmstart for world in self._worlds]),
+            stream_key=self._stream["state"]["key"],
+            stream_pos=self._stream["state"]["pos"],
+            stream_has_gauss=self._stream["has_gauss"],
+            stream_gauss=self._stream["gauss"],
+        )
+        write_atomically(self._path, buffer.getvalue())
+
+    def _load(self) -> None:
+        with np.load(self._path, allow_pickle=False) as stored:
+            rows = zip(
+                stored["body_pos"], stored["body_quat"], stored["qacc_warmstart"], strict=True
+            )
+            self._worlds = [World(*row) for row in rows]
+            self._stream = {
+                "bit_generator": "MT19937",
+                "state": {"key": stored["stream_key"], "pos": int(stored["stream_pos"])},
+                "has_gauss": int(stored["stream_has_gauss"]),
+                "gauss": float(stored["stream_gauss"]),
+            }
+
+
+def _cache_key(task: Task, assets: ResolvedAssets) -> str:
+    versions = [f"{name}={importlib.metadata.version(name)}" for name in _PACKAGES]
+    parts = [assets.fingerprint, str(assets.simplify_robot), *versions]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return f"{task.suite}-{task.task_id:02d}-{digest}"

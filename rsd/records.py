@@ -1,0 +1,544 @@
+"""The books of a run: Parquet parts that are whole or absent, and run.json. No torch, no ray.
+
+A run's folder (DESIGN 9) holds `run.json`, `episodes/part-*.parquet` (a row an episode) and
+`chunks/part-*.parquet` (a row a decode). Parts come in pairs of one stem. The chunk part is
+written first; the episode part of the same stem is the commit: readers take a chunk part only
+where its episode part exists. So a writer may be killed between any two instructions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from rsd.errors import UserError
+from rsd.types import EpisodeKey, EpisodeResult
+
+SCHEMA_VERSION = "1"  # raise it with every change of a column's name, type, unit or meaning
+
+FLUSH_EVERY = 20  # episodes a part
+FLUSH_SECONDS = 10.0
+
+RUN_FILE = "run.json"
+EPISODES = "episodes"
+CHUNKS = "chunks"
+
+
+# --- schemas ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as it is explained to a reader; unit "1" is a plain count or index."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    description: str
+
+    def field(self) -> pa.Field:
+        """Unit and description travel in the field's metadata, into every Parquet file."""
+        metadata = {"unit": self.unit, "description": self.description}
+        return pa.field(self.name, self.type, nullable=False, metadata=metadata)
+
+
+_TEXT = pa.string()
+_COUNT = pa.int32()
+_SECONDS = pa.float64()
+_PER_LAYER = pa.list_(pa.field("item", pa.int32(), nullable=False))
+
+_KEY_COLUMNS = (
+    Column("run_id", _TEXT, "name", "the run; first part of the key"),
+    Column("arm", _TEXT, "name", "the (policy, decoding) setting; arms share every world"),
+    Column("suite", _TEXT, "name", "LIBERO suite"),
+    Column("task_id", _COUNT, "1", "task of the suite, 0-based, LIBERO's task order 0"),
+    Column("trial", _COUNT, "1", "row of LIBERO's stored initial states, 0..49"),
+    Column("seed", pa.int64(), "1", "seed of the policy's sampling; the world does not read it"),
+)
+
+_EPISODE_COLUMNS = (
+    *_KEY_COLUMNS,
+    Column("instruction", _TEXT, "text", "the task's instruction as the policy read it"),
+    Column(
+        "outcome",
+        _TEXT,
+        "name",
+        "success: the goal held after a step; timeout: out of steps; error: no verdict, not "
+        "a failure of the policy",
+    ),
+    Column("steps", _COUNT, "control steps", "policy steps executed (20 Hz), wait steps excluded"),
+    Column("chunks", _COUNT, "1", "decodes asked for; rows of this episode in chunks/"),
+    Column("attempts", _COUNT, "1", "times the episode was started until this row, 1 or more"),
+    Column("error", _TEXT, "text", "traceback; empty unless outcome is error"),
+    Column("physics_s", _SECONDS, "s", "wall time in the simulator's control steps"),
+    Column("render_s", _SECONDS, "s", "wall time rendering the frames that the policy read"),
+    Column("reset_s", _SECONDS, "s", "wall time putting the world in place, wait steps included"),
+    Column("wait_s", _SECONDS, "s", "wall time the worker waited for the policy's answers"),
+    Column("wall_s", _SECONDS, "s", "wall time of the whole episode on its worker"),
+    Column("worker", _TEXT, "name", "the environment worker that ran the episode"),
+    Column("node", _TEXT, "name", "the machine of that worker"),
+    Column("assets", _TEXT, "name", "official, lite, or the sha256 of a local asset tree"),
+    Column("renderer", _TEXT, "name", "osmesa, egl or none"),
+    Column(
+        "final_state_sha256",
+        _TEXT,
+        "hex",
+        "of the flattened simulator state [time, qpos, qvel] at the end, float64 bytes",
+    ),
+    Column(
+        "finished_at",
+        pa.timestamp("us", tz="UTC"),
+        "UTC",
+        "when the driver entered the episode into the books",
+    ),
+)
+
+_CHUNK_COLUMNS = (
+    *_KEY_COLUMNS,
+    Column("chunk_index", _COUNT, "1", "position of the chunk in its episode, from 0"),
+    Column(
+        "drafted", _PER_LAYER, "tokens per layer", "tokens judged against a guess, layer 0 first"
+    ),
+    Column("accepted", _PER_LAYER, "tokens per layer", "of those, tokens kept"),
+    Column("passes", _COUNT, "1", "forwards of the target's backbone that this request needed"),
+    Column("layers", _COUNT, "1", "layers decoded"),
+    Column("batch_size", _COUNT, "1", "requests that were decoded together"),
+    Column("canonical", pa.bool_(), "1", "near ties were settled by one canonical recompute"),
+    Column("queue_s", _SECONDS, "s", "wall time in the replica's queue"),
+    Column("vision_s", _SECONDS, "s", "device time of the image towers, whole batch"),
+    Column("draft_s", _SECONDS, "s", "device time of the draft, whole batch"),
+    Column("target_s", _SECONDS, "s", "device time of the target's backbone, whole batch"),
+    Column("detokenise_s", _SECONDS, "s", "device time from codes to actions, whole batch"),
+    Column("action_sha256", _TEXT, "hex", "of the chunk's actions, float32 bytes (T, 7)"),
+)
+
+
+def _schema(columns: Sequence[Column], rows: str) -> pa.Schema:
+    metadata = {"rsd_schema_version": SCHEMA_VERSION, "rsd_rows": rows}
+    return pa.schema([column.field() for column in columns], metadata=metadata)
+
+
+EPISODE_SCHEMA = _schema(_EPISODE_COLUMNS, "one per episode")
+CHUNK_SCHEMA = _schema(_CHUNK_COLUMNS, "one per decode")
+
+
+# --- the folder of a run, on a disk or in an object store -------------------------------------
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """Whole-file access to a run's folder. `shown` is how the user spelt it."""
+
+    files: pafs.FileSystem
+    root: str
+    shown: str
+
+    @classmethod
+    def at(cls, output: str) -> _Folder:
+        """Raises UserError for a URI that pyarrow cannot open."""
+        if "://" not in output:
+            return cls(pafs.LocalFileSystem(), str(Path(output).expanduser().absolute()), output)
+        try:
+            files, root = pafs.FileSystem.from_uri(output)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(
+                f"cannot open output {output!r}: {error} (give a local path, s3://, gs://, "
+                "abfs:// or file://)"
+            ) from error
+        return cls(files, root.rstrip("/"), output)
+
+    @property
+    def local(self) -> Path | None:
+        """The folder as a path where it lies on a disk."""
+        return Path(self.root) if isinstance(self.files, pafs.LocalFileSystem) else None
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def names(self, folder: str = "") -> list[str]:
+        """Sorted leaf names in the folder or in one of its subfolders; empty where absent."""
+        selector = pafs.FileSelector(self.path(folder).rstrip("/"), allow_not_found=True)
+        return sorted(info.base_name for info in self.files.get_file_info(selector))
+
+    def read(self, name: str) -> bytes:
+        with self.files.open_input_stream(self.path(name)) as stream:
+            return stream.read()
+
+    def write(self, name: str, data: bytes | pa.Buffer) -> None:
+        """Put a whole file in place, or nothing.
+
+        On a disk: written aside, synced (a torn part after a power cut would break every reader)
+        and renamed. In an object store an object appears when its upload is complete.
+        """
+        if self.local is None:
+            with self.files.open_output_stream(self.path(name)) as stream:
+                stream.write(data)
+            return
+        target = self.local / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.tmp")
+        with aside.open("wb") as file:
+            file.write(data)
+            os.fsync(file.fileno())
+        aside.replace(target)
+
+    def delete(self, name: str) -> None:
+        self.files.delete_file(self.path(name))
+
+    def lock(self) -> IO[bytes] | None:
+        """Hold the folder against a second writer until the file is closed or the process dies.
+
+        Raises UserError where another process holds it. Object stores and some network file
+        systems know no locks: there two drivers on one output remain the user's business.
+        """
+        if self.local is None:
+            return None
+        file = (self.local / ".lock").open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise UserError(
+                f"another process is writing to {self.shown}; wait for it or stop it, then resume"
+            ) from None
+        except OSError:  # the file system knows no locks
+            file.close()
+            return None
+        return file
+
+
+def _is_hidden(name: str) -> bool:
+    """Lock, probes and files not yet renamed; pyarrow and pandas skip them by the same rule."""
+    return name.startswith(".")
+
+
+def _visible(names: Sequence[str]) -> list[str]:
+    return [name for name in names if not _is_hidden(name)]
+
+
+@contextlib.contextmanager
+def _writable(folder: _Folder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"output {folder.shown} is not writable: {error}; choose another --output"
+        ) from error
+
+
+def _prove_writable(folder: _Folder) -> None:
+    """Permissions and quotas show only when something is written."""
+    probe = f".probe-{uuid.uuid4().hex}"
+    with _writable(folder):
+        folder.write(probe, b"rsd")
+        folder.delete(probe)
+
+
+# --- run.json and what a resume may change ----------------------------------------------------
+
+# Rows on both sides of a resume land in one table, so whatever decides a row must be equal.
+# Code version and hardware may differ: a run is resumed after a fix, and on other machines; each
+# session's own are kept in run.json.
+_PINNED = ("config", "schema_version", "checkpoint", "assets", "renderer")
+_PINNED_PACKAGES = ("mujoco", "robosuite", "libero", "hf-libero", "hf_libero", "torch")
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    """Leaves of nested dicts under dotted names; lists count as leaves."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    leaves: dict[str, object] = {}
+    for name, inner in value.items():
+        leaves |= _flat(inner, f"{prefix}.{name}" if prefix else str(name))
+    return leaves
+
+
+def _decides_rows(name: str) -> bool:
+    top, _, rest = name.partition(".")
+    return top.startswith(_PINNED) or (top == "packages" and rest in _PINNED_PACKAGES)
+
+
+def _changes(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, str]:
+    """Dotted name -> "old -> new" for every leaf that differs or exists on one side only."""
+    old, new = _flat(before), _flat(after)
+
+    def shown(leaves: Mapping[str, object], name: str) -> str:
+        return json.dumps(leaves[name]) if name in leaves else "(absent)"
+
+    return {
+        name: f"{shown(old, name)} -> {shown(new, name)}"
+        for name in sorted(old.keys() | new.keys())
+        if name not in old or name not in new or old[name] != new[name]
+    }
+
+
+_BOOKKEEPING = ("run_id", "sessions")  # the books' own; never compared
+
+
+def _without_bookkeeping(run: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in run.items() if name not in _BOOKKEEPING}
+
+
+def _refuse_changes(output: str, changes: Mapping[str, str]) -> None:
+    """Raises UserError that lists every change which would mix two experiments in one table."""
+    refused = {name: change for name, change in changes.items() if _decides_rows(name)}
+    if refused:
+        lines = [f"  {name.removeprefix('config.')}: {refused[name]}" for name in refused]
+        raise UserError(
+            f"{output} was recorded with other settings; resume with the same ones or choose "
+            "another --output:\n" + "\n".join(lines)
+        )
+
+
+def _write_run(folder: _Folder, run: Mapping[str, object]) -> None:
+    with _writable(folder):
+        folder.write(RUN_FILE, json.dumps(run, indent=2).encode())
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def _episode_row(
+    run_id: str, result: EpisodeResult, attempts: int, worker: str, node: str, finished_at: datetime
+) -> dict[str, Any]:
+    """Columns are named as the dataclass fields; names outside the schema are left out there."""
+    own = {
+        "run_id": run_id,
+        "chunks": len(result.chunks),
+        "attempts": attempts,
+        "worker": worker,
+        "node": node,
+        "finished_at": finished_at,
+    }
+    return vars(result.key) | vars(result) | own
+
+
+def _chunk_rows(run_id: str, result: EpisodeResult) -> list[dict[str, Any]]:
+    key = {"run_id": run_id} | vars(result.key)
+    return [key | vars(chunk.trace) | vars(chunk) for chunk in result.chunks]
+
+
+def _parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    return sink.getvalue()
+
+
+class Books:
+    """Writes a run exactly once per episode; open it with `Books.open`.
+
+    Buffers episodes and writes them as one pair of parts every `flush_every` episodes or
+    `flush_seconds` seconds, looked at in `add`. One writer, one thread.
+    """
+
+    def __init__(
+        self,
+        folder: _Folder,
+        run_id: str,
+        stored: set[EpisodeKey],
+        parts: int,
+        lock: IO[bytes] | None,
+        flush_every: int,
+        flush_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.run_id = run_id
+        self.output = folder.shown
+        self._folder = folder
+        self._stored = stored
+        self._parts = parts
+        self._lock = lock
+        self._flush_every = flush_every
+        self._flush_seconds = flush_seconds
+        self._clock = clock
+        self._start_part()
+
+    @classmethod
+    def open(
+        cls,
+        output: str,
+        run: dict[str, Any],
+        *,
+        resume: bool,
+        flush_every: int = FLUSH_EVERY,
+        flush_seconds: float = FLUSH_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> Books:
+        """Start the books of a new run, or go on with those in `output`.
+
+        `run` becomes run.json: `run_id`, `config` (equal on resume), and by convention `code`,
+        `packages` (name -> version), `checkpoint_sha256`, `assets`, `renderer`, `hardware`. A
+        resumed run keeps its stored run_id. Raises UserError for an output that is not
+        empty, not writable, in use, or, on resume, lacks a run or holds another one.
+        """
+        folder = _Folder.at(output)
+        run = json.loads(json.dumps({**run, "schema_version": SCHEMA_VERSION}))  # as JSON has it
+        if resume:
+            stored_run = read_run(output)
+            changes = _changes(_without_bookkeeping(stored_run), _without_bookkeeping(run))
+            _refuse_changes(output, changes)
+            sessions = stored_run["sessions"]
+            run = stored_run
+        else:
+            _refuse_content(folder)
+            changes = {}
+            sessions = []
+        _prove_writable(folder)
+        lock = folder.lock()
+        _sweep(folder)
+        stored = _stored_keys(folder)
+        session = {"started_at": _utc(clock()), "changes": changes}
+        _write_run(folder, run | {"sessions": [*sessions, session]})
+        parts = len(_visible(folder.names(EPISODES)))
+        return cls(folder, run["run_id"], stored, parts, lock, flush_every, flush_seconds, clock)
+
+    def recorded(self) -> set[EpisodeKey]:
+        """Keys of the rows that are stored; buffered ones are not."""
+        return set(self._stored)
+
+    def add(self, result: EpisodeResult, *, attempts: int, worker: str, node: str) -> None:
+        """Enter one finished episode; raises ValueError where its key is in the books already."""
+        if result.key in self._stored or result.key in self._pending:
+            raise ValueError(f"episode {result.key} is in the books of {self.run_id} already")
+        now = self._clock()
+        if not self._pending:
+            self._pending_since = now
+        finished_at = datetime.fromtimestamp(now, UTC)
+        self._pending.add(result.key)
+        self._episode_rows.append(
+            _episode_row(self.run_id, result, attempts, worker, node, finished_at)
+        )
+        self._chunk_rows += _chunk_rows(self.run_id, result)
+        full = len(self._pending) >= self._flush_every
+        if full or now - self._pending_since >= self._flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is buffered as one pair of parts; the episode part commits both.
+
+        After a failure the buffer is kept and the next flush writes the same two names again,
+        so an upload whose confirmation got lost is overwritten, not doubled.
+        """
+        if not self._pending:
+            return
+        self._folder.write(f"{CHUNKS}/{self._part}", _parquet(self._chunk_rows, CHUNK_SCHEMA))
+        self._folder.write(f"{EPISODES}/{self._part}", _parquet(self._episode_rows, EPISODE_SCHEMA))
+        self._stored |= self._pending
+        self._parts += 1
+        self._start_part()
+
+    def close(self) -> None:
+        """Flush, and let another writer have the folder."""
+        try:
+            self.flush()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+
+    def __enter__(self) -> Books:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start_part(self) -> None:
+        self._part = f"part-{self._parts:05d}-{uuid.uuid4().hex}.parquet"
+        self._pending: set[EpisodeKey] = set()
+        self._pending_since = 0.0
+        self._episode_rows: list[dict[str, Any]] = []
+        self._chunk_rows: list[dict[str, Any]] = []
+
+
+def _refuse_content(folder: _Folder) -> None:
+    with _writable(folder):
+        content = _visible(folder.names())
+    if content:
+        raise UserError(
+            f"output {folder.shown} is not empty (it holds {', '.join(content[:3])}"
+            f"{', ...' if len(content) > 3 else ''}); use --resume to go on with that run, or "
+            "another --output"
+        )
+
+
+def _sweep(folder: _Folder) -> None:
+    """Delete what a killed writer left: files never renamed, chunk parts never committed."""
+    committed = set(folder.names(EPISODES))
+    for part_folder in (EPISODES, CHUNKS):
+        for name in folder.names(part_folder):
+            if _is_hidden(name) or name not in committed:
+                folder.delete(f"{part_folder}/{name}")
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def read_run(output: str) -> dict[str, Any]:
+    """The run.json of a run; raises UserError where there is none or its schema is another."""
+    folder = _Folder.at(output)
+    try:
+        run = json.loads(folder.read(RUN_FILE))
+    except FileNotFoundError:
+        raise UserError(
+            f"{output} holds no run: there is no {RUN_FILE} (start one without --resume, or give "
+            "the folder of a run)"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot read {RUN_FILE} in {output}: {error}") from error
+    version = run.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{output} was written with schema version {version!r}, this code has "
+            f"{SCHEMA_VERSION!r}; use the code version of that run ({run.get('code')})"
+        )
+    return run
+
+
+def read_episodes(output: str) -> pa.Table:
+    """All committed episode rows of a run, also while it goes on; raises UserError as read_run."""
+    return _read(output, EPISODES, EPISODE_SCHEMA)
+
+
+def read_chunks(output: str) -> pa.Table:
+    """The chunk rows of all committed episodes; raises UserError as read_run."""
+    return _read(output, CHUNKS, CHUNK_SCHEMA)
+
+
+def _read(output: str, part_folder: str, schema: pa.Schema) -> pa.Table:
+    read_run(output)
+    return _read_parts(_Folder.at(output), part_folder, schema)
+
+
+def _read_parts(
+    folder: _Folder, part_folder: str, schema: pa.Schema, columns: list[str] | None = None
+) -> pa.Table:
+    """Parts named by the committed episode parts, read in their order."""
+    paths = [folder.path(f"{part_folder}/{name}") for name in _visible(folder.names(EPISODES))]
+    parts = ds.dataset(paths, schema=schema, filesystem=folder.files, format="parquet")
+    return parts.to_table(columns=columns)
+
+
+_KEY_FIELDS = ["arm", "suite", "task_id", "trial", "seed"]
+
+
+def _stored_keys(folder: _Folder) -> set[EpisodeKey]:
+    rows = _read_parts(folder, EPISODES, EPISODE_SCHEMA, _KEY_FIELDS).to_pylist()
+    return {EpisodeKey(**row) for row in rows}

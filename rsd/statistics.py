@@ -1,0 +1,134 @@
+"""What may be said from counts: intervals, paired comparisons, quantiles. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+Pair = TypeVar("Pair")
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """Successes of finished trials with the Wilson interval of the rate."""
+
+    successes: int
+    finished: int
+    rate: float | None  # None where nothing has finished
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """As a table shows it: `43/50  86.0 % [73.8, 93.0]`."""
+        if self.rate is None:
+            return "0/0"
+        return (
+            f"{self.successes}/{self.finished}  {100 * self.rate:.1f} % "
+            f"[{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        )
+
+
+def proportion(successes: int, finished: int, confidence: float = CONFIDENCE) -> Proportion:
+    """Wilson's score interval (Wilson 1927; without continuity correction).
+
+    Episodes that ended in `error` belong into neither count. Nothing finished: [0, 1].
+    Raises ValueError unless 0 <= successes <= finished.
+    """
+    if not 0 <= successes <= finished:
+        raise ValueError(f"{successes} successes of {finished} finished: not a proportion")
+    if finished == 0:
+        return Proportion(0, 0, None, 0.0, 1.0)
+    interval = stats.binomtest(successes, finished).proportion_ci(confidence, method="wilson")
+    return Proportion(
+        successes, finished, successes / finished, float(interval.low), float(interval.high)
+    )
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two arms on the same worlds. `difference` is second minus first, in success rate."""
+
+    pairs: int  # worlds that both arms finished
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    difference: float | None  # None where there are no pairs
+    low: float
+    high: float
+    p_value: float  # exact McNemar test, two-sided
+
+
+def compare_pairs(
+    first: Mapping[Pair, bool], second: Mapping[Pair, bool], confidence: float = CONFIDENCE
+) -> PairedComparison:
+    """Compare the verdicts of two arms over the worlds that both have finished.
+
+    Keys name a world (suite, task, trial, ...), values say success. Worlds of one arm only are
+    left out.
+    """
+    shared = first.keys() & second.keys()
+    counts = {(a, b): 0 for a in (False, True) for b in (False, True)}
+    for world in shared:
+        counts[bool(first[world]), bool(second[world])] += 1
+    only_first, only_second = counts[True, False], counts[False, True]
+    low, high = paired_difference_interval(only_first, only_second, len(shared), confidence)
+    return PairedComparison(
+        pairs=len(shared),
+        both=counts[True, True],
+        only_first=only_first,
+        only_second=only_second,
+        neither=counts[False, False],
+        difference=(only_second - only_first) / len(shared) if shared else None,
+        low=low,
+        high=high,
+        p_value=mcnemar_exact(only_first, only_second),
+    )
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Two-sided exact McNemar p-value: the discordant pairs against a fair coin (McNemar 1947)."""
+    discordant = only_first + only_second
+    return float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
+
+
+def paired_difference_interval(
+    only_first: int, only_second: int, pairs: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Interval of (second - first) in success rate: Wald with one added to each discordant count.
+
+    Bonett and Price (2012), recommended by Fagerland, Lydersen and Laake (2014) for paired
+    proportions. It keeps a width when no pair is discordant: 0 of 50 says +-0.053, not +-0.
+    """
+    if pairs == 0:
+        return -1.0, 1.0
+    first = (only_first + 1) / (pairs + 2)
+    second = (only_second + 1) / (pairs + 2)
+    centre = second - first
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    half = z * math.sqrt((first + second - centre**2) / (pairs + 2))
+    return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """The middle and the tail of a sample; None where it is empty. In the sample's unit."""
+
+    count: int
+    median: float | None
+    p95: float | None
+
+
+def quantiles(values: Sequence[float] | np.ndarray) -> Quantiles:
+    """Median and 95th percentile (linear interpolation between order statistics)."""
+    if len(values) == 0:
+        return Quantiles(0, None, None)
+    median, p95 = np.quantile(np.asarray(values, dtype=np.float64), (0.5, 0.95))
+    return Quantiles(len(values), float(median), float(p95))
