@@ -1,0 +1,75 @@
+"""Sizes of tokeniser and models: the part of a checkpoint's description that shapes its tensors.
+No torch, so that a checkpoint can be checked where none is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from rsd.types import ACTION_DIM
+
+
+@dataclass(frozen=True)
+class RFSQConfig:
+    """Residual finite scalar quantisation (DESIGN 3). The defaults are the published settings; the
+    bundled policy uses fewer (docs/decisions.md)."""
+
+    steps: int = 8  # T, steps of a chunk
+    latent_dim: int = 16  # D
+    layers: int = 8  # L
+    levels: int = 7  # V
+    hidden: int = 64  # width of the per-step encoder and decoder; 0: the action is the latent
+    overlap: float = 2.0  # reach of layer l+1 in half steps of layer l
+    scaled: bool = True  # False: every layer spans [-1, 1] (`naive`, shows dead layers)
+
+    def __post_init__(self) -> None:
+        if self.hidden == 0 and self.latent_dim != ACTION_DIM:
+            raise ValueError(f"without an encoder latent_dim is {ACTION_DIM}: {self.latent_dim}")
+        if self.overlap < 1:
+            raise ValueError(f"overlap {self.overlap} < 1 leaves gaps between layers")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Size of a code transformer."""
+
+    width: int
+    depth: int
+    heads: int
+    expansion: int = 3  # hidden width of the MLP over width
+
+
+@dataclass(frozen=True)
+class SmallVLAConfig:
+    """Sizes of SmallVLA; the defaults are those of the bundled policy."""
+
+    tokeniser: RFSQConfig = field(
+        default_factory=lambda: RFSQConfig(latent_dim=ACTION_DIM, layers=5, hidden=0)
+    )
+    target: TransformerConfig = field(default_factory=lambda: TransformerConfig(128, 6, 4))
+    draft: TransformerConfig = field(default_factory=lambda: TransformerConfig(96, 2, 3))
+    channels: tuple[int, ...] = (32, 64, 128)  # of the image tower's first convolutions
+    keypoints: int = 32  # spatial-softmax points per camera
+    word_buckets: int = 512  # words are hashed: any instruction can be read
+    text_tokens: int = 2
+
+
+def from_json(kind: type, content: dict[str, Any]) -> Any:
+    """Rebuild a (nested) config dataclass from `dataclasses.asdict` after a trip through JSON.
+
+    Raises ValueError for fields that are missing or that the class does not have.
+    """
+    hints = typing.get_type_hints(kind)
+    names = {entry.name for entry in dataclasses.fields(kind)}
+    if set(content) != names:
+        difference = ", ".join(sorted(set(content) ^ names))
+        raise ValueError(f"{kind.__name__} has other fields than the file: {difference}")
+    values = {}
+    for name, value in content.items():
+        if dataclasses.is_dataclass(hints[name]):
+            values[name] = from_json(typing.cast(type, hints[name]), value)
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)

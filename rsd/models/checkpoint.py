@@ -1,0 +1,160 @@
+"""Checkpoints: a folder with `model.safetensors` and `config.json`. Checked here without torch.
+
+config.json holds everything that decides what the tensors mean: sizes, image settings,
+normalisation, and where the policy comes from (data, code, training).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsd.architecture import SmallVLAConfig, from_json
+from rsd.errors import UserError, unknown
+from rsd.types import ImageSpec
+
+FORMAT = 1
+ARCHITECTURE = "small_vla"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+CONVENTIONS = {  # what a policy trained elsewhere may do otherwise; compared word for word
+    "action": "libero: dxyz, daxis-angle, gripper -1 open +1 close, all in [-1, 1]",
+    "image": "agentview and robot0_eye_in_hand, rotated by 180 degrees, uint8 RGB",
+    "proprio": "eef_pos m, axis-angle rad without antipodal flip, gripper_qpos m",
+}
+BUNDLED = Path(__file__).parent.parent / "checkpoints" / "bundled"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A checked checkpoint."""
+
+    path: Path
+    sha256: str  # over both files
+    model: SmallVLAConfig
+    images: ImageSpec
+    origin: dict[str, Any]  # data, code and training that made it
+
+    @property
+    def chunk_steps(self) -> int:
+        """T."""
+        return self.model.tokeniser.steps
+
+    @property
+    def layers(self) -> int:
+        """L."""
+        return self.model.tokeniser.layers
+
+
+def inspect(spec: str) -> CheckpointInfo:
+    """Check the checkpoint in folder `spec` (or `bundled`): files, sizes, architecture, tensors.
+
+    Raises UserError that says what is wrong.
+    """
+    path = BUNDLED if spec == "bundled" else Path(spec).expanduser()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (path / name).is_file():
+            raise UserError(
+                f"no checkpoint at {spec!r}: {path / name} is missing; give `bundled` or a folder "
+                "that jobs/train.py wrote"
+            )
+    config = _read_config(path / CONFIG_FILE)
+    model = config["model"]
+    _check_tensors(path / WEIGHTS_FILE, model)
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        digest.update((path / name).read_bytes())
+    return CheckpointInfo(path, digest.hexdigest(), model, config["images"], config["origin"])
+
+
+def write_config(
+    path: Path, model: SmallVLAConfig, images: ImageSpec, origin: dict[str, Any]
+) -> None:
+    """Describe the tensors beside it."""
+    content = {
+        "format": FORMAT,
+        "architecture": ARCHITECTURE,
+        "conventions": CONVENTIONS,
+        "model": dataclasses.asdict(model),
+        "images": dataclasses.asdict(images),
+        "origin": origin,
+    }
+    (path / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        architecture = content["architecture"]
+        if architecture != ARCHITECTURE:
+            raise unknown("architecture", str(architecture), [ARCHITECTURE])
+        if content["format"] != FORMAT:
+            raise UserError(f"format {content['format']}, this version reads {FORMAT}")
+        for name, wanted in CONVENTIONS.items():
+            if content["conventions"].get(name) != wanted:
+                found = content["conventions"].get(name)
+                raise UserError(f"its {name} convention is {found!r}, this code's is {wanted!r}")
+        content["model"] = from_json(SmallVLAConfig, content["model"])
+        content["images"] = from_json(ImageSpec, content["images"])
+        content.setdefault("origin", {})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a checkpoint description: {error!r}") from error
+    except ValueError as error:  # JSON's, from_json's, and those raised above
+        raise UserError(f"{path}: {error}") from error
+    return content
+
+
+def read_header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a safetensors file; raises UserError for a truncated or foreign one."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if 8 + length > size:
+            raise UserError(f"{path} is truncated or no safetensors file ({size} bytes)")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise UserError(f"{path} is no safetensors file: {error}") from error
+    header.pop("__metadata__", None)
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if 8 + length + end != size:
+        raise UserError(f"{path} is truncated: {size} bytes instead of {8 + length + end}")
+    return {name: tuple(entry["shape"]) for name, entry in header.items()}
+
+
+def _check_tensors(path: Path, model: SmallVLAConfig) -> None:
+    """The sizes that config.json promises, against a tensor of each part."""
+    shapes = read_header(path)
+    tokeniser, target, draft = model.tokeniser, model.target, model.draft
+    tokens = tokeniser.latent_dim * tokeniser.levels
+    expected = {
+        "tokeniser.scales": (tokeniser.layers,),
+        "target.queries": (tokeniser.steps, target.width),
+        "target.code_embedding": ((tokeniser.layers - 1) * tokens, target.width),
+        f"target.trunk.{target.depth - 1}.up.weight": (
+            target.expansion * target.width,
+            target.width,
+        ),
+        f"target.heads.{tokeniser.layers - 1}.weight": (tokens, target.width),
+        "draft.queries": (tokeniser.steps, draft.width),
+        f"draft.trunk.{draft.depth - 1}.up.weight": (draft.expansion * draft.width, draft.width),
+        "text.words.weight": (model.word_buckets, target.width),
+    }
+    for name, shape in expected.items():
+        if shapes.get(name) != shape:
+            raise UserError(
+                f"{path} does not hold the model that {CONFIG_FILE} describes: "
+                f"{name} is {shapes.get(name, 'missing')}, expected {shape}"
+            )
+
+
+def parameter_count(path: Path) -> int:
+    """Numbers stored in a safetensors file."""
+    return sum(math.prod(shape) for shape in read_header(path).values())

@@ -1,0 +1,225 @@
+"""The policy of a checkpoint: requests in, action chunks with traces out. Knows no Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rsd.decoding import modes
+from rsd.decoding.modes import Decoded
+from rsd.decoding.rules import make_rule
+from rsd.decoding.stopwatch import Stopwatch
+from rsd.decoding.uniforms import Uniforms
+from rsd.errors import UserError
+from rsd.models import checkpoint
+from rsd.models.small_vla import Features, SmallVLA, word_ids
+from rsd.types import Chunk, ChunkRequest, DecodeTrace, Decoding, ImageSpec
+
+# Logits of one token differ by up to 2e-5 between batch sizes and decode modes (fp32, measured by
+# `jobs/benchmark.py decoding`); where the two best levels are closer than this, rounding might
+# decide, and one canonical computation settles the chunk.
+NEAR_TIE = 3e-4
+
+
+class NonFiniteError(RuntimeError):
+    """The model's logits hold NaN."""
+
+
+class SmallVLAPolicy:
+    """Implements rsd.types.Policy.
+
+    With `deterministic`, a greedy request's codes depend on the request alone: chunks in which any
+    token is a near tie are decoded once more, alone and autoregressively, and that answer counts.
+    """
+
+    def __init__(
+        self,
+        model: SmallVLA,
+        images: ImageSpec,
+        checkpoint_sha256: str,
+        *,
+        deterministic: bool = True,
+        device: str = "cpu",
+    ) -> None:
+        self.model = model.eval().to(device)
+        self.images = images
+        self.checkpoint_sha256 = checkpoint_sha256
+        self.chunk_steps = model.config.tokeniser.steps
+        self.layers = model.config.tokeniser.layers
+        self._deterministic = deterministic
+        self._device = device
+        self._words: dict[str, list[int]] = {}
+
+    @torch.inference_mode()
+    def act(self, requests: list[ChunkRequest]) -> list[Chunk]:
+        """One chunk per request, all with the same decoding.
+
+        Raises NonFiniteError for NaN logits, ValueError for frames of another size than the
+        checkpoint's, UserError for a layer count or rule that the policy does not have.
+        """
+        decoding = requests[0].decoding
+        stopwatch = Stopwatch(self._device)
+        decoded = self._decode(requests, decoding, stopwatch)
+        codes, canonical = decoded.codes, [False] * len(requests)
+        if self._deterministic and decoding.rule == "exact":
+            for row in self._near_ties(decoded, decoding):
+                again = dataclasses.replace(decoding, mode=_CANONICAL_MODE[decoding.mode])
+                codes[row] = self._decode([requests[row]], again, stopwatch).codes[0]
+                canonical[row] = True
+        with stopwatch("detokenise"):
+            actions = self.model.tokeniser.decode(codes)
+            actions[..., -1] = torch.where(actions[..., -1] < 0, -1.0, 1.0)  # PROTOCOL 9
+        padded = torch.zeros(*codes.shape[:-1], self.layers, dtype=torch.int64)
+        padded[..., : codes.shape[-1]] = codes
+        seconds = {f"{name}_s": stopwatch.seconds[name] for name in _SECTIONS}
+        return [
+            Chunk(
+                actions=actions[row].float().cpu().numpy(),
+                codes=padded[row].numpy(),
+                trace=DecodeTrace(
+                    drafted=tuple(decoded.drafted[row].tolist()),
+                    accepted=tuple(decoded.accepted[row].tolist()),
+                    passes=int(decoded.passes[row]),
+                    layers=codes.shape[-1],
+                    batch_size=len(requests),
+                    canonical=canonical[row],
+                    **seconds,
+                ),
+            )
+            for row in range(len(requests))
+        ]
+
+    def _near_ties(self, decoded: Decoded, decoding: Decoding) -> list[int]:
+        """Rows to decode canonically; a row that was decoded canonically already needs none."""
+        if decoding.mode == _CANONICAL_MODE[decoding.mode] and len(decoded.margin) == 1:
+            return []
+        return torch.nonzero(decoded.margin < NEAR_TIE)[:, 0].tolist()
+
+    def _decode(
+        self, requests: list[ChunkRequest], decoding: Decoding, stopwatch: Stopwatch
+    ) -> Decoded:
+        layers = self._layers(decoding)
+        rule = make_rule(decoding.rule)
+        with stopwatch("vision"):
+            features = self._features(requests)
+        uniforms = _uniforms(requests, self._device) if rule.samples else None
+        if decoding.mode == "speculative":
+            with stopwatch("draft"):
+                draft_context = self._draft_context(features, requests)
+            with stopwatch("target"):
+                context = self.model.target_context(features)
+            decoded = modes.speculative(
+                self.model.target,
+                self.model.draft,
+                context,
+                draft_context,
+                rule,
+                layers,
+                self._draft_layers(decoding, layers),
+                uniforms,
+                stopwatch,
+            )
+        else:
+            with stopwatch("target"):
+                context = self.model.target_context(features)
+            if decoding.mode == "parallel":
+                decoded = modes.parallel(context, self.model.parallel_logits, layers, stopwatch)
+            else:
+                decoded = modes.autoregressive(
+                    self.model.target, context, rule, layers, uniforms, stopwatch
+                )
+        if bool(torch.isnan(decoded.margin).any()):
+            raise NonFiniteError("the policy's logits hold NaN")
+        return decoded
+
+    def _layers(self, decoding: Decoding) -> int:
+        layers = self.layers if decoding.layers is None else decoding.layers
+        if not 1 <= layers <= self.layers:
+            raise UserError(f"layers={layers}: this policy has layers 1..{self.layers}")
+        return layers
+
+    def _draft_layers(self, decoding: Decoding, layers: int) -> int:
+        """The last layer comes free with the pass over its coarser ones: no use in drafting it."""
+        wanted = layers - 1 if decoding.draft_layers is None else decoding.draft_layers
+        if wanted < 0:
+            raise UserError(f"draft_layers={wanted}; give 0..{layers - 1}")
+        return min(wanted, layers - 1)
+
+    def _features(self, requests: list[ChunkRequest]) -> Features:
+        observations = [request.observation for request in requests]
+        shape = (self.images.height, self.images.width, 3)
+        for observation in observations:
+            if observation.agentview.shape != shape or observation.wrist.shape != shape:
+                raise ValueError(
+                    f"frames of {observation.agentview.shape} and {observation.wrist.shape}; "
+                    f"this checkpoint reads {shape}"
+                )
+        images = np.stack([np.stack([o.agentview, o.wrist]) for o in observations])
+        words = [self._word_ids(o.instruction) for o in observations]
+        proprio = np.stack([o.proprio for o in observations])
+        return self.model.features(
+            torch.from_numpy(images).to(self._device),
+            torch.tensor(words, device=self._device),
+            torch.from_numpy(proprio).to(self._device),
+        )
+
+    def _draft_context(self, features: Features, requests: list[ChunkRequest]) -> Tensor:
+        tokeniser = self.model.config.tokeniser
+        nothing = np.zeros(
+            (tokeniser.steps, tokeniser.latent_dim, tokeniser.layers), dtype=np.int64
+        )
+        codes = [nothing if r.previous_codes is None else r.previous_codes for r in requests]
+        known = [request.previous_codes is not None for request in requests]
+        return self.model.draft_context(
+            features,
+            torch.from_numpy(np.stack(codes)).to(self._device),
+            torch.tensor(known, device=self._device),
+        )
+
+    def _word_ids(self, instruction: str) -> list[int]:
+        if instruction not in self._words:
+            self._words[instruction] = word_ids(instruction, self.model.config.word_buckets)
+        return self._words[instruction]
+
+
+_SECTIONS = ("vision", "draft", "target", "detokenise")
+_CANONICAL_MODE: dict[Mode, Mode] = {
+    "speculative": "autoregressive",
+    "autoregressive": "autoregressive",
+    "parallel": "parallel",
+}
+
+
+def _uniforms(requests: list[ChunkRequest], device: str) -> Uniforms:
+    names = tuple(
+        (r.key.seed, r.key.suite, r.key.task_id, r.key.trial, r.chunk_index) for r in requests
+    )
+    return Uniforms(names, device)
+
+
+def load(spec: str, *, deterministic: bool, device: str) -> SmallVLAPolicy:
+    """Load a checkpoint folder (or `bundled`). Raises UserError where it does not fit."""
+    info = checkpoint.inspect(spec)
+    model = SmallVLA(info.model, info.images.height)
+    try:
+        model.load_state_dict(load_file(info.path / checkpoint.WEIGHTS_FILE))
+    except RuntimeError as error:
+        raise UserError(
+            f"{info.path} does not fit its {checkpoint.CONFIG_FILE}: {error}"
+        ) from error
+    return SmallVLAPolicy(
+        model, info.images, info.sha256, deterministic=deterministic, device=device
+    )
+
+
+def save(model: SmallVLA, path: Path, images: ImageSpec, origin: dict[str, object]) -> None:
+    """Write a checkpoint folder; fp32 tensors, contiguous."""
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, path / checkpoint.WEIGHTS_FILE)
+    checkpoint.write_config(path, model.config, images, origin)

@@ -1,0 +1,218 @@
+"""SmallVLA: a vision-language-action model of a few million parameters that runs on a CPU.
+
+Two cameras, the instruction's words and proprioception become context positions; a block-causal
+transformer predicts residual action codes over them (DESIGN 4). The draft reads pooled features of
+the same towers, so everything it needs exists before the target's backbone runs (DESIGN 5).
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rsd.architecture import SmallVLAConfig
+from rsd.models.transformer import CodeTransformer
+from rsd.rfsq import RFSQ
+from rsd.types import PROPRIO_DIM
+
+MAX_WORDS = 24
+PADDING_WORD = 0
+
+
+class Features(NamedTuple):
+    """What exists before any backbone runs."""
+
+    image: Tensor  # (B, cameras (cells + 1), W): a grid of cells and one keypoint token a camera
+    text: Tensor  # (B, text_tokens, W)
+    proprio: Tensor  # (B, 8), normalised
+
+
+def word_ids(instruction: str, buckets: int) -> list[int]:
+    """MAX_WORDS hashed word ids in 1..buckets - 1, padded with 0. Words are lower-cased."""
+    words = instruction.lower().split()[:MAX_WORDS]
+    ids = [1 + zlib.crc32(word.encode()) % (buckets - 1) for word in words]
+    return ids + [PADDING_WORD] * (MAX_WORDS - len(ids))
+
+
+class ImageTower(nn.Module):
+    """One camera: uint8 images -> a grid of cells and one token of spatial-softmax keypoints
+    (Levine et al. 2016), which keeps positions finer than a cell."""
+
+    def __init__(self, config: SmallVLAConfig) -> None:
+        super().__init__()
+        first, second, third = config.channels
+        width = config.target.width
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, first, 6, stride=3, padding=2),
+            nn.GroupNorm(4, first),
+            nn.GELU(),
+            nn.Conv2d(first, second, 3, stride=2, padding=1),
+            nn.GroupNorm(8, second),
+            nn.GELU(),
+            nn.Conv2d(second, second, 3, padding=1),
+            nn.GroupNorm(8, second),
+            nn.GELU(),
+        )
+        self.grid = nn.Sequential(
+            nn.Conv2d(second, third, 3, stride=2, padding=1),
+            nn.GroupNorm(8, third),
+            nn.GELU(),
+            nn.Conv2d(third, width, 3, stride=2, padding=1),
+        )
+        self.points = nn.Conv2d(second, config.keypoints, 1)
+        self.point_token = nn.Linear(2 * config.keypoints, width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """float (B, 3, H, W) in [-1, 1] -> (B, cells + 1, width)."""
+        features = self.stem(image)
+        cells = self.grid(features).flatten(2).transpose(1, 2)
+        return torch.cat([cells, self.point_token(self._keypoints(features))[:, None]], dim=1)
+
+    def _keypoints(self, features: Tensor) -> Tensor:
+        """Expected (x, y) in [-1, 1] of each softmax map: (B, 2 keypoints)."""
+        maps = self.points(features)
+        height, width = maps.shape[-2:]
+        weights = maps.flatten(2).softmax(dim=-1)
+        ys = torch.linspace(-1, 1, height, device=maps.device, dtype=weights.dtype)
+        xs = torch.linspace(-1, 1, width, device=maps.device, dtype=weights.dtype)
+        grid = torch.cartesian_prod(ys, xs)
+        return (weights @ grid).flatten(1)
+
+
+class TextEncoder(nn.Module):
+    """Hashed words -> a few tokens, by attention of learned queries over the words."""
+
+    def __init__(self, config: SmallVLAConfig) -> None:
+        super().__init__()
+        width = config.target.width
+        self.words = nn.Embedding(config.word_buckets, width, padding_idx=PADDING_WORD)
+        self.position = nn.Parameter(0.02 * torch.randn(MAX_WORDS, width))
+        self.mix = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.queries = nn.Parameter(0.02 * torch.randn(config.text_tokens, width))
+        self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """int64 (B, MAX_WORDS) -> (B, text_tokens, W)."""
+        padding = words == PADDING_WORD
+        hidden = self.mix(self.words(words) + self.position, src_key_padding_mask=padding)
+        queries = self.queries.expand(len(words), -1, -1)
+        return self.attention(queries, hidden, hidden, padding, need_weights=False)[0]
+
+
+class TargetContext(nn.Module):
+    """Context positions of the target: image cells, keypoints, text, proprioception."""
+
+    def __init__(self, config: SmallVLAConfig, image_positions: int) -> None:
+        super().__init__()
+        width = config.target.width
+        self.proprio = _two_layers(PROPRIO_DIM, width)
+        self.position = nn.Parameter(
+            0.02 * torch.randn(image_positions + config.text_tokens + 1, width)
+        )
+
+    def forward(self, features: Features) -> Tensor:
+        """(B, S, W)."""
+        proprio = self.proprio(features.proprio)[:, None]
+        return torch.cat([features.image, features.text, proprio], dim=1) + self.position
+
+
+class DraftContext(nn.Module):
+    """Context positions of the draft: pooled images, text, proprioception, previous codes."""
+
+    def __init__(self, config: SmallVLAConfig, cameras: int) -> None:
+        super().__init__()
+        tokeniser, width, source = config.tokeniser, config.draft.width, config.target.width
+        self.cameras = cameras
+        self.image = nn.Linear(source, width)
+        self.text = nn.Linear(source, width)
+        self.proprio = _two_layers(PROPRIO_DIM, width)
+        self.previous = nn.Embedding(
+            tokeniser.layers * tokeniser.latent_dim * tokeniser.levels, width
+        )
+        self.no_previous = nn.Parameter(torch.zeros(tokeniser.steps, width))
+        self.position = nn.Parameter(
+            0.02 * torch.randn(2 * cameras + config.text_tokens + 1 + tokeniser.steps, width)
+        )
+        self._tokeniser = tokeniser
+
+    def forward(self, features: Features, previous: Tensor, has_previous: Tensor) -> Tensor:
+        """previous int64 (B, T, D, L) codes of the chunk before, bool (B,) -> (B, S', W')."""
+        per_camera = features.image.unflatten(1, (self.cameras, -1))
+        pooled = torch.cat([per_camera[:, :, :-1].mean(dim=2), per_camera[:, :, -1]], dim=1)
+        proprio = self.proprio(features.proprio)[:, None]
+        parts = [self.image(pooled), self.text(features.text), proprio]
+        parts.append(
+            torch.where(has_previous[:, None, None], self._embed(previous), self.no_previous)
+        )
+        return torch.cat(parts, dim=1) + self.position
+
+    def _embed(self, codes: Tensor) -> Tensor:
+        """(B, T, D, L) -> (B, T, W'): one position a step."""
+        sizes = self._tokeniser
+        tables = torch.arange(sizes.latent_dim * sizes.layers, device=codes.device)
+        rows = codes + tables.view(sizes.latent_dim, sizes.layers) * sizes.levels
+        return self.previous(rows.flatten(2)).mean(dim=2)
+
+
+class SmallVLA(nn.Module):
+    """Tokeniser, towers, target, draft and the parallel heads of one checkpoint."""
+
+    cameras = 2
+    proprio_mean: Tensor  # float32 (8,)
+    proprio_scale: Tensor  # float32 (8,)
+
+    def __init__(self, config: SmallVLAConfig, image_size: int) -> None:
+        super().__init__()
+        tokeniser = config.tokeniser
+        sizes = (tokeniser.steps, tokeniser.latent_dim, tokeniser.layers, tokeniser.levels)
+        self.config = config
+        self.tokeniser = RFSQ(tokeniser)
+        self.towers = nn.ModuleList(ImageTower(config) for _ in range(self.cameras))
+        self.text = TextEncoder(config)
+        self.register_buffer("proprio_mean", torch.zeros(PROPRIO_DIM))
+        self.register_buffer("proprio_scale", torch.ones(PROPRIO_DIM))
+        with torch.no_grad():
+            cells = self.towers[0](torch.zeros(1, 3, image_size, image_size)).shape[1]
+        self.target_context = TargetContext(config, self.cameras * cells)
+        self.target = CodeTransformer(config.target, *sizes)
+        self.parallel_heads = nn.Linear(
+            config.target.width, tokeniser.layers * tokeniser.latent_dim * tokeniser.levels
+        )
+        self.draft_context = DraftContext(config, self.cameras)
+        self.draft = CodeTransformer(config.draft, *sizes)
+
+    def features(self, images: Tensor, words: Tensor, proprio: Tensor) -> Features:
+        """uint8 (B, cameras, H, W, 3), int64 (B, MAX_WORDS), float32 (B, 8) -> Features."""
+        return Features(self.vision(images), self.text(words), self.normalise(proprio))
+
+    def vision(self, images: Tensor) -> Tensor:
+        """uint8 (B, cameras, H, W, 3) -> (B, cameras (cells + 1), W)."""
+        scaled = images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1.0
+        return torch.cat([tower(scaled[:, i]) for i, tower in enumerate(self.towers)], dim=1)
+
+    def normalise(self, proprio: Tensor) -> Tensor:
+        """float32 (B, 8), PROTOCOL 8 -> zero mean and unit scale over the demonstrations."""
+        return (proprio - self.proprio_mean) / self.proprio_scale
+
+    def parallel_logits(self, context: Tensor) -> Tensor:
+        """Context (B, S, W) -> logits (B, L, T, D, V) of independent heads."""
+        no_codes = torch.zeros(
+            len(context), self.target.steps, self.target.latent_dim, 0, dtype=torch.int64
+        ).to(context.device)
+        _, hidden = self.target(context, no_codes)
+        return self.independent_heads(hidden)
+
+    def independent_heads(self, hidden: Tensor) -> Tensor:
+        """Block 0's output (B, T, W) -> logits (B, L, T, D, V)."""
+        target = self.target
+        shape = (len(hidden), target.steps, target.layers, target.latent_dim, target.levels)
+        return self.parallel_heads(hidden).reshape(shape).transpose(1, 2)
+
+
+def _two_layers(inputs: int, width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))

@@ -1,0 +1,77 @@
+"""Policies for the toy simulator: for testing the cluster, never for results. Numpy only.
+
+`toy`        walks to the target
+`toy-nan`    the same, with NaN actions in odd trials
+`toy-crash`  the same, with an exception in odd trials
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+
+import numpy as np
+
+from rsd.envs.toy import SPEED
+from rsd.types import ACTION_DIM, Chunk, ChunkRequest, DecodeTrace, ImageSpec
+
+VARIANTS = ("toy", "toy-nan", "toy-crash")
+CHUNK_STEPS = 8
+LAYERS = 3
+LATENTS = 2
+IMAGES = ImageSpec(height=16, width=16)
+
+
+class ToyPolicy:
+    """Implements `types.Policy`. Every decoding gives the same codes; the traces differ as a real
+    policy's would, and follow from (key, chunk_index) alone."""
+
+    chunk_steps = CHUNK_STEPS
+    images = IMAGES
+
+    def __init__(self, variant: str = "toy") -> None:
+        self.variant = variant
+        self.checkpoint_sha256 = sha256(variant)
+
+    def act(self, requests: list[ChunkRequest]) -> list[Chunk]:
+        return [self._decode(request, len(requests)) for request in requests]
+
+    def _decode(self, request: ChunkRequest, batch_size: int) -> Chunk:
+        odd = request.key.trial % 2 == 1
+        if odd and self.variant == "toy-crash":
+            raise RuntimeError("the toy policy has crashed")
+        at = request.observation.proprio[0:2].astype(np.float64)
+        target = request.observation.proprio[3:5].astype(np.float64)
+        actions = np.zeros((CHUNK_STEPS, ACTION_DIM), np.float32)
+        actions[:, -1] = -1.0
+        for step in range(CHUNK_STEPS):
+            move = np.clip((target - at) / SPEED, -1, 1)
+            actions[step, :2] = move
+            at = at + SPEED * move
+        if odd and self.variant == "toy-nan":
+            actions[-1, 0] = np.nan
+        levels = np.round(np.nan_to_num(actions[:, :LATENTS]) * 3).astype(np.int64) + 3
+        codes = np.repeat(levels[:, :, None], LAYERS, axis=2)
+        return Chunk(actions, codes, _trace(request, batch_size))
+
+
+def sha256(variant: str) -> str:
+    """Stands in for the hash of a checkpoint file."""
+    return hashlib.sha256(variant.encode()).hexdigest()
+
+
+def _trace(request: ChunkRequest, batch_size: int) -> DecodeTrace:
+    decoding = request.decoding
+    layers = decoding.layers or LAYERS
+    drafted_layers = min(decoding.draft_layers or layers, layers)
+    luck = zlib.crc32(f"{request.key}{request.chunk_index}".encode())
+    passes = {
+        "parallel": 1,
+        "autoregressive": layers,
+        "speculative": 1 + luck % layers,
+    }[decoding.mode]
+    tokens = CHUNK_STEPS * LATENTS
+    guesses = drafted_layers if decoding.mode == "speculative" else 0
+    drafted = tuple(tokens if layer < guesses else 0 for layer in range(layers))
+    accepted = tuple(max(0, count - (passes - 1)) for count in drafted)
+    return DecodeTrace(drafted, accepted, passes, layers, batch_size)

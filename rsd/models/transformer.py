@@ -1,0 +1,149 @@
+"""The block-causal transformer over residual codes that target and draft share (DESIGN 4).
+
+One sequence: context (S positions) | block 0: T query positions | block 1: e(c_0) | ... Block l
+sees the context, the blocks before it and itself; its output predicts layer l. Every block has a
+fixed slot in the cache, so that a rollback is an overwrite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rsd.architecture import TransformerConfig
+
+
+@dataclass
+class KVCache:
+    """Keys and values of every transformer layer: (depth, 2, B, heads, S + T L, width / heads)."""
+
+    entries: Tensor
+    context: int  # S
+    blocks: int  # valid blocks
+
+    def select(self, rows: Tensor) -> KVCache:
+        """The cache of some rows of the batch."""
+        return KVCache(self.entries[:, :, rows], self.context, self.blocks)
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm1 = nn.LayerNorm(config.width)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.up = nn.Linear(config.width, config.expansion * config.width)
+        self.down = nn.Linear(config.expansion * config.width, config.width)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Tensor | None, start: int) -> Tensor:
+        """x (B, N, W) at slots start..start + N; cache (2, B, heads, slots, head width) holds what
+        lies before. Without a cache x attends to itself."""
+        batch, length, width = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            end = start + length
+            cache[0, :, :, start:end], cache[1, :, :, start:end] = k, v
+            k, v = cache[0, :, :, :end], cache[1, :, :, :end]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+
+class CodeTransformer(nn.Module):
+    """Predicts codes (B, T, D, L) with V levels over a context (B, S, W), coarse to fine.
+
+    Implements `rsd.decoding.modes.Backbone`.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, steps: int, latent_dim: int, layers: int, levels: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.steps, self.latent_dim, self.layers, self.levels = steps, latent_dim, layers, levels
+        width = config.width
+        self.queries = nn.Parameter(0.02 * torch.randn(steps, width))
+        self.code_embedding = nn.Parameter(
+            0.02 * torch.randn((layers - 1) * latent_dim * levels, width)
+        )
+        self.block_embedding = nn.Parameter(0.02 * torch.randn(layers, steps, width))
+        self.trunk = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(width)
+        self.heads = nn.ModuleList(nn.Linear(width, latent_dim * levels) for _ in range(layers))
+
+    def forward(self, context: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Training: context (B, S, W), codes of the first k layers (B, T, D, k) ->
+        logits (B, k + 1, T, D, V) and block 0's output (B, T, W)."""
+        hidden = self._run(context, codes, None)
+        blocks = self._blocks(hidden[:, context.shape[1] :])
+        return self._logits(blocks, 0), blocks[:, 0]
+
+    def prefill(self, context: Tensor, codes: Tensor) -> tuple[Tensor, KVCache]:
+        """Context with k layers of codes appended -> logits of layers 0..k, cache."""
+        batch, length, width = context.shape
+        slots = length + self.steps * self.layers
+        entries = context.new_empty(
+            len(self.trunk), 2, batch, self.config.heads, slots, width // self.config.heads
+        )
+        cache = KVCache(entries, length, codes.shape[-1] + 1)
+        hidden = self._run(context, codes, cache)
+        return self._logits(self._blocks(hidden[:, length:]), 0), cache
+
+    def extend(self, cache: KVCache, codes: Tensor, first: int) -> Tensor:
+        """Blocks first.. from codes of layers first - 1.. (B, T, D, n) -> logits of layers
+        first..first + n - 1; blocks from `first` on are overwritten."""
+        assert 1 <= first <= cache.blocks, f"block {first} would leave a gap after {cache.blocks}"
+        count = codes.shape[-1]
+        hidden = self._embed(codes, first)
+        start = cache.context + first * self.steps
+        mask = self._block_mask(count, start, hidden.device) if count > 1 else None
+        for layer, entries in zip(self.trunk, cache.entries, strict=True):
+            hidden = layer(hidden, mask, entries, start)
+        cache.blocks = first + count
+        return self._logits(self._blocks(self.norm(hidden)), first)
+
+    def _run(self, context: Tensor, codes: Tensor, cache: KVCache | None) -> Tensor:
+        queries = (self.queries + self.block_embedding[0]).expand(len(context), -1, -1)
+        hidden = torch.cat([context, queries.to(context.dtype), self._embed(codes, 1)], dim=1)
+        mask = self._prefill_mask(context.shape[1], codes.shape[-1] + 1, context.device)
+        for index, layer in enumerate(self.trunk):
+            hidden = layer(hidden, mask, None if cache is None else cache.entries[index], 0)
+        return self.norm(hidden)
+
+    def _embed(self, codes: Tensor, first: int) -> Tensor:
+        """Codes (B, T, D, n) of layers first - 1.. -> inputs (B, n T, W) of blocks first.."""
+        batch, steps, latent_dim, count = codes.shape
+        table = torch.arange(latent_dim, device=codes.device)[:, None]
+        table = table + latent_dim * torch.arange(first - 1, first - 1 + count, device=codes.device)
+        rows = F.embedding(codes + table * self.levels, self.code_embedding)
+        blocks = rows.sum(dim=2).transpose(1, 2) + self.block_embedding[first : first + count]
+        return blocks.reshape(batch, count * steps, self.config.width)
+
+    def _blocks(self, hidden: Tensor) -> Tensor:
+        return hidden.reshape(len(hidden), -1, self.steps, hidden.shape[-1])
+
+    def _logits(self, blocks: Tensor, first: int) -> Tensor:
+        """Outputs (B, n, T, W) of blocks first.. -> logits (B, n, T, D, V)."""
+        logits = [self.heads[first + i](blocks[:, i]) for i in range(blocks.shape[1])]
+        shape = (len(blocks), len(logits), self.steps, self.latent_dim, self.levels)
+        return torch.stack(logits, dim=1).reshape(shape)
+
+    def _prefill_mask(self, context: int, blocks: int, device: torch.device) -> Tensor:
+        """bool (N, N), True where a row may look: ids -1 for the context, l for block l."""
+        ids = torch.arange(-context, blocks * self.steps, device=device)
+        ids = torch.where(ids < 0, -1, ids // self.steps)
+        return ids[:, None] >= ids[None, :]
+
+    def _block_mask(self, blocks: int, start: int, device: torch.device) -> Tensor:
+        """bool (blocks T, start + blocks T) for blocks that lie behind `start` cached slots."""
+        ids = torch.arange(blocks * self.steps, device=device) // self.steps
+        seen = torch.ones(len(ids), start, dtype=torch.bool, device=device)
+        return torch.cat([seen, ids[:, None] >= ids[None, :]], dim=1)

@@ -1,0 +1,108 @@
+"""Residual finite scalar quantisation (RFSQ) of action chunks (DESIGN 3).
+
+An encoder maps each step of a chunk to a latent z in [-1, 1]^D. With r_0 = z, layer l takes the
+nearest of V values that span +-s_l and hands on what is left: r_(l+1) = r_l - value(c_l). The
+scales s_l are buffers of the checkpoint, never statistics of a sample, so codes alone decode.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rsd.architecture import RFSQConfig
+from rsd.types import ACTION_DIM
+
+
+class RFSQ(nn.Module):
+    """The tokeniser. Codes are int64 (..., T, D, L), layer 0 coarsest."""
+
+    scales: Tensor  # float32 (L,)
+
+    def __init__(self, config: RFSQConfig) -> None:
+        super().__init__()
+        self.config = config
+        ratio = config.overlap / (config.levels - 1) if config.scaled else 1.0
+        self.register_buffer(
+            "scales", torch.tensor([ratio**layer for layer in range(config.layers)])
+        )
+        self.encoder = _per_step(ACTION_DIM, config.hidden, config.latent_dim)
+        self.decoder = _per_step(config.latent_dim, config.hidden, ACTION_DIM)
+
+    def latent(self, actions: Tensor) -> Tensor:
+        """(..., T, 7) actions -> (..., T, D) latents in [-1, 1]."""
+        return self.encoder(actions).clamp(-1.0, 1.0)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """(..., K) codes of the first K layers -> the value that each stands for, same shape."""
+        grid = 2.0 / (self.config.levels - 1)
+        return (codes.to(self.scales.dtype) * grid - 1.0) * self.scales[: codes.shape[-1]]
+
+    def nearest(self, residual: Tensor, layer: int) -> Tensor:
+        """Code of `layer` nearest to a residual of any shape."""
+        half = (self.config.levels - 1) / 2
+        level = torch.round(residual / self.scales[layer] * half + half)
+        return level.clamp(0, self.config.levels - 1).to(torch.int64)
+
+    def quantise(self, latent: Tensor) -> Tensor:
+        """(..., T, D) latents -> (..., T, D, L) codes."""
+        codes, _ = self.quantise_noisily(latent, None)
+        return codes
+
+    def quantise_noisily(self, latent: Tensor, shifts: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Codes with `shifts` (..., T, D, L; levels) added layer by layer, and the labels.
+
+        The label of a layer is its nearest level given the shifted coarser ones: what a target has
+        to say to repair them. Without shifts both are the plain codes.
+        """
+        residual = latent
+        codes, labels = [], []
+        for layer in range(self.config.layers):
+            label = self.nearest(residual, layer)
+            code = label
+            if shifts is not None:
+                code = (label + shifts[..., layer]).clamp(0, self.config.levels - 1)
+            residual = residual - self._value(code, layer)
+            codes.append(code)
+            labels.append(label)
+        return torch.stack(codes, dim=-1), torch.stack(labels, dim=-1)
+
+    def _value(self, code: Tensor, layer: int) -> Tensor:
+        grid = 2.0 / (self.config.levels - 1)
+        return (code.to(self.scales.dtype) * grid - 1.0) * self.scales[layer]
+
+    def dequantise(self, codes: Tensor) -> Tensor:
+        """(..., T, D, K) codes of the first K layers -> (..., T, D) latents, coarse to fine."""
+        latent = torch.zeros(codes.shape[:-1], dtype=self.scales.dtype, device=codes.device)
+        for layer in range(codes.shape[-1]):
+            latent = latent + self._value(codes[..., layer], layer)
+        return latent
+
+    def encode(self, actions: Tensor) -> Tensor:
+        """(..., T, 7) actions -> (..., T, D, L) codes."""
+        return self.quantise(self.latent(actions))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B, T, D, K) codes -> (B, T, 7) actions in [-1, 1].
+
+        One chunk at a time: a matrix product's rounding depends on its shape, and a chunk's actions
+        must not depend on the batch it came in.
+        """
+        latents = self.dequantise(codes)
+        return torch.stack([self.decoder(latent).clamp(-1.0, 1.0) for latent in latents])
+
+    def reconstruct(self, actions: Tensor, layers: int) -> Tensor:
+        """(B, T, 7) actions after a round trip through the first `layers` layers."""
+        return self.decode(self.encode(actions)[..., :layers])
+
+    def training_pass(self, actions: Tensor) -> Tensor:
+        """(B, T, 7) reconstruction with straight-through gradients through the quantiser."""
+        latent = self.latent(actions)
+        quantised = self.dequantise(self.quantise(latent.detach()))
+        return self.decoder(latent + (quantised - latent).detach())
+
+
+def _per_step(inputs: int, hidden: int, outputs: int) -> nn.Module:
+    if hidden == 0:
+        return nn.Identity()
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
