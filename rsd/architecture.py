@@ -46,10 +46,10 @@ class SmallVLAConfig:
     """Sizes of SmallVLA; the defaults are those of the bundled policy."""
 
     tokeniser: RFSQConfig = field(
-        default_factory=lambda: RFSQConfig(latent_dim=ACTION_DIM, layers=5, hidden=0)
+        default_factory=lambda: RFSQConfig(latent_dim=ACTION_DIM, layers=6, hidden=0, overlap=3.0)
     )
     target: TransformerConfig = field(default_factory=lambda: TransformerConfig(128, 6, 4))
-    draft: TransformerConfig = field(default_factory=lambda: TransformerConfig(96, 2, 3))
+    draft: TransformerConfig = field(default_factory=lambda: TransformerConfig(96, 1, 3))
     channels: tuple[int, ...] = (32, 64, 128)  # of the image tower's first convolutions
     keypoints: int = 32  # spatial-softmax points per camera
     word_buckets: int = 512  # words are hashed: any instruction can be read

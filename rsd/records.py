@@ -255,7 +255,7 @@ def _prove_writable(folder: _Folder) -> None:
 # Code version and hardware may differ: a run is resumed after a fix, and on other machines; each
 # session's own are kept in run.json.
 _PINNED = ("config", "schema_version", "checkpoint", "assets", "renderer")
-_PINNED_PACKAGES = ("mujoco", "robosuite", "libero", "hf-libero", "hf_libero", "torch")
+_PINNED_PACKAGES = ("hf-libero", "mujoco", "robosuite", "torch", "transformers")
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:

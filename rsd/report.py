@@ -261,6 +261,7 @@ def _table(title: str, *columns: str) -> Table:
         header_style="dim",
         box=box.SIMPLE_HEAD,
         show_edge=False,
+        padding=(0, 1, 0, 0),
     )
     table.add_column(columns[0], overflow="fold")
     for column in columns[1:]:
@@ -312,7 +313,7 @@ def _paired_table(summary: Summary) -> Table:
 def _acceptance_table(summary: Summary) -> Table:
     layers = max((len(arm.acceptance) for arm in summary.arms), default=0)
     table = _table(
-        "Drafted tokens accepted, % by layer; passes per chunk",
+        "Drafts accepted, % by layer; passes a chunk",
         "arm",
         *(str(layer) for layer in range(layers)),
         "passes",

@@ -42,16 +42,16 @@ def _load_toy(spec: str, deterministic: bool, device: str) -> Policy:
 
 
 def _inspect_checkpoint(spec: str) -> PolicyInfo:
-    from rsd.models import checkpoint
+    from rsd.models.checkpoint import inspect
 
-    info = checkpoint.inspect(spec)
+    info = inspect(spec)
     return PolicyInfo(info.sha256, info.chunk_steps, info.layers, info.images)
 
 
 def _load_checkpoint(spec: str, deterministic: bool, device: str) -> Policy:
-    from rsd.models import policy
+    from rsd.models.policy import load
 
-    return policy.load(spec, deterministic=deterministic, device=device)
+    return load(spec, deterministic=deterministic, device=device)
 
 
 _TOY = PolicyKind(_inspect_toy, _load_toy)

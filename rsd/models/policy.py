@@ -18,7 +18,7 @@ from rsd.decoding.uniforms import Uniforms
 from rsd.errors import UserError
 from rsd.models import checkpoint
 from rsd.models.small_vla import Features, SmallVLA, word_ids
-from rsd.types import Chunk, ChunkRequest, DecodeTrace, Decoding, ImageSpec
+from rsd.types import Chunk, ChunkRequest, DecodeTrace, Decoding, ImageSpec, Mode
 
 # Logits of one token differ by up to 2e-5 between batch sizes and decode modes (fp32, measured by
 # `jobs/benchmark.py decoding`); where the two best levels are closer than this, rounding might

@@ -1,0 +1,1 @@
+"""Training of tokeniser, target and draft from demonstrations (torch, no Ray)."""

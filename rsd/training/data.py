@@ -1,0 +1,151 @@
+"""Demonstrations as tensors: one example per rendered frame."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsd.demonstrations import Demonstration, read_demonstrations
+from rsd.errors import UserError
+from rsd.models.small_vla import word_ids
+from rsd.types import ImageSpec
+
+HOLD = np.array([0, 0, 0, 0, 0, 0], dtype=np.float32)  # motion after a demonstration's end
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All examples of a training run, in memory. N examples; T steps a chunk."""
+
+    images: Tensor  # uint8 (N, 2, H, W, 3): agentview, wrist
+    words: Tensor  # int64 (N, MAX_WORDS)
+    proprio: Tensor  # float32 (N, 8)
+    actions: Tensor  # float32 (N, T, 7): the expert's labels from this frame on
+    previous: Tensor  # float32 (N, T, 7): the labels of the chunk before
+    has_previous: Tensor  # bool (N,): False in the first T steps of an episode
+    task: Tensor  # int64 (N,)
+    episode: Tensor  # int64 (N,): which demonstration
+    spec: ImageSpec
+    origin: dict[str, object]  # what the data were: for config.json
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_examples(path: Path, word_buckets: int, steps: int) -> Examples:
+    """Read every demonstration below `path` (a file or a folder of LIBERO HDF5 files).
+
+    Raises UserError for an empty folder, for frames of different sizes or settings, and whatever
+    `read_demonstrations` finds wrong with a file.
+    """
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in _PER_EXAMPLE}
+    specs: set[ImageSpec] = set()
+    assets: set[str] = set()
+    tasks: dict[tuple[str, int], int] = {}
+    seeds = hashlib.sha256()
+    demonstrations = 0
+    for demo in read_demonstrations(path):
+        specs.add(demo.images or ImageSpec(*demo.agentview.shape[1:3]))
+        assets.add(demo.assets)
+        if len(specs) > 1:
+            raise UserError(f"{path} mixes image settings {sorted(map(str, specs))}; train on one")
+        task = tasks.setdefault((demo.suite, demo.task_id), len(tasks))
+        for name, values in _examples(demo, word_buckets, steps).items():
+            parts[name].append(values)
+        count = len(demo.frame_steps)
+        parts["task"].append(np.full(count, task))
+        parts["episode"].append(np.full(count, demonstrations))
+        seeds.update(f"{demo.suite}/{demo.task_id}/{demo.seed}\n".encode())
+        demonstrations += 1
+    if demonstrations == 0:
+        raise UserError(f"no demonstrations in {path}; jobs/collect.py makes some")
+    tensors = {name: torch.from_numpy(np.concatenate(arrays)) for name, arrays in parts.items()}
+    origin = {
+        "demonstrations": demonstrations,
+        "examples": len(tensors["images"]),
+        "suites": sorted({suite for suite, _ in tasks}),
+        "tasks": len(tasks),
+        "assets": sorted(assets),
+        "demonstrations_sha256": seeds.hexdigest(),
+    }
+    return Examples(spec=specs.pop(), origin=origin, **tensors)
+
+
+_PER_EXAMPLE = (
+    "images",
+    "words",
+    "proprio",
+    "actions",
+    "previous",
+    "has_previous",
+    "task",
+    "episode",
+)
+
+
+def _examples(demo: Demonstration, word_buckets: int, steps: int) -> dict[str, np.ndarray]:
+    chunks = chunk_labels(demo.actions, steps)
+    at = demo.frame_steps
+    before = np.maximum(at - steps, 0)
+    return {
+        "images": np.stack([demo.agentview, demo.wrist], axis=1),
+        "words": np.tile(np.array(word_ids(demo.instruction, word_buckets)), (len(at), 1)),
+        "proprio": demo.proprio[at],
+        "actions": chunks[at],
+        "previous": chunks[before],
+        "has_previous": at >= steps,
+    }
+
+
+def chunk_labels(actions: np.ndarray, steps: int) -> np.ndarray:
+    """float32 (N, 7) actions -> (N, T, 7): the next T from every step on; behind the end the arm
+    holds still and the gripper stays as it was."""
+    hold = np.concatenate([HOLD, actions[-1:, 6]])
+    padded = np.concatenate([actions, np.tile(hold, (steps - 1, 1))]).astype(np.float32)
+    return np.stack([padded[i : i + steps] for i in range(len(actions))])
+
+
+def split(episodes: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of training and validation examples; whole demonstrations go to one side."""
+    generator = torch.Generator().manual_seed(seed)
+    count = int(episodes.max()) + 1
+    chosen = torch.randperm(count, generator=generator)[: max(1, round(held_out * count))]
+    validation = torch.isin(episodes, chosen)
+    return torch.nonzero(~validation)[:, 0], torch.nonzero(validation)[:, 0]
+
+
+def batches(indices: Tensor, size: int, seed: int) -> Iterable[Tensor]:
+    """Endless shuffled batches of `indices`; the order depends on `seed` alone."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = indices[torch.randperm(len(indices), generator=generator)]
+        for start in range(0, len(order) - size + 1, size):
+            yield order[start : start + size]
+        if len(order) < size:
+            yield order
+
+
+def augment(images: Tensor, shift: int, jitter: float, generator: torch.Generator) -> Tensor:
+    """uint8 (B, 2, H, W, 3): random shifts by up to `shift` pixels (edges repeated) and brightness
+    and contrast scaled by up to 1 +- `jitter`, drawn per example and camera."""
+    batch, cameras, height, width, _ = images.shape
+    rows = _shifted_index(batch * cameras, height, shift, generator)
+    columns = _shifted_index(batch * cameras, width, shift, generator)
+    flat = images.flatten(0, 1)
+    index = torch.arange(len(flat))[:, None, None]
+    moved = flat[index, rows[:, :, None], columns[:, None, :]].float()
+    gains = 1 + jitter * (2 * torch.rand(2, len(flat), 1, 1, 1, generator=generator) - 1)
+    mean = moved.mean(dim=(1, 2, 3), keepdim=True)
+    jittered = ((moved - mean) * gains[0] + mean) * gains[1]
+    return jittered.clamp(0, 255).to(torch.uint8).unflatten(0, (batch, cameras))
+
+
+def _shifted_index(count: int, size: int, shift: int, generator: torch.Generator) -> Tensor:
+    offsets = torch.randint(-shift, shift + 1, (count, 1), generator=generator)
+    return (torch.arange(size) + offsets).clamp(0, size - 1)

@@ -1,0 +1,75 @@
+"""The tokeniser: training of its encoder, calibration, and the truncation table (DESIGN 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rsd.architecture import RFSQConfig
+from rsd.rfsq import RFSQ
+
+# OSC_POSE's output ranges (robosuite/controllers/config/osc_pose.json): what an action of 1 means.
+METRES_PER_UNIT = 0.05
+DEGREES_PER_UNIT = 0.5 * 180 / torch.pi
+
+
+@dataclass(frozen=True)
+class TruncationRow:
+    """Reconstruction error when only the first `layers` layers are kept."""
+
+    layers: int
+    position_mm: float  # mean Euclidean error of one step's translation
+    position_p99_mm: float
+    rotation_degrees: float  # mean Euclidean error of one step's rotation
+    gripper_errors: float  # fraction of steps with the wrong sign
+    used_levels: float  # mean number of levels of this layer that occur at all
+
+
+def train_tokeniser(
+    config: RFSQConfig, actions: Tensor, *, steps: int, batch_size: int, seed: int
+) -> RFSQ:
+    """Fit encoder and decoder to chunks (N, T, 7); without an encoder there is nothing to fit."""
+    torch.manual_seed(seed)
+    tokeniser = RFSQ(config)
+    if config.hidden == 0:
+        return tokeniser
+    optimiser = torch.optim.AdamW(tokeniser.parameters(), lr=3e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        batch = actions[torch.randint(len(actions), (batch_size,), generator=generator)]
+        latent = tokeniser.encoder(batch)
+        outside = (latent.abs() - 1).clamp(min=0).square().mean()
+        loss = (tokeniser.training_pass(batch) - batch).square().mean() + outside
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return tokeniser.eval()
+
+
+@torch.inference_mode()
+def truncation_table(tokeniser: RFSQ, actions: Tensor) -> list[TruncationRow]:
+    """One row for each K = 1..L over chunks (N, T, 7)."""
+    codes = tokeniser.encode(actions)
+    rows = []
+    for layers in range(1, tokeniser.config.layers + 1):
+        error = tokeniser.decode(codes[..., :layers]) - actions
+        position = error[..., :3].norm(dim=-1) * METRES_PER_UNIT * 1000
+        rotation = error[..., 3:6].norm(dim=-1) * DEGREES_PER_UNIT
+        wrong = (error[..., 6].abs() > 1).float()
+        level = codes[..., layers - 1].flatten(0, 1)
+        used = [level[:, d].unique().numel() for d in range(level.shape[-1])]
+        rows.append(
+            TruncationRow(
+                layers,
+                float(position.mean()),
+                float(position.flatten().kthvalue(max(1, round(0.99 * position.numel()))).values),
+                float(rotation.mean()),
+                float(wrong.mean()),
+                sum(used) / len(used),
+            )
+        )
+    return rows

@@ -1,0 +1,106 @@
+"""The tokeniser: codes alone decode, layers refine, the published faults cannot come back."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rsd.architecture import RFSQConfig
+from rsd.rfsq import RFSQ
+from rsd.training.tokeniser import train_tokeniser, truncation_table
+
+IDENTITY = RFSQConfig(latent_dim=7, layers=6, hidden=0, overlap=3.0)
+
+
+def _chunks(count: int = 64, seed: int = 0) -> torch.Tensor:
+    """Smooth made-up chunks (N, 8, 7) in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    start = 2 * torch.rand(count, 1, 7, generator=generator) - 1
+    slope = 0.2 * (torch.rand(count, 1, 7, generator=generator) - 0.5)
+    chunks = start + slope * torch.arange(8)[:, None]
+    chunks[..., 6] = chunks[..., 6].sign()
+    return chunks.clamp(-1, 1)
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("config", [RFSQConfig(), IDENTITY], ids=["published", "identity"])
+def test_codes_alone_decode_bit_for_bit_in_a_fresh_process(
+    config: RFSQConfig, tmp_path: Path
+) -> None:
+    tokeniser = train_tokeniser(config, _chunks(), steps=20, batch_size=32, seed=0)
+    with torch.inference_mode():
+        codes = tokeniser.encode(_chunks())
+        expected = _digest(tokeniser.reconstruct(_chunks(), config.layers))
+    save_file(tokeniser.state_dict(), tmp_path / "tokeniser.safetensors")
+    save_file({"codes": codes}, tmp_path / "codes.safetensors")
+    script = f"""
+import hashlib, torch
+from safetensors.torch import load_file
+from rsd.architecture import RFSQConfig
+from rsd.rfsq import RFSQ
+tokeniser = RFSQ({config!r}).eval()
+tokeniser.load_state_dict(load_file("{tmp_path}/tokeniser.safetensors"))
+codes = load_file("{tmp_path}/codes.safetensors")["codes"]
+with torch.inference_mode():
+    actions = torch.cat([tokeniser.decode(codes[:5]), tokeniser.decode(codes[5:])])
+print(hashlib.sha256(actions.contiguous().numpy().tobytes()).hexdigest())
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert done.stdout.strip() == expected
+
+
+def test_every_layer_narrows_the_reconstruction() -> None:
+    table = truncation_table(RFSQ(IDENTITY), _chunks())
+    errors = [row.position_mm for row in table]
+    assert all(finer < coarser * 0.8 for coarser, finer in zip(errors, errors[1:], strict=False))
+    assert errors[-1] < 0.5
+    assert all(row.used_levels > 2 for row in table)
+
+
+def test_without_scales_the_deeper_layers_are_dead() -> None:
+    naive = RFSQConfig(latent_dim=7, layers=4, hidden=0, scaled=False)
+    table = truncation_table(RFSQ(naive), _chunks())
+    assert table[-1].position_mm == pytest.approx(table[0].position_mm)
+    assert table[-1].used_levels == 1
+
+
+def test_a_coarse_code_off_by_one_level_is_repaired_by_the_finer_layers() -> None:
+    tokeniser = RFSQ(IDENTITY)
+    latent = tokeniser.latent(_chunks().clamp(-0.6, 0.6))
+    shifts = torch.zeros(*latent.shape, IDENTITY.layers, dtype=torch.int64)
+    shifts[..., 0] = 1
+    _, labels = tokeniser.quantise_noisily(latent, shifts)
+    repaired, _ = tokeniser.quantise_noisily(latent, shifts)
+    assert not torch.equal(labels[..., 0], repaired[..., 0])
+    clean = tokeniser.dequantise(tokeniser.quantise(latent))
+    error = (tokeniser.dequantise(repaired) - latent).abs().max()
+    assert error < 4 * (clean - latent).abs().max()
+
+
+def test_codes_stay_levels_and_labels_equal_codes_without_noise() -> None:
+    tokeniser = RFSQ(IDENTITY)
+    codes, labels = tokeniser.quantise_noisily(tokeniser.latent(_chunks()), None)
+    assert torch.equal(codes, labels)
+    assert codes.min() >= 0 and codes.max() < IDENTITY.levels
+    assert torch.equal(codes, tokeniser.encode(_chunks()))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"latent_dim": 16, "hidden": 0}, "latent_dim"), ({"overlap": 0.5}, "gaps")],
+)
+def test_settings_that_cannot_work_are_refused(fields: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RFSQConfig(**fields)  # type: ignore[arg-type]

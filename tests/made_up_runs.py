@@ -1,0 +1,108 @@
+"""Small made-up runs for tests of the books, the report and the notebook. Nothing is measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsd.records import Books
+from rsd.types import ChunkRecord, DecodeTrace, EpisodeKey, EpisodeResult, Outcome
+
+LAYERS = 4
+TOKENS = 64  # per layer
+
+RUN: dict[str, Any] = {
+    "run_id": "made-up",
+    "config": {"arms": ["autoregressive", "speculative"], "suites": {"libero_spatial": [0, 1]}},
+    "code": "0000000",
+    "packages": {"mujoco": "3.2.3", "robosuite": "1.4.0", "numpy": "2.4.6"},
+    "checkpoint_sha256": "c0ffee",
+    "assets": "lite",
+    "renderer": "osmesa",
+    "hardware": "2 cores",
+}
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def key(trial: int = 0, arm: str = "speculative", task_id: int = 0) -> EpisodeKey:
+    return EpisodeKey(arm, "libero_spatial", task_id, trial)
+
+
+def chunk(index: int, speculative: bool, rng: np.random.Generator) -> ChunkRecord:
+    """One decode: the draft covers all layers but the last and is worse at finer ones."""
+    drafted = tuple(TOKENS if speculative and layer < LAYERS - 1 else 0 for layer in range(LAYERS))
+    accepted = tuple(int(rng.binomial(n, 0.95 - 0.12 * layer)) for layer, n in enumerate(drafted))
+    passes = int(rng.integers(1, 4)) if speculative else LAYERS
+    trace = DecodeTrace(
+        drafted=drafted,
+        accepted=accepted,
+        passes=passes,
+        layers=LAYERS,
+        batch_size=int(rng.integers(1, 5)),
+        queue_s=float(rng.exponential(0.003)),
+        vision_s=0.004,
+        draft_s=0.002 if speculative else 0.0,
+        target_s=0.005 * passes + float(rng.exponential(0.001)),
+        detokenise_s=0.001,
+    )
+    return ChunkRecord(index, trace, sha(f"chunk {index}"))
+
+
+def result(
+    episode: EpisodeKey,
+    outcome: Outcome = "success",
+    chunks: int = 3,
+    final_state: str | None = None,
+) -> EpisodeResult:
+    rng = np.random.default_rng([episode.task_id, episode.trial, len(episode.arm)])
+    speculative = episode.arm == "speculative"
+    world = f"{episode.suite} {episode.task_id} {episode.trial}"
+    failed = outcome == "error"
+    return EpisodeResult(
+        key=episode,
+        instruction=f"pick up bowl {episode.task_id}",
+        outcome=outcome,
+        steps=8 * chunks,
+        error="Traceback: the simulator raised" if failed else "",
+        physics_s=0.9 + float(rng.exponential(0.1)),
+        render_s=0.5,
+        reset_s=0.2,
+        wait_s=0.4,
+        wall_s=2.2,
+        assets="" if failed else "lite",
+        renderer="" if failed else "osmesa",
+        final_state_sha256="" if failed else sha(final_state or world),
+        chunks=[] if failed else [chunk(i, speculative, rng) for i in range(chunks)],
+    )
+
+
+def paired_results(tasks: int = 10, trials: int = 5) -> Iterator[EpisodeResult]:
+    """Two arms with equal outcomes, but for one trial that differs and one that is an error."""
+    rng = np.random.default_rng(7)
+    for task_id in range(tasks):
+        for trial in range(trials):
+            outcome: Outcome = "success" if rng.random() < 0.95 - 0.06 * task_id else "timeout"
+            yield result(key(trial, "autoregressive", task_id), outcome)
+            if (task_id, trial) == (1, 1):
+                flipped: Outcome = "timeout" if outcome == "success" else "success"
+                yield result(key(trial, task_id=task_id), flipped, final_state="elsewhere")
+            elif (task_id, trial) == (0, 0):
+                yield result(key(trial, task_id=task_id), "error")
+            else:
+                yield result(key(trial, task_id=task_id), outcome)
+
+
+def write(output: Path, results: Iterable[EpisodeResult]) -> str:
+    """A finished run in `output`; returns it as `read_episodes` wants it."""
+    ticks = iter(range(1_800_000_000, 1_900_000_000, 3))
+    with Books.open(str(output), RUN, resume=False, clock=lambda: float(next(ticks))) as books:
+        for episode in results:
+            books.add(episode, attempts=1, worker="worker-0", node="node-0")
+    return str(output)

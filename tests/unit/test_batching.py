@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rsd.cluster.batching import BatchLimits, MicroBatcher
+from rsd.models.toy import ToyPolicy
+from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, Observation
+
+PARALLEL = Decoding("parallel")
+AUTOREGRESSIVE = Decoding("autoregressive")
+
+
+def request(trial: int = 0, decoding: Decoding = PARALLEL) -> ChunkRequest:
+    frame = np.zeros((2, 2, 3), np.uint8)
+    observation = Observation(frame, frame, np.zeros(8, np.float32), "reach")
+    return ChunkRequest(observation, decoding, EpisodeKey("a", "toy", 0, trial), 0)
+
+
+class Device:
+    """A policy that notes its batches and can be held up."""
+
+    def __init__(self, seconds: float = 0.0, variant: str = "toy") -> None:
+        self.batches: list[list[ChunkRequest]] = []
+        self.threads: set[int] = set()
+        self._policy = ToyPolicy(variant)
+        self._seconds = seconds
+
+    def act(self, requests: list[ChunkRequest]) -> list[Chunk]:
+        self.batches.append(requests)
+        self.threads.add(threading.get_ident())
+        time.sleep(self._seconds)
+        return self._policy.act(requests)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.batches]
+
+
+def answers(
+    device: Device,
+    requests: list[ChunkRequest],
+    size: int = 8,
+    wait_s: float = 0.0,
+    prepare: Callable[[MicroBatcher], None] = lambda batcher: None,
+) -> list[Chunk]:
+    async def work() -> list[Chunk]:
+        batcher = MicroBatcher(device.act, BatchLimits(size, wait_s))
+        prepare(batcher)
+        return await asyncio.gather(*(batcher.submit(r) for r in requests))
+
+    return asyncio.run(work())
+
+
+def test_requests_that_wait_are_decoded_together_up_to_the_limit() -> None:
+    device = Device(seconds=0.02)
+    chunks = answers(device, [request(trial) for trial in range(11)], size=4)
+    assert device.sizes == [4, 4, 3]
+    assert [chunk.trace.batch_size for chunk in chunks] == [4] * 8 + [3] * 3
+
+
+def test_each_answer_belongs_to_its_request() -> None:
+    requests = [request(trial, replace(AUTOREGRESSIVE, layers=1 + trial % 3)) for trial in range(9)]
+    chunks = answers(Device(), requests, size=4)
+    assert [chunk.trace.layers for chunk in chunks] == [1 + trial % 3 for trial in range(9)]
+
+
+def test_decodings_are_not_mixed_and_the_oldest_request_goes_first() -> None:
+    device = Device()
+    answers(device, [request(t, (PARALLEL, AUTOREGRESSIVE)[t % 2]) for t in range(6)])
+    assert [{r.decoding for r in batch} for batch in device.batches] == [
+        {PARALLEL},
+        {AUTOREGRESSIVE},
+    ]
+
+
+def test_the_model_runs_in_one_thread_of_its_own() -> None:
+    device = Device()
+    answers(device, [request(trial) for trial in range(20)], size=2)
+    assert len(device.threads) == 1
+    assert threading.get_ident() not in device.threads
+
+
+def test_the_queue_time_is_each_requests_own() -> None:
+    chunks = answers(Device(seconds=0.05), [request(trial) for trial in range(2)], size=1)
+    assert chunks[0].trace.queue_s < 0.04 < chunks[1].trace.queue_s
+
+
+def test_an_idle_device_waits_for_more_no_longer_than_told() -> None:
+    started = time.perf_counter()
+    answers(Device(), [request()], wait_s=0.1)
+    assert 0.09 < time.perf_counter() - started < 1.0
+
+
+def test_it_does_not_wait_when_nobody_else_can_come() -> None:
+    def expect_one(batcher: MicroBatcher) -> None:
+        batcher.callers = 1
+
+    started = time.perf_counter()
+    answers(Device(), [request()], wait_s=5.0, prepare=expect_one)
+    assert time.perf_counter() - started < 1.0
+
+
+def test_an_exception_reaches_the_request_that_caused_it_and_no_other() -> None:
+    async def work() -> list[Chunk | BaseException]:
+        device = Device(variant="toy-crash")  # odd trials crash
+        batcher = MicroBatcher(device.act, BatchLimits(8, 0.0))
+        requests = [batcher.submit(request(trial)) for trial in range(4)]
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    results = asyncio.run(work())
+    assert [isinstance(result, Chunk) for result in results] == [True, False, True, False]
+
+
+def test_too_few_answers_are_an_error() -> None:
+    async def work() -> None:
+        await MicroBatcher(lambda requests: [], BatchLimits(8, 0.0)).submit(request())
+
+    with pytest.raises(RuntimeError, match="0 answers to 1"):
+        asyncio.run(work())

@@ -1,0 +1,165 @@
+"""One expert's episode, the choice of seeds and the folder, without a simulator or Ray."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rsd.collection import (
+    CollectionSettings,
+    Disturbance,
+    Failure,
+    NoiseSettings,
+    Quota,
+    Store,
+    collect_demonstration,
+)
+from rsd.demonstrations import Demonstration, read_demonstrations, stored_seeds, task_file
+from rsd.errors import UserError
+from rsd.suites import get_task
+from rsd.types import ImageSpec, Observation, SimTimings
+
+TASK = get_task("libero_spatial", 1)
+IMAGES = ImageSpec(4, 4, 0, False)
+
+
+class Line:
+    """A point on a line; the goal holds beyond 3. Frames and states show the steps taken."""
+
+    instruction, assets, renderer = TASK.instruction, "lite", "osmesa"
+
+    def __init__(self) -> None:
+        self.timings = SimTimings()
+        self.x, self.steps = 0.0, 0
+
+    @property
+    def proprio(self) -> np.ndarray:
+        return np.full(8, self.x, np.float32)
+
+    def reset_fresh(self, seed: int) -> None:
+        self.x, self.steps = -float(seed), 0
+
+    def step(self, action: np.ndarray) -> bool:
+        self.x += float(action[0])
+        self.steps += 1
+        return self.x >= 3
+
+    def observe(self) -> Observation:
+        frame = np.full((4, 4, 3), self.steps, np.uint8)
+        return Observation(frame, frame, self.proprio, self.instruction)
+
+    def state(self) -> np.ndarray:
+        return np.full(12, self.x)
+
+
+def forward() -> np.ndarray:
+    return np.array([1, 0, 0, 0, 0, 0, -1], np.float32)
+
+
+def collect(seed: int, settings: CollectionSettings) -> Demonstration | Failure:
+    return collect_demonstration(Line(), forward, TASK, seed, IMAGES, settings)
+
+
+def solved(seed: int, settings: CollectionSettings | None = None) -> Demonstration:
+    outcome = collect(seed, settings or CollectionSettings(20, 3, 2, noise=None))
+    assert isinstance(outcome, Demonstration)
+    return outcome
+
+
+def test_an_episode_ends_some_steps_after_the_goal() -> None:
+    demo = solved(1)
+    assert len(demo) == 4 + 2
+    np.testing.assert_array_equal(demo.states[:, 0], [-1, 0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(demo.proprio[:, 0], demo.states[:, 0])
+    np.testing.assert_array_equal(demo.frame_steps, [0, 3])
+    np.testing.assert_array_equal(demo.agentview[:, 0, 0, 0], [0, 3])
+    np.testing.assert_array_equal(demo.actions, demo.executed_actions)
+
+
+def test_an_expert_that_needs_too_long_has_failed() -> None:
+    assert isinstance(collect(7, CollectionSettings(10, 3, 2, noise=None)), Demonstration)
+    outcome = collect(8, CollectionSettings(10, 3, 2, noise=None))
+    assert outcome == Failure(8, "the goal was not reached in 10 steps")
+
+
+@pytest.mark.parametrize("value", [np.nan, 1.5])
+def test_an_expert_out_of_range_is_an_error(value: float) -> None:
+    bad = np.full(7, value, np.float32)
+    settings = CollectionSettings(10, noise=None)
+    with pytest.raises(ValueError, match="out of range"):
+        collect_demonstration(Line(), lambda: bad, TASK, 1, IMAGES, settings)
+
+
+def test_noise_is_executed_and_labels_stay_clean() -> None:
+    noise = NoiseSettings(0.3, burst_probability=0.3, slip_probability=0.05)
+    settings = CollectionSettings(100, 2, 2, noise)
+    demo = solved(20, settings)
+    assert (demo.actions == forward()).all()
+    assert (demo.executed_actions[:, :3] != demo.actions[:, :3]).any()
+    assert (demo.executed_actions[:, 6] == 1).any()
+    assert np.abs(demo.executed_actions).max() <= 1
+    np.testing.assert_array_equal(demo.executed_actions[-2:], demo.actions[-2:])  # goal reached
+    np.testing.assert_array_equal(
+        demo.executed_actions, solved(20, settings).executed_actions
+    )  # from the seed alone
+
+
+def test_a_burst_holds_one_offset() -> None:
+    disturb = Disturbance(NoiseSettings(0.1, 1.0, (5, 5), 0.0), seed=1, task_id=0)
+    offsets = np.stack([disturb(np.zeros(7)) for _ in range(10)])
+    assert (offsets[:5] == offsets[0]).all() and (offsets[5:] == offsets[5]).all()
+    assert (offsets[0] != offsets[5])[:3].all() and (offsets[:, 3:] == 0).all()
+
+
+def test_the_kept_seeds_do_not_depend_on_who_finishes_first() -> None:
+    solvable = {seed for seed in range(1, 200) if seed % 3}
+    for order in range(20):
+        rng = random.Random(order)
+        quota = Quota(10, 1, done=(), failed=())
+        held: list[int] = []
+        while quota.open or held:
+            while len(held) < 4 and (seed := quota.take()) is not None:
+                held.append(seed)
+            seed = held.pop(rng.randrange(len(held)))
+            if rng.random() < 0.2:
+                quota.returned(seed)
+            elif seed in solvable:
+                quota.succeeded(seed)
+            else:
+                quota.gave_nothing(seed)
+        assert sorted(quota.done) == sorted(solvable)[:10]
+
+
+def test_a_store_goes_on_where_a_killed_one_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "demos"
+    first = Store(folder, {"frame_every": 3}, resume=False)
+    first.add(solved(2))
+    first.merge(TASK)
+    first.add(solved(1))
+    first.note_failure(TASK, Failure(3, "no"))
+    (folder / "parts" / TASK.name / ".00000004.hdf5.tmp").write_bytes(b"half")
+    first.close()  # as the kernel does for a killed process
+
+    store = Store(folder, {"frame_every": 3}, resume=True)
+    quota = store.quota(TASK, wanted=4, first_seed=1)
+    assert (quota.done, quota.failed) == ({1, 2}, {3})
+    assert [quota.take(), quota.take(), quota.take()] == [4, 5, None]
+    store.merge(TASK)
+    assert stored_seeds(task_file(folder, TASK)) == {1, 2}
+    assert [demo.seed for demo in read_demonstrations(folder)] == [1, 2]
+
+
+def test_a_store_refuses_what_would_mix_or_overwrite(tmp_path: Path) -> None:
+    store = Store(tmp_path, {"frame_every": 3, "assets": "lite"}, resume=False)
+    with pytest.raises(UserError, match="another process"):
+        Store(tmp_path, {"frame_every": 3, "assets": "lite"}, resume=True)
+    store.close()
+    with pytest.raises(UserError, match="is not empty"):
+        Store(tmp_path, {"frame_every": 3, "assets": "lite"}, resume=False)
+    with pytest.raises(UserError, match="frame_every: 3 -> 2"):
+        Store(tmp_path, {"frame_every": 2, "assets": "lite"}, resume=True)
+    with pytest.raises(UserError, match="cannot write"):
+        Store(Path("/proc/nowhere"), {}, resume=False)

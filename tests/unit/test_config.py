@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from rsd.config import ARMS, EvaluateConfig, check, check_layers, identity, parse, plan
+from rsd.errors import UserError
+from rsd.types import EpisodeKey
+
+
+def test_the_defaults_are_the_demo() -> None:
+    keys = plan(EvaluateConfig())
+    assert len(keys) == 20
+    assert keys[:2] == [
+        EpisodeKey("autoregressive", "libero_spatial", 0, 0),
+        EpisodeKey("speculative", "libero_spatial", 0, 0),
+    ]
+
+
+def test_every_planned_episode_is_there_once_and_long_suites_come_first() -> None:
+    keys = plan(parse(["--task-suite", "libero_spatial", "libero_10", "--num-trials", "3"]))
+    assert len(keys) == len(set(keys)) == 2 * 10 * 3 * 2
+    assert [key.suite for key in keys] == ["libero_10"] * 60 + ["libero_spatial"] * 60
+
+
+def test_trials_and_tasks_can_be_named() -> None:
+    keys = plan(parse(["--tasks", "0", "3", "--trials", "49", "7", "--arms", "parallel"]))
+    assert [(key.task_id, key.trial) for key in keys] == [(0, 49), (0, 7), (3, 49), (3, 7)]
+
+
+def test_an_arms_name_says_how_it_decodes() -> None:
+    arms = identity(
+        parse(["--arms", "autoregressive@3", "speculative", "parallel", "--layers", "5"])
+    )["arms"]
+    assert list(arms) == ["autoregressive@3", "speculative@5", "parallel@5"]
+    assert arms["autoregressive@3"]["layers"] == 3
+    sampled = identity(parse(["--arms", "speculative", "--rule", "sampling"]))["arms"]
+    assert list(sampled) == ["speculative-sampling"]
+
+
+@pytest.mark.parametrize(("value", "arm"), [("true", "speculative"), ("false", "autoregressive")])
+def test_use_speculative_decoding_is_shorthand_for_an_arm(value: str, arm: str) -> None:
+    config = parse(["--use-speculative-decoding", value])
+    assert {key.arm for key in plan(config)} == {arm}
+
+
+def test_a_yaml_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "task_suite: [libero_goal, libero_10]\nnum-trials: 50\ndeterministic: false\n"
+        "use_speculative_decoding: true\nworkers: null\nmax_wait_ms: 2.5\n"
+    )
+    config = parse(["--num-trials", "3", "--config", str(file), "--tasks", "1"])
+    assert config.episodes.task_suite == ("libero_goal", "libero_10")
+    assert (config.episodes.num_trials, config.episodes.tasks) == (3, (1,))
+    assert config.episodes.use_speculative_decoding is True
+    assert config.policy.deterministic is False
+    assert (config.cluster.workers, config.cluster.max_wait_ms) == (None, 2.5)
+    assert parse([f"--config={file}"]).episodes.num_trials == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("num_trails: 3", "did you mean 'num_trials'"),
+        ("resume: perhaps", "resume is true or false"),
+        ("- a list", "expected `setting: value`"),
+        ("a: [", "cannot read"),
+    ],
+)
+def test_a_wrong_yaml_file_is_told(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=told):
+        parse(["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--task-suite libero_spacial", "did you mean 'libero_spatial'"),
+        ("--task-suite toy libero_10", "suites of one simulator"),
+        ("--task-suite toy toy", "suite named twice: toy"),
+        ("--tasks 10", "tasks 0..9; task 10 does not exist"),
+        ("--tasks -1", "task -1 does not exist"),
+        ("--arms speculativ", "unknown arm 'speculativ'; did you mean 'speculative'"),
+        ("--arms speculative-exect", "unknown acceptance rule 'exect'; did you mean 'exact'"),
+        ("--arms parallel@two", "a number of layers"),
+        ("--arms parallel parallel", "arm named twice: parallel"),
+        ("--rule exat", "unknown acceptance rule 'exat'; did you mean 'exact'"),
+        ("--num-trials 51", "choose 1 to 50"),
+        ("--num-trials 0", "choose 1 to 50"),
+        ("--trials 50", "trials 0..49"),
+        ("--workers 0", "--workers 0: at least 1"),
+        ("--time-limit-s 0", "--time-limit-s 0"),
+        ("--resume", "--resume needs --output"),
+        ("--use-speculative-decoding true --arms parallel", "leave --arms out"),
+    ],
+)
+def test_bad_requests_name_the_value_and_the_fix(flags: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        check(parse(flags.split()))
+
+
+def test_more_layers_than_the_policy_has_are_refused() -> None:
+    check_layers(parse(["--arms", "parallel@8"]), available=8)
+    with pytest.raises(UserError, match="has 1 to 7"):
+        check_layers(parse(["--arms", "parallel@8"]), available=7)
+
+
+def test_every_arm_of_the_table_can_be_asked_for() -> None:
+    config = parse(["--arms", *ARMS])
+    check(config)
+    assert {key.arm for key in plan(config)} == set(ARMS)
+
+
+def test_how_a_run_is_spread_is_no_part_of_its_identity() -> None:
+    config = EvaluateConfig()
+    spread = dataclasses.replace(
+        config, cluster=dataclasses.replace(config.cluster, workers=7, max_batch_size=2)
+    )
+    assert identity(config) == identity(spread)

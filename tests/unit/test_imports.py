@@ -1,0 +1,153 @@
+"""The lines of DESIGN 10: which part of the package may know which library."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for folder in ("rsd", "jobs")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """These modules may be imported below these paths only."""
+
+    modules: tuple[str, ...]
+    allowed: tuple[str, ...]  # relative to the repository; a folder ends in /
+
+
+LINES = (
+    Line(("ray", "rsd.cluster"), ("rsd/cluster/", "jobs/")),
+    Line(
+        ("torch", "torchvision"),
+        ("rsd/rfsq.py", "rsd/decoding/", "rsd/models/", "rsd/training/"),
+    ),
+    Line(("robosuite", "libero", "mujoco"), ("rsd/envs/", "rsd/experts/")),
+)
+
+# Loaded by every environment worker (about 300 MB and seconds each, were torch among it).
+WITHOUT_TORCH = ("rsd/envs/", "rsd/experts/", "rsd/cluster/worker.py")
+
+
+def _imports(node: ast.AST, at_load: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Import statements below a node; with `at_load` those that run when the module is loaded."""
+    for child in ast.iter_child_nodes(node):
+        if at_load and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if at_load and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        yield from _imports(child, at_load)
+
+
+def imported(source: str, at_load: bool = False) -> set[str]:
+    """Dotted names of the import statements; `from a import b` gives both a and a.b."""
+    names: set[str] = set()
+    for node in _imports(ast.parse(source), at_load):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def is_within(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def crossings(path: str, source: str) -> list[str]:
+    return [
+        f"{path} imports {name}"
+        for line in LINES
+        if not path.startswith(line.allowed)
+        for name in sorted(imported(source))
+        if any(is_within(name, module) for module in line.modules)
+    ]
+
+
+def module_paths(name: str) -> list[str]:
+    """Source files that loading a dotted name runs: its packages and itself."""
+    parts = name.split(".")
+    stems = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+    return [path for stem in stems for path in (f"{stem}/__init__.py", f"{stem}.py")]
+
+
+def loads(path: str, sources: dict[str, str]) -> set[str]:
+    """All names that loading a source file imports, through the project's own files."""
+    names: set[str] = set()
+    waiting, seen = [path], set()
+    while waiting:
+        current = waiting.pop()
+        if current in sources and current not in seen:
+            seen.add(current)
+            found = imported(sources[current], at_load=True)
+            names |= found
+            waiting += [file for name in found for file in module_paths(name)]
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_imports_stay_on_their_side(path: str) -> None:
+    assert crossings(path, SOURCES[path]) == []
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_imports_are_absolute(path: str) -> None:
+    """So that this test sees them all."""
+    nodes = ast.walk(ast.parse(SOURCES[path]))
+    assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level > 0]
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.startswith(WITHOUT_TORCH)])
+def test_an_environment_worker_loads_no_torch_through_rsd(path: str) -> None:
+    assert not [name for name in loads(path, SOURCES) if is_within(name, "torch")]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("rsd/records.py", "import ray"),
+        ("rsd/models/small.py", "def f():\n    from ray import serve"),
+        ("rsd/envs/libero.py", "import torch.nn as nn"),
+        ("rsd/cluster/worker.py", "import torch"),
+        ("rsd/episode.py", "from robosuite.utils import transform_utils"),
+        ("rsd/envs/toy.py", "from rsd import cluster"),
+    ],
+)
+def test_a_crossing_would_be_seen(path: str, source: str) -> None:
+    assert crossings(path, source)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("rsd/cluster/driver.py", "import ray"),
+        ("rsd/rfsq.py", "import torch"),
+        ("rsd/envs/libero.py", "import mujoco"),
+        ("rsd/episode.py", "import rayon\nfrom rsd.types import Arm"),
+    ],
+)
+def test_what_is_allowed_passes(path: str, source: str) -> None:
+    assert crossings(path, source) == []
+
+
+def test_torch_behind_another_module_would_be_seen() -> None:
+    sources = {
+        "rsd/envs/bad.py": "from rsd import config",
+        "rsd/config.py": "from rsd.decoding.rules import RULES",
+        "rsd/decoding/__init__.py": "import torch",
+        "rsd/decoding/rules.py": "",
+        "rsd/envs/good.py": "def f():\n    import rsd.decoding",
+    }
+    assert "torch" in loads("rsd/envs/bad.py", sources)
+    assert loads("rsd/envs/good.py", sources) == set()
