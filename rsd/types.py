@@ -85,9 +85,7 @@ class ChunkRequest:
 class DecodeTrace:
     """What one decode did and what it cost. Times in seconds of this request's batch."""
 
-    drafted: tuple[
-        int, ...
-    ]  # tokens judged against a guess, per layer
+    drafted: tuple[int, ...]  # tokens judged against a guess, per layer
     accepted: tuple[int, ...]  # of those, tokens kept
     passes: int  # forwards of the target's backbone that this request needed
     layers: int  # layers decoded

@@ -114,6 +114,11 @@ class LiberoEnvironment:
         self._build()
         return self._env
 
+    @property
+    def proprio(self) -> np.ndarray:
+        """float32 (8,): what `observe` would report, without drawing."""
+        return self._proprio.copy()
+
     def reset_fresh(self, seed: int) -> None:
         """A placement drawn by LIBERO's samplers from `seed`, wait steps included.
 

@@ -140,3 +140,10 @@ class FrameRenderer:
         self._gl.make_current()
         self._context.free()
         self._gl.free()
+
+
+if __name__ == "__main__":
+    try:
+        print(f"renderer: {resolve('auto')}")
+    except UserError as error:
+        sys.exit(f"error: {error}")

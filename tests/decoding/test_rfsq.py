@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,7 @@ print(hashlib.sha256(actions.contiguous().numpy().tobytes()).hexdigest())
 def test_every_layer_narrows_the_reconstruction() -> None:
     table = truncation_table(RFSQ(IDENTITY), _chunks())
     errors = [row.position_mm for row in table]
-    assert all(finer < coarser * 0.8 for coarser, finer in zip(errors, errors[1:], strict=False))
+    assert all(finer < coarser * 0.8 for coarser, finer in itertools.pairwise(errors))
     assert errors[-1] < 0.5
     assert all(row.used_levels > 2 for row in table)
 

@@ -29,7 +29,7 @@ LINES = (
     Line(("ray", "rsd.cluster"), ("rsd/cluster/", "jobs/")),
     Line(
         ("torch", "torchvision"),
-        ("rsd/rfsq.py", "rsd/decoding/", "rsd/models/", "rsd/training/"),
+        ("rsd/rfsq.py", "rsd/decoding/", "rsd/models/", "rsd/training/", "jobs/"),
     ),
     Line(("robosuite", "libero", "mujoco"), ("rsd/envs/", "rsd/experts/")),
 )

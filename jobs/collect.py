@@ -1,0 +1,324 @@
+"""Collect demonstrations of the scripted experts: `python jobs/collect.py --help`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import tyro
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from rsd.collection import FIRST_SEED, CollectionSettings, NoiseSettings, Store
+from rsd.envs import assets, rendering
+from rsd.errors import UserError, unknown
+from rsd.experts import EXPERTS
+from rsd.provenance import code
+from rsd.suites import Task, get_suite, get_task
+from rsd.types import ImageSpec
+
+if TYPE_CHECKING:
+    from rsd.cluster.collect import CollectionPlan, Cost, TaskStanding
+
+DONE, STOPPED, BAD_REQUEST, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+
+LINE_PERIOD_S = 15.0
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+
+DESCRIPTION = """\
+Collect demonstrations of the scripted experts in parallel on a Ray cluster; HDF5 files in LIBERO's
+own layout come out, one a task, for jobs/train.py.
+
+Placements are drawn from seeds, never from the 50 stored states that evaluation uses. Only solved
+episodes are kept. The same arguments give the same demonstrations on any number of workers.
+With RAY_ADDRESS set (`ray job submit` sets it) the run uses that cluster, else this machine.
+
+Examples:
+  python jobs/collect.py --tasks 0 --demos 2 --output data/look               # quick look
+  python jobs/collect.py --demos 50 --output data/spatial                     # 10 tasks x 50
+  python jobs/collect.py --demos 100 --output data/spatial --resume           # 50 more of each
+  ray job submit --working-dir . -- python jobs/collect.py --demos 50 --output /shared/spatial
+
+The output folder is the driver's: under `ray job submit` it lies on the head node.
+
+Exit codes: 0 every task has its demonstrations; 1 the run stopped early; 2 the request cannot be
+run, nothing was started; 3 a task was given up, too many placements failed; 130 interrupted. After
+1 and 130 --resume goes on.
+"""
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """One collection, as a user asks for it."""
+
+    output: Path
+    """Folder for `<task>_demo.hdf5`"""
+
+    suite: str = "libero_spatial"
+    """A suite that has an expert: libero_spatial"""
+
+    tasks: tuple[int, ...] = ()
+    """Task numbers from 0; all tasks if left out"""
+
+    demos: int = 50
+    """Demonstrations of each task that the folder holds in the end"""
+
+    first_seed: int = FIRST_SEED
+    """Seed of the first placement; failed placements are replaced by the next seeds"""
+
+    resume: bool = False
+    """Add to what --output holds: after an interrupt, or with more --demos or other --tasks"""
+
+    assets: str = "auto"
+    """auto (official ones if downloaded before, else lite), lite, official, or the folder of an
+    asset tree"""
+
+    renderer: str = "auto"
+    """auto, osmesa, egl"""
+
+    image_size: int = 96
+    """Pixels of the square frames. These image settings become those of the trained policy"""
+
+    samples: int = 0
+    """Multisampling; LIBERO's own models ask for 4, 0 draws a third faster on a CPU"""
+
+    reflection: bool = False
+    """Draw reflections, as LIBERO does; costs a third of the time on a CPU"""
+
+    frame_every: int = 2
+    """Steps from frame to frame; 1 gives files that LIBERO's own loader reads as well"""
+
+    noise: float = 0.2
+    """Standard deviation of the xyz offset (1 is the largest action) that bursts of disturbance add
+    to what the expert does; labels stay clean. 0: the expert undisturbed"""
+
+    slips: float = 0.002
+    """Probability a step that the gripper slips for a moment; without effect where --noise is 0"""
+
+    hold_steps: int = 8
+    """Steps recorded after the goal is reached, which fill the last chunk of actions"""
+
+    workers: int | None = None
+    """Simulators at a time; None: as many as the cluster has CPUs and memory for"""
+
+    worker_memory_gb: float = 2.0
+    """Memory that a worker asks of Ray"""
+
+    demos_per_worker: int = 100
+    """Episodes after which a worker's process is replaced, which bounds leaks"""
+
+    time_limit_s: float = 300.0
+    """Wall seconds an episode may take, making its simulator included"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, check, collect, summarise; returns the exit code that `--help` explains."""
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, **PLAIN)
+
+    try:
+        config = tyro.cli(CollectConfig, args=arguments, description=DESCRIPTION)
+        plan = prepare(config)
+        say(f"assets   {plan.worker.assets.name}: {plan.worker.assets.reason}")
+        say(f"renderer {plan.worker.renderer}")
+        store = Store(config.output, _shared(config, plan), config.resume)
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
+        return BAD_REQUEST
+    with contextlib.closing(store):
+        return carry_out(plan, store, console, say)
+
+
+def prepare(config: CollectConfig) -> CollectionPlan:
+    """Check a request against this machine; writes nothing. Raises UserError."""
+    from rsd.cluster.collect import CollectionPlan  # ray takes a second to import
+    from rsd.cluster.worker import WorkerSettings
+
+    _check(config)
+    noise = NoiseSettings(config.noise, slip_probability=config.slips) if config.noise else None
+    size = config.image_size
+    return CollectionPlan(
+        tasks=_tasks(config),
+        demos=config.demos,
+        first_seed=config.first_seed,
+        worker=WorkerSettings(
+            assets.resolve(config.assets, [config.suite]),
+            rendering.resolve(config.renderer),
+            ImageSpec(size, size, config.samples, config.reflection),
+            config.time_limit_s,
+        ),
+        collection=CollectionSettings(
+            get_suite(config.suite).max_steps, config.frame_every, config.hold_steps, noise
+        ),
+        code=code(),
+        workers=config.workers,
+        worker_memory_gb=config.worker_memory_gb,
+        demos_per_worker=config.demos_per_worker,
+    )
+
+
+_LEAST: dict[str, tuple[float, str]] = {  # smallest value of a number, and why
+    "demos": (1, "nothing to collect otherwise"),
+    "first_seed": (FIRST_SEED, "seed 0 draws the fixtures of the evaluation's worlds"),
+    "image_size": (8, "there is nothing to see otherwise"),
+    "samples": (0, "0 is none"),
+    "frame_every": (1, "1 is every step"),
+    "noise": (0, "0 is none"),
+    "slips": (0, "it is a probability"),
+    "hold_steps": (0, "0 stops at the goal"),
+    "worker_memory_gb": (0, "0 asks for none"),
+    "demos_per_worker": (1, "1 is a process an episode"),
+    "time_limit_s": (1, "a simulator takes seconds to make"),
+}
+
+
+def _check(config: CollectConfig) -> None:
+    for name, (least, why) in _LEAST.items():
+        if getattr(config, name) < least:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {getattr(config, name)}: at least {least:g} ({why})")
+    if config.workers is not None and config.workers < 1:
+        raise UserError(f"--workers {config.workers}: at least 1")
+    if config.renderer == rendering.NO_RENDERER:
+        raise UserError("--renderer none: demonstrations need frames; choose auto, osmesa or egl")
+    get_suite(config.suite)
+    if config.suite not in EXPERTS:
+        raise unknown("suite with an expert", config.suite, EXPERTS)
+
+
+def _tasks(config: CollectConfig) -> tuple[Task, ...]:
+    if len(set(config.tasks)) < len(config.tasks):
+        raise UserError(f"--tasks names a task twice: {list(config.tasks)}")
+    numbers = config.tasks or range(get_suite(config.suite).num_tasks)
+    return tuple(get_task(config.suite, number) for number in numbers)
+
+
+def _shared(config: CollectConfig, plan: CollectionPlan) -> dict[str, Any]:
+    """What all demonstrations of a folder have in common."""
+    return {
+        "suite": config.suite,
+        "assets": plan.worker.assets.name,
+        "assets_fingerprint": plan.worker.assets.fingerprint,
+        "renderer": plan.worker.renderer,
+        "images": dataclasses.asdict(plan.worker.images),
+        "settings": dataclasses.asdict(plan.collection),
+    }
+
+
+def carry_out(
+    plan: CollectionPlan, store: Store, console: Console, say: Callable[[str], None]
+) -> int:
+    """Collect what the folder lacks, and say what it holds then."""
+    from rsd.cluster.collect import CollectionRun
+    from rsd.cluster.crew import RunStoppedError
+    from rsd.cluster.driver import Interrupts
+    from rsd.cluster.session import connected
+
+    stopped = ""
+    run = CollectionRun(plan, store, say)
+    try:
+        with (
+            _progress(console, say) as show,
+            connected(plan.workers),
+            Interrupts(lambda _: say("stopping")) as interrupts,  # after Ray took the signals
+        ):
+            run.run(lambda: interrupts.count > 0, show)
+    except RunStoppedError as error:
+        stopped = f"stopped: {error}"
+    except KeyboardInterrupt:  # before the run began
+        say("stopping")
+    standings = run.standings()
+    console.print(_table(standings))
+    _say_costs(run.costs, say)
+    if all(standing.complete for standing in standings.values()):
+        say(f"complete: {store.folder}")
+        return DONE
+    if any(standing.given_up for standing in standings.values()):
+        say(f"incomplete: too many placements failed; what was kept lies in {store.folder}")
+        return INCOMPLETE
+    say(f"{stopped or 'interrupted'}; go on with the same arguments and --resume")
+    return STOPPED if stopped else INTERRUPTED
+
+
+# --- what is shown ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _progress(
+    console: Console, say: Callable[[str], None]
+) -> Iterator[Callable[[dict[Task, TaskStanding]], None]]:
+    """A table that is drawn anew on a terminal, a line now and then elsewhere."""
+    started = time.monotonic()
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=2, transient=True) as live:
+            yield lambda standings: live.update(
+                _table(standings, _line(standings, time.monotonic() - started))
+            )
+        return
+    written = started
+
+    def show(standings: dict[Task, TaskStanding]) -> None:
+        nonlocal written
+        if time.monotonic() - written >= LINE_PERIOD_S:
+            written = time.monotonic()
+            say(_line(standings, written - started))
+
+    yield show
+
+
+def _line(standings: dict[Task, TaskStanding], elapsed_s: float) -> str:
+    done = sum(min(standing.done, standing.wanted) for standing in standings.values())
+    wanted = sum(standing.wanted for standing in standings.values())
+    now = sum(standing.done_now for standing in standings.values())
+    failed = sum(standing.failed_now for standing in standings.values())
+    left = timedelta(seconds=round(elapsed_s * (wanted - done) / now)) if now else "?"
+    return (
+        f"{done}/{wanted} demonstrations, {failed} placements not solved, "
+        f"{3600 * now / elapsed_s:,.0f} an hour, {left} left"
+    )
+
+
+def _table(standings: dict[Task, TaskStanding], title: str | None = None) -> Table:
+    table = Table("task", "stored", "solved now", "instruction", title=title, box=None)
+    table.title_justify = "left"
+    for task, standing in standings.items():
+        tried = standing.done_now + standing.failed_now
+        share = f" ({100 * standing.done_now / tried:.0f} %)" if tried else ""
+        table.add_row(
+            str(task.task_id),
+            f"{standing.done}/{standing.wanted}",
+            f"{standing.done_now}/{tried}{share}",
+            task.instruction,
+        )
+    return table
+
+
+def _say_costs(costs: Sequence[Cost], say: Callable[[str], None]) -> None:
+    """Where the workers' time went."""
+    if not costs:
+        return
+    wall_s = statistics.mean(cost.wall_s for cost in costs)
+    parts = ", ".join(
+        f"{name} {statistics.mean(getattr(cost.timings, f'{name}_s') for cost in costs):.2f}"
+        for name in ("physics", "render", "reset")
+    )
+    peak_gb = max(cost.peak_memory_bytes for cost in costs) / 1e9
+    say(f"an attempt took {wall_s:.2f} s ({parts}); a worker held {peak_gb:.1f} GB at most")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

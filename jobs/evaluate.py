@@ -1,0 +1,118 @@
+"""Evaluate a policy: `python jobs/evaluate.py --help`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rich.console import Console
+
+from rsd.config import parse
+from rsd.errors import UserError
+from rsd.preflight import RunPlan, open_books, output_of, prepare
+
+if TYPE_CHECKING:
+    from rsd.records import Books
+
+DONE, STOPPED, BAD_REQUEST, WITH_ERRORS, INTERRUPTED = 0, 1, 2, 3, 130
+
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, check, plan, run, summarise; returns the exit code that `--help` explains."""
+    console = Console()
+    try:
+        run = prepare(parse(arguments))
+        describe(run, console)
+        if run.config.output.dry_run:
+            return DONE
+        return carry_out(run, console)
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
+        return BAD_REQUEST
+    except KeyboardInterrupt:  # before the driver listens for it
+        return INTERRUPTED
+
+
+def describe(run: RunPlan, console: Console) -> None:
+    """Say what is going to run on what; in a dry run also what it will take."""
+    arms = ", ".join(run.arms)
+    worlds = len(run.keys) // len(run.arms)
+    lines = [
+        f"episodes {len(run.keys)}: {worlds} worlds (suite, task, trial) x arms {arms}",
+        f"policy   {run.config.policy.policy} (sha256 {run.policy.sha256[:12]})",
+        f"assets   {run.assets.name}: {run.assets.reason}",
+        f"renderer {run.renderer}",
+    ]
+    if run.config.output.dry_run:
+        lines += _forecast_lines(run)
+    for line in lines:
+        console.print(line, **PLAIN)
+
+
+def _forecast_lines(run: RunPlan) -> list[str]:
+    from rsd.cluster.session import forecast  # ray takes a second to import
+
+    plan = forecast(run)
+    kind = f"{plan.gpus_per_replica:g} GPU each" if plan.gpus_per_replica else "on CPUs"
+    return [
+        f"output   {output_of(run)}",
+        f"cluster  {plan.cluster}",
+        f"workers  {plan.workers}: {plan.workers_reason}",
+        f"replicas {plan.replicas} {kind}: {plan.replicas_reason}",
+        f"time     about {timedelta(seconds=round(plan.seconds))} if every episode takes all steps",
+        "dry run: nothing was started",
+    ]
+
+
+def carry_out(run: RunPlan, console: Console) -> int:
+    """Run on Ray what is not recorded of a checked plan, and print the summary."""
+    planned = set(run.keys)
+    with open_books(run, lambda line: console.print(line, **PLAIN)) as books:
+        output = books.output
+        done = len(books.recorded())
+        console.print(f"output   {output} (run {books.run_id}, {done} recorded)", **PLAIN)
+        stopped = "" if planned <= books.recorded() else work(run, books, console)
+        left = len(planned - books.recorded())
+    errors = summarise(output, console)
+    if left:
+        how = f"{stopped or 'interrupted'}: {left} episodes left"
+        resume = f"go on with the same arguments and --output {output} --resume"
+        Console(stderr=True).print(f"{how}; {resume}", style="red", **PLAIN)
+        return STOPPED if stopped else INTERRUPTED
+    return WITH_ERRORS if errors else DONE
+
+
+def work(run: RunPlan, books: Books, console: Console) -> str:
+    """Run a plan to its end or to an interrupt; returns why it cannot go on, if so."""
+    from rsd.cluster.crew import RunStoppedError  # after all checks: ray takes a second
+    from rsd.cluster.session import connected, evaluate
+
+    try:
+        with connected():
+            evaluate(run, books, console)
+    except RunStoppedError as error:
+        return f"stopped: {error}"
+    finally:
+        books.flush()
+    return ""
+
+
+def summarise(output: str, console: Console) -> int:
+    """Print the tables of everything that is recorded in `output`; returns its error rows."""
+    from rsd import report
+
+    summary = report.summarise(output)
+    report.print_summary(summary, console)
+    return summary.errors
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""Plain classes as Ray actors: the one place where `ray.remote` is written."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.metrics import Gauge
+
+from rsd.cluster.replica import PolicyReplica, ReplicaSettings
+from rsd.cluster.scaling import Footprint
+from rsd.cluster.worker import EnvWorker, NoReplicaError, WorkerSettings
+from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, EpisodeResult
+
+REPLICA_RESTARTS = 20  # deaths of one replica (a lost node not counted) after which it stays dead
+DEATHS_PER_CHUNK = 3  # replicas that may die over one request before it is to blame
+OUTAGE_S = 30.0  # without any living replica after which an episode is given back
+PING_S = 5.0
+RETRY_S = 0.2
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What a worker says of itself when it is up."""
+
+    node: str
+    pid: int
+
+
+class EnvWorkerActor(EnvWorker):
+    """A worker whose policy is elsewhere."""
+
+    def info(self) -> WorkerInfo:
+        return WorkerInfo(platform.node(), os.getpid())
+
+    def episode(
+        self, key: EpisodeKey, decoding: Decoding, replicas: Sequence[ActorHandle]
+    ) -> EpisodeResult:
+        return self.run(key, decoding, ReplicaClient(replicas).ask)
+
+
+class PolicyReplicaActor(PolicyReplica):
+    """Ray restarts a dead replica in its place, so that the handles that workers hold stay good."""
+
+    def __init__(self, settings: ReplicaSettings, name: str) -> None:
+        length = Gauge("rsd_queue_length", "Requests that wait in a replica", ("replica",))
+        length.set_default_tags({"replica": name})
+        super().__init__(settings, length.set)
+
+
+class ReplicaClient:
+    """Asks the first of `replicas`, another one when it dies, and all of them again until one
+    answers. A request is complete in itself and the same request has the same answer."""
+
+    def __init__(self, replicas: Sequence[ActorHandle]) -> None:
+        self._replicas = deque(replicas)
+        self._suspicious = False
+
+    def ask(self, request: ChunkRequest) -> Chunk:
+        """Raises what the policy raises, NoReplicaError where no replica answers, and RuntimeError
+        where replicas keep dying over this request."""
+        for _ in range(DEATHS_PER_CHUNK):
+            replica = self._living() if self._suspicious else self._replicas[0]
+            try:
+                answer: Any = replica.act.remote(request)
+                return ray.get(answer)
+            except RayActorError:
+                self._suspicious = True
+                self._replicas.rotate(-1)
+        raise RuntimeError(
+            f"{DEATHS_PER_CHUNK} replicas died while they decoded chunk {request.chunk_index}"
+        )
+
+    def _living(self) -> ActorHandle:
+        """The first replica that answers a ping, waiting for one that is being restarted."""
+        deadline = time.monotonic() + OUTAGE_S
+        while time.monotonic() < deadline:
+            replica = self._replicas[0]
+            try:
+                ray.get(replica.info.remote(), timeout=PING_S)
+                self._suspicious = False
+                return replica
+            except (RayActorError, GetTimeoutError):
+                self._replicas.rotate(-1)
+                time.sleep(RETRY_S)
+        raise NoReplicaError(f"no replica of the policy has answered for {OUTAGE_S:g} s")
+
+
+def start_replica(
+    name: str, settings: ReplicaSettings, footprint: Footprint, threads: int
+) -> ActorHandle:
+    """A replica; returns before it is up."""
+    return _start(
+        PolicyReplicaActor,
+        footprint,
+        {"OMP_NUM_THREADS": str(threads)},
+        settings,
+        name,
+        max_restarts=REPLICA_RESTARTS,
+    )
+
+
+def start_worker(settings: WorkerSettings, footprint: Footprint) -> ActorHandle:
+    """A worker; returns before it is up. Its renderer is fixed before mujoco is imported."""
+    variables = {"OMP_NUM_THREADS": "1"}
+    if settings.renderer != "none":
+        variables["MUJOCO_GL"] = settings.renderer
+    return _start(EnvWorkerActor, footprint, variables, settings)
+
+
+def _start(
+    kind: type, footprint: Footprint, variables: dict[str, str], *arguments: Any, **options: Any
+) -> ActorHandle:
+    actor: Any = ray.remote(kind).options(
+        num_cpus=footprint.cpus,
+        num_gpus=footprint.gpus,
+        memory=int(footprint.memory_bytes),
+        runtime_env={"env_vars": variables},
+        **options,
+    )
+    handle: ActorHandle = actor.remote(*arguments)
+    return handle
+
+
+def stop(actor: ActorHandle) -> None:
+    """End an actor's process for good."""
+    ray.kill(actor)

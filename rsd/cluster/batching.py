@@ -1,0 +1,117 @@
+"""Micro-batching: one device, many askers, no lockstep."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from rsd.types import Chunk, ChunkRequest
+
+Act = Callable[[list[ChunkRequest]], list[Chunk]]
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """How far requests are gathered."""
+
+    max_batch_size: int
+    max_wait_s: float  # 0: an idle device starts at once on what is there
+
+
+@dataclass
+class _Waiting:
+    request: ChunkRequest
+    arrived: float  # s on the batcher's clock
+    answer: asyncio.Future[Chunk]
+
+
+class MicroBatcher:
+    """Puts requests of one decoding together and hands them to `act` in one thread.
+
+    While the device works, requests gather by themselves, so waiting for more is worth little:
+    it happens only up to `max_wait_s`, with an idle device, and while `callers` (the workers that
+    ask here) have not all asked already. The oldest request chooses the decoding.
+    """
+
+    def __init__(
+        self, act: Act, limits: BatchLimits, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.callers = limits.max_batch_size
+        self._act = act
+        self._limits = limits
+        self._clock = clock
+        self._queue: deque[_Waiting] = deque()
+        self._grown = asyncio.Event()
+        self._device = ThreadPoolExecutor(1, "policy")
+        self._loop: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        """Requests that wait."""
+        return len(self._queue)
+
+    async def submit(self, request: ChunkRequest) -> Chunk:
+        """The answer to one request, its trace with `queue_s` and `batch_size`.
+
+        An exception of the policy goes to the request that causes it alone.
+        """
+        if self._loop is None:
+            self._loop = asyncio.create_task(self._run())
+        waiting = _Waiting(request, self._clock(), asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._grown.set()
+        return await waiting.answer
+
+    async def _run(self) -> None:
+        while True:
+            while not self._queue:
+                self._grown.clear()
+                await self._grown.wait()
+            await self._gather()
+            await self._decode(self._take())
+
+    async def _gather(self) -> None:
+        """Return when a batch is full, when nobody else can come, or when the oldest request has
+        waited long enough."""
+        enough = min(self._limits.max_batch_size, self.callers)
+        deadline = self._queue[0].arrived + self._limits.max_wait_s
+        while len(self._queue) < enough and (left_s := deadline - self._clock()) > 0:
+            self._grown.clear()
+            try:
+                await asyncio.wait_for(self._grown.wait(), left_s)
+            except TimeoutError:
+                return
+
+    def _take(self) -> list[_Waiting]:
+        decoding = self._queue[0].request.decoding
+        batch: list[_Waiting] = []
+        others: deque[_Waiting] = deque()
+        while self._queue:
+            waiting = self._queue.popleft()
+            fits = waiting.request.decoding == decoding and len(batch) < self._limits.max_batch_size
+            (batch if fits else others).append(waiting)
+        self._queue = others
+        return batch
+
+    async def _decode(self, batch: list[_Waiting]) -> None:
+        started = self._clock()
+        loop = asyncio.get_running_loop()
+        try:
+            requests = [waiting.request for waiting in batch]
+            chunks = await loop.run_in_executor(self._device, self._act, requests)
+            if len(chunks) != len(batch):
+                raise RuntimeError(f"{len(chunks)} answers to {len(batch)} requests")
+        except Exception as error:  # belongs to the requests; the batcher goes on
+            if len(batch) > 1:
+                for waiting in batch:
+                    await self._decode([waiting])
+            elif not batch[0].answer.done():
+                batch[0].answer.set_exception(error)
+            return
+        for waiting, chunk in zip(batch, chunks, strict=True):
+            trace = replace(chunk.trace, queue_s=started - waiting.arrived, batch_size=len(batch))
+            if not waiting.answer.done():  # the asker may be gone
+                waiting.answer.set_result(replace(chunk, trace=trace))

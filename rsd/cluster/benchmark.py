@@ -1,0 +1,87 @@
+"""What the driver itself costs: `jobs/benchmark.py driver`."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from dataclasses import dataclass
+from io import StringIO
+
+import psutil
+from rich.console import Console
+
+from rsd.cluster.crew import Crew
+from rsd.cluster.driver import Driver, Interrupts
+from rsd.cluster.progress import LineProgress, Standing
+from rsd.cluster.session import connected
+from rsd.config import parse
+from rsd.preflight import open_books, prepare
+
+EPISODES_PER_TRIAL = 20  # toy suite: 10 tasks, 2 arms
+MAX_EPISODES = 3000  # 50 trials, and three pairs of arms: the toy policy has three layers
+
+
+@dataclass(frozen=True)
+class DriverCost:
+    """Driver's own time and memory, over the episodes of a toy run."""
+
+    episodes: int
+    busy_ms: float  # an episode: wall time in which the driver did not wait for a worker
+    cpu_ms: float  # an episode: processor time of the driver's process, Ray's threads included
+    wall_s: float
+    rss_growth_bytes: int  # from a quarter of the run to its end
+    peak_rss_bytes: int
+
+
+class _MemoryWatch(LineProgress):
+    """Notes the driver's memory at a quarter of the run, when everything is imported and warm."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(file=StringIO()))
+        self.quarter_bytes = 0
+
+    def show(self, standing: Standing) -> None:
+        super().show(standing)
+        if not self.quarter_bytes and standing.recorded_now * 4 >= standing.planned:
+            self.quarter_bytes = psutil.Process().memory_info().rss
+
+
+def driver_cost(episodes: int = 2000, workers: int = 2) -> DriverCost:
+    """Run `episodes` toy episodes (rounded to 20, 3,000 at most) into real Parquet on a local Ray
+    and measure the driver. Workers share the machine's processors with it, so that its wall time
+    is an upper bound."""
+    trials = max(1, round(min(episodes, MAX_EPISODES) / EPISODES_PER_TRIAL))
+    watch = _MemoryWatch()
+    with tempfile.TemporaryDirectory() as folder, connected():
+        flags = ["--task-suite", "toy", "--policy", "toy", "--worker-memory-gb", "0.2"]
+        flags += ["--workers", str(workers), "--episodes-per-worker", str(2 * MAX_EPISODES)]
+        flags += ["--num-trials", str(min(trials, 50)), "--output", folder]
+        config = parse([*flags, "--arms", *_arms(trials)])
+        run = prepare(config)
+        with (
+            open_books(run, watch.say) as books,
+            Interrupts(watch.say) as interrupts,
+            Crew(run, watch.say) as crew,
+        ):
+            driver = Driver(run, books, crew, watch, interrupts)
+            started, cpu = time.perf_counter(), time.process_time()
+            standing = driver.run()
+            wall_s = time.perf_counter() - started
+            cpu_s = time.process_time() - cpu
+            busy_s = wall_s - crew.waited_s
+    done = standing.recorded_now
+    return DriverCost(
+        episodes=done,
+        busy_ms=1000 * busy_s / done,
+        cpu_ms=1000 * cpu_s / done,
+        wall_s=wall_s,
+        rss_growth_bytes=psutil.Process().memory_info().rss - watch.quarter_bytes,
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def _arms(trials: int) -> list[str]:
+    """A task has 50 trials; more episodes come from more arms."""
+    depths = range(1, 1 + -(-trials // 50))
+    return [f"{mode}@{depth}" for depth in depths for mode in ("autoregressive", "speculative")]

@@ -1,0 +1,339 @@
+"""Collecting demonstrations on Ray: workers try placements, the driver keeps what they solve."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+
+from rsd.cluster import scaling
+from rsd.cluster.crew import RunStoppedError, cluster_size
+from rsd.cluster.scaling import Footprint, Wishes
+from rsd.cluster.worker import KILL_GRACE_S, WorkerSettings, time_limit
+from rsd.collection import CollectionSettings, Failure, Quota, Store, collect_demonstration
+from rsd.demonstrations import Demonstration
+from rsd.envs.libero import LiberoEnvironment
+from rsd.experts import make_expert, read_state
+from rsd.suites import Task
+from rsd.types import SimTimings
+
+RETRIES = 2  # times a placement is tried again after an exception, a hang or a dead worker
+START_FAILURES = 5  # dead workers in a row after which the run stops
+TICK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one attempt took of its worker."""
+
+    timings: SimTimings
+    steps: int  # 0 where nothing came of it
+    wall_s: float
+    peak_memory_bytes: int  # of the worker's process so far
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of one placement."""
+
+    outcome: Demonstration | Failure
+    cost: Cost
+
+
+class Collector:
+    """A worker: one simulator at a time, kept for the next placement of the same task."""
+
+    def __init__(self, settings: WorkerSettings, collection: CollectionSettings) -> None:
+        self._settings = settings
+        self._collection = collection
+        self._env: LiberoEnvironment | None = None
+        self._task: Task | None = None
+
+    def ready(self) -> None:
+        """Answers when the process is up."""
+
+    def collect(self, task: Task, seed: int) -> Attempt:
+        """Try one placement. Exceptions propagate and leave no simulator behind."""
+        started = time.perf_counter()
+        try:
+            with time_limit(self._settings.time_limit_s):
+                env = self._environment(task)
+                expert = make_expert(task.suite, task.task_id)
+                outcome = collect_demonstration(
+                    env,
+                    lambda: expert.act(read_state(env.simulator)),
+                    task,
+                    seed,
+                    self._settings.images,
+                    self._collection,
+                )
+        except BaseException:
+            self._close()
+            raise
+        steps = len(outcome) if isinstance(outcome, Demonstration) else 0
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return Attempt(outcome, Cost(env.timings, steps, time.perf_counter() - started, peak))
+
+    def _environment(self, task: Task) -> LiberoEnvironment:
+        if self._env is None or self._task != task:
+            self._close()
+            settings = self._settings
+            self._env = LiberoEnvironment(
+                task.suite, task.task_id, settings.assets, settings.renderer, settings.images
+            )
+            self._task = task
+        return self._env
+
+    def _close(self) -> None:
+        env, self._env = self._env, None
+        if env is not None:
+            with contextlib.suppress(Exception):  # a broken simulator may not close either
+                env.close()
+
+
+@dataclass(frozen=True)
+class CollectionPlan:
+    """A checked collection."""
+
+    tasks: tuple[Task, ...]
+    demos: int  # wanted of each task
+    first_seed: int
+    worker: WorkerSettings
+    collection: CollectionSettings
+    code: dict[str, Any]  # version that goes into every demonstration
+    workers: int | None  # None: what the cluster holds
+    worker_memory_gb: float
+    demos_per_worker: int  # attempts after which a worker's process is replaced
+
+
+@dataclass(frozen=True)
+class TaskStanding:
+    """How far a task is."""
+
+    wanted: int
+    done: int
+    done_now: int  # by this session
+    failed_now: int
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the expert fails too often to go on."""
+        return self.failed_now >= max(10, self.wanted) and self.failed_now > self.done_now
+
+    @property
+    def complete(self) -> bool:
+        return self.done >= self.wanted
+
+
+@dataclass
+class _Member:
+    actor: ActorHandle
+    task: Task | None = None
+    seed: int = 0
+    attempts: int = 0
+    deadline: float = math.inf  # on the run's clock, when it counts as hung
+
+
+class CollectionRun:
+    """The driver of one session. `standings` may be read at any time."""
+
+    def __init__(
+        self,
+        plan: CollectionPlan,
+        store: Store,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan = plan
+        self._store = store
+        self._say = say
+        self._clock = clock
+        self._quotas: dict[Task, Quota] = {
+            task: store.quota(task, plan.demos, plan.first_seed) for task in plan.tasks
+        }
+        self._done_now: Counter[Task] = Counter()
+        self._failed_now: Counter[Task] = Counter()
+        self._tries: Counter[tuple[Task, int]] = Counter()
+        self._starting: dict[ray.ObjectRef[Any], _Member] = {}
+        self._idle: list[_Member] = []
+        self._busy: dict[ray.ObjectRef[Any], _Member] = {}
+        self._deaths_in_a_row = 0
+        self.costs: list[Cost] = []
+
+    def standings(self) -> dict[Task, TaskStanding]:
+        return {
+            task: TaskStanding(
+                quota.wanted, len(quota.done), self._done_now[task], self._failed_now[task]
+            )
+            for task, quota in self._quotas.items()
+        }
+
+    def run(
+        self, stop: Callable[[], bool], show: Callable[[dict[Task, TaskStanding]], None]
+    ) -> None:
+        """Collect until every task has its demonstrations or is given up, or `stop` says so.
+
+        What is kept lies merged in the tasks' files afterwards, also after an exception. Raises
+        RunStoppedError where workers do not start.
+        """
+        try:
+            for task in self._quotas:
+                self._store.merge(task)  # what an interrupted session left behind
+            self._hire()
+            while not stop() and self._work():
+                show(self.standings())
+        finally:
+            for member in [*self._starting.values(), *self._idle, *self._busy.values()]:
+                ray.kill(member.actor)
+            for task in self._quotas:
+                self._store.merge(task)
+        show(self.standings())
+
+    def _work(self) -> bool:
+        """One turn; False where nothing is left to do."""
+        self._give_out()
+        if not self._busy and not self._open_tasks():
+            return False
+        done, _ = ray.wait([*self._busy, *self._starting], timeout=TICK_S)
+        for ref in done:
+            if ref in self._starting:
+                self._welcome(ref, self._starting.pop(ref))
+            else:
+                self._take_in(ref, self._busy.pop(ref))
+        for ref in [ref for ref, member in self._busy.items() if self._clock() > member.deadline]:
+            self._lost(self._busy.pop(ref), TimeoutError("the worker hung and was killed"))
+        return True
+
+    # -- workers ------------------------------------------------------------------------------
+
+    def _hire(self) -> None:
+        size = cluster_size()
+        wishes = Wishes(self._plan.workers, 0, 0.0, self._plan.worker_memory_gb, 1)
+        footprint = scaling.worker_footprint(size, wishes)
+        wanted = sum(quota.open for quota in self._quotas.values())
+        decision = scaling.scale_workers(0, wanted, size, footprint, Footprint(0.0), wishes)
+        if decision.change:
+            self._say(f"starting {decision.change} worker(s): {decision.reason}")
+        self._footprint = footprint
+        for _ in range(decision.change):
+            self._start()
+
+    def _start(self) -> None:
+        settings = self._plan.worker
+        remote: Any = ray.remote(Collector)
+        options = {
+            "num_cpus": self._footprint.cpus,
+            "memory": int(self._footprint.memory_bytes),
+            "runtime_env": {"env_vars": {"MUJOCO_GL": settings.renderer, "OMP_NUM_THREADS": "1"}},
+        }
+        actor = remote.options(**options).remote(settings, self._plan.collection)
+        self._starting[actor.ready.remote()] = _Member(actor)
+
+    def _welcome(self, ref: ray.ObjectRef[Any], member: _Member) -> None:
+        try:
+            ray.get(ref)
+            self._idle.append(member)
+        except RayActorError as error:
+            self._count_death(error)
+            self._replace(member)
+
+    def _count_death(self, error: RayActorError) -> None:
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row >= START_FAILURES:
+            raise RunStoppedError(f"{START_FAILURES} workers in a row have died: {error}")
+
+    def _replace(self, member: _Member) -> None:
+        ray.kill(member.actor)
+        self._start()
+
+    # -- placements ---------------------------------------------------------------------------
+
+    def _give_out(self) -> None:
+        waiting, self._idle = self._idle, []
+        for member in waiting:
+            task = self._task_for(member)
+            seed = self._quotas[task].take() if task is not None else None
+            if task is None or seed is None:
+                self._idle.append(member)
+                continue
+            member.task, member.seed = task, seed
+            member.attempts += 1
+            self._tries[task, seed] += 1
+            member.deadline = self._clock() + self._plan.worker.time_limit_s + KILL_GRACE_S
+            self._busy[member.actor.collect.remote(task, seed)] = member
+
+    def _open_tasks(self) -> list[Task]:
+        standings = self.standings()
+        return [
+            task
+            for task, quota in self._quotas.items()
+            if quota.open and not standings[task].given_up
+        ]
+
+    def _task_for(self, member: _Member) -> Task | None:
+        """The worker's own task as long as it lasts: making a simulator takes seconds. Then the one
+        with the most left per worker on it."""
+        open_tasks = self._open_tasks()
+        if member.task in open_tasks or not open_tasks:
+            return member.task if open_tasks else None
+        quotas = self._quotas
+        return max(open_tasks, key=lambda task: quotas[task].open / (1 + quotas[task].held))
+
+    def _take_in(self, ref: ray.ObjectRef[Attempt], member: _Member) -> None:
+        try:
+            attempt = ray.get(ref)
+        except Exception as error:  # of simulator, expert, process or Ray
+            self._lost(member, error)
+            return
+        self._deaths_in_a_row = 0
+        self._keep(member, attempt.outcome)
+        self.costs.append(attempt.cost)
+        if member.attempts >= self._plan.demos_per_worker:
+            self._replace(member)
+        else:
+            self._idle.append(member)
+
+    def _keep(self, member: _Member, outcome: Demonstration | Failure) -> None:
+        task = member.task
+        assert task is not None
+        if isinstance(outcome, Failure):
+            self._store.note_failure(task, outcome)
+            self._quotas[task].gave_nothing(member.seed)
+            self._count_failure(task)
+        else:
+            self._store.add(dataclasses.replace(outcome, code=self._plan.code))
+            self._quotas[task].succeeded(member.seed)
+            self._done_now[task] += 1
+            if self.standings()[task].complete:
+                self._store.merge(task)
+
+    def _count_failure(self, task: Task) -> None:
+        before = self.standings()[task].given_up
+        self._failed_now[task] += 1
+        if self.standings()[task].given_up and not before:
+            self._say(f"giving up on task {task.task_id} ({task.instruction}): too many failures")
+
+    def _lost(self, member: _Member, error: Exception) -> None:
+        """Nothing came of an attempt, and not through the expert."""
+        task = member.task
+        assert task is not None
+        reason = str(error).strip().splitlines()[-1:] or [""]
+        self._say(f"task {task.task_id}, seed {member.seed}: {type(error).__name__}: {reason[0]}")
+        if isinstance(error, RayActorError):
+            self._count_death(error)
+        if self._tries[task, member.seed] > RETRIES:  # not noted in the store: a resume tries again
+            self._quotas[task].gave_nothing(member.seed)
+            self._count_failure(task)
+        else:
+            self._quotas[task].returned(member.seed)
+        self._replace(member)

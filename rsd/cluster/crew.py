@@ -1,0 +1,312 @@
+"""The replicas and workers of a run: started, watched, replaced. Knows nothing of outcomes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.autoscaler.sdk import request_resources
+from ray.exceptions import ActorDiedError, RayActorError
+
+from rsd.cluster import actors, scaling
+from rsd.cluster.actors import WorkerInfo
+from rsd.cluster.batching import BatchLimits
+from rsd.cluster.leases import Lease, TaskId, task_of
+from rsd.cluster.replica import ReplicaInfo, ReplicaSettings
+from rsd.cluster.scaling import ClusterSize, Footprint, Wishes
+from rsd.cluster.worker import KILL_GRACE_S, WorkerSettings
+from rsd.config import EvaluateConfig
+from rsd.preflight import RunPlan
+from rsd.types import Decoding, EpisodeResult
+
+LOOK_S = 5.0  # between two looks at the cluster's size and the replicas' health
+LOOK_AGAIN_S = 0.5  # the same while no replica answers
+PATIENCE_S = 60.0  # for an actor to start before the user is told what it waits for
+START_FAILURES = 5  # workers in a row that did not come up, after which the run stops
+
+
+class RunStoppedError(RuntimeError):
+    """The run cannot go on; what is recorded stays, --resume goes on from there."""
+
+
+@dataclass
+class Member:
+    """One worker process."""
+
+    name: str
+    actor: ActorHandle
+    index: int  # chooses its replica
+    node: str = ""  # known once it is up
+    lease: Lease | None = None
+    task: TaskId | None = None  # of its simulator
+    episodes: int = 0
+    deadline: float = math.inf  # on the crew's clock, when it counts as hung
+
+
+@dataclass(frozen=True)
+class Report:
+    """How an attempt came back: a result, or the exception that stands for it."""
+
+    member: Member
+    result: EpisodeResult | None
+    error: Exception | None
+
+
+def wishes_of(config: EvaluateConfig) -> Wishes:
+    """What the user asked for in workers and replicas."""
+    cluster = config.cluster
+    return Wishes(
+        cluster.workers,
+        cluster.replicas,
+        cluster.gpus_per_replica,
+        cluster.worker_memory_gb,
+        cluster.max_batch_size,
+    )
+
+
+def cluster_size() -> ClusterSize:
+    """What the connected cluster has now."""
+    resources = ray.cluster_resources()
+    return ClusterSize(
+        resources.get("CPU", 0.0), resources.get("GPU", 0.0), resources.get("memory", 0.0)
+    )
+
+
+class Crew:
+    """Keeps as many replicas and workers as `scaling` decides; a context that ends them all."""
+
+    def __init__(
+        self,
+        run: RunPlan,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.members: list[Member] = []
+        self.waited_s = 0.0  # seconds in which the driver had nothing to do
+        self._run = run
+        self._say = say
+        self._clock = clock
+        self._cluster = run.config.cluster
+        self._wishes = wishes_of(run.config)
+        self._replicas: list[ActorHandle] = []
+        self._pings: dict[ray.ObjectRef[ReplicaInfo], ActorHandle] = {}
+        self._answering: set[ActorHandle] = set()
+        self._pending: dict[ray.ObjectRef[Any], Member] = {}
+        self._names = itertools.count()
+        self._start_failures = 0
+        self._looked = -math.inf
+        self._started = clock()
+        self._told = False
+        size = cluster_size()
+        self._replica_footprint = scaling.replica_footprint(size, self._wishes)
+        self._worker_footprint = scaling.worker_footprint(size, self._wishes)
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for member in list(self.members):
+            self.dismiss(member)
+        for replica in self._replicas:
+            actors.stop(replica)
+        request_resources(bundles=[])
+
+    # -- size ---------------------------------------------------------------------------------
+
+    def look(self, remaining: int) -> None:
+        """Now and then: grow to what the cluster has, and see whether the replicas live."""
+        self._check_replicas()
+        if self._clock() - self._looked < (LOOK_S if self._answering else LOOK_AGAIN_S):
+            return
+        self._looked = self._clock()
+        size = cluster_size()
+        self._grow_replicas(remaining, size)
+        self._grow_workers(remaining, size)
+        self._ask_for_nodes(remaining)
+        self._ping_replicas()
+        self._explain_silence()
+
+    def _grow_replicas(self, remaining: int, size: ClusterSize) -> None:
+        decision = scaling.scale_replicas(
+            len(self._replicas), remaining, size, self._replica_footprint, self._wishes
+        )
+        if decision.change:
+            self._say(f"starting {decision.change} replica(s): {decision.reason}")
+        settings = ReplicaSettings(
+            policy=self._run.config.policy.policy,
+            deterministic=self._run.config.policy.deterministic,
+            device="cuda" if self._replica_footprint.gpus else "cpu",
+            limits=BatchLimits(self._cluster.max_batch_size, self._cluster.max_wait_ms / 1000),
+        )
+        for _ in range(decision.change):
+            name = f"replica-{len(self._replicas)}"
+            threads = self._cluster.replica_threads
+            self._replicas.append(
+                actors.start_replica(name, settings, self._replica_footprint, threads)
+            )
+
+    def _grow_workers(self, remaining: int, size: ClusterSize) -> None:
+        count = len(self._replicas)
+        held = Footprint(count * self._replica_footprint.cpus, count * self._replica_footprint.gpus)
+        decision = scaling.scale_workers(
+            len(self.members), remaining, size, self._worker_footprint, held, self._wishes
+        )
+        if decision.change:
+            self._say(f"starting {decision.change} worker(s): {decision.reason}")
+        for _ in range(decision.change):
+            self._hire()
+
+    def _ask_for_nodes(self, remaining: int) -> None:
+        """Tell the autoscaler, where there is one, what would be used (a no-op elsewhere)."""
+        wanted = scaling.workers_worth_a_node(remaining, self._wishes).change
+        bundle = {
+            "CPU": self._worker_footprint.cpus,
+            "memory": int(self._worker_footprint.memory_bytes),
+        }
+        request_resources(bundles=[bundle] * wanted)
+
+    # -- replicas -----------------------------------------------------------------------------
+
+    @property
+    def can_decide(self) -> bool:
+        """Whether a replica answered the last ping."""
+        return bool(self._answering)
+
+    def _ping_replicas(self) -> None:
+        callers = math.ceil(len(self.members) / max(1, len(self._replicas)))
+        for replica in set(self._replicas) - set(self._pings.values()):
+            replica.expect.remote(callers)
+            self._pings[replica.info.remote()] = replica
+
+    def _check_replicas(self) -> None:
+        if not self._pings:
+            return
+        answered, _ = ray.wait(list(self._pings), num_returns=len(self._pings), timeout=0)
+        for ref in answered:
+            replica = self._pings.pop(ref)
+            self._answering.discard(replica)
+            try:
+                self._same_checkpoint(ray.get(ref))
+                self._answering.add(replica)
+            except ActorDiedError as error:
+                self._replicas.remove(replica)
+                if not self._replicas:
+                    raise RunStoppedError(f"every replica of the policy is dead: {error}") from None
+                self._say(f"a replica is dead for good: {error}")
+            except RayActorError:  # Ray is restarting it
+                continue
+
+    def _same_checkpoint(self, info: ReplicaInfo) -> None:
+        if info.checkpoint_sha256 != self._run.policy.sha256:
+            raise RunStoppedError(
+                f"node {info.node} has another checkpoint at {self._run.config.policy.policy!r}: "
+                f"{info.checkpoint_sha256[:12]}, the driver's is {self._run.policy.sha256[:12]}"
+            )
+
+    # -- workers ------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> list[Member]:
+        """Workers that are up and hold no episode."""
+        return [member for member in self.members if member.node and member.lease is None]
+
+    def _hire(self) -> None:
+        settings = WorkerSettings(
+            self._run.assets,
+            self._run.renderer,
+            self._run.policy.images,
+            self._cluster.time_limit_s,
+        )
+        index = next(self._names)
+        actor = actors.start_worker(settings, self._worker_footprint)
+        member = Member(f"worker-{index}", actor, index)
+        self.members.append(member)
+        self._pending[actor.info.remote()] = member
+
+    def dismiss(self, member: Member) -> None:
+        """End a worker's process; whatever it was doing is lost."""
+        actors.stop(member.actor)
+        self.members.remove(member)
+        self._pending = {ref: other for ref, other in self._pending.items() if other is not member}
+
+    def replace(self, member: Member) -> None:
+        """End a worker's process and start another in its place."""
+        self.dismiss(member)
+        self._hire()
+
+    def assign(self, member: Member, lease: Lease, decoding: Decoding) -> None:
+        """Have an idle worker run an episode."""
+        home = member.index % len(self._replicas)
+        replicas = [*self._replicas[home:], *self._replicas[:home]]
+        member.lease = lease
+        member.task = task_of(lease.key)
+        member.deadline = self._clock() + self._cluster.time_limit_s + KILL_GRACE_S
+        self._pending[member.actor.episode.remote(lease.key, decoding, replicas)] = member
+
+    def reports(self, timeout_s: float) -> list[Report]:
+        """Attempts that came back within `timeout_s`, hung ones among them."""
+        started = time.perf_counter()
+        refs = list(self._pending)
+        done, _ = ray.wait(refs, timeout=timeout_s) if refs else ([], None)
+        if not refs:
+            time.sleep(timeout_s)
+        self.waited_s += time.perf_counter() - started
+        if done:
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        came_back = [self._report(ref, self._pending.pop(ref)) for ref in done]
+        return [report for report in [*came_back, *self._hung()] if report is not None]
+
+    def _report(self, ref: ray.ObjectRef[Any], member: Member) -> Report | None:
+        if member.lease is None:
+            self._welcome(ref, member)
+            return None
+        member.deadline = math.inf
+        member.episodes += 1
+        try:
+            return Report(member, ray.get(ref), None)
+        except Exception as error:  # of the process or of Ray: the driver decides what it costs
+            return Report(member, None, error)
+
+    def _welcome(self, ref: ray.ObjectRef[WorkerInfo], member: Member) -> None:
+        try:
+            member.node = ray.get(ref).node
+            self._start_failures = 0
+        except RayActorError as error:
+            self._start_failures += 1
+            if self._start_failures >= START_FAILURES:
+                raise RunStoppedError(f"workers do not start: {error}") from None
+            self.replace(member)
+
+    def _hung(self) -> list[Report]:
+        now = self._clock()
+        limit = self._cluster.time_limit_s
+        text = (
+            f"the episode exceeded its time limit of {limit:g} s and did not react within "
+            f"{KILL_GRACE_S:g} s more; its worker was killed (its stack is in the worker's log)"
+        )
+        return [
+            Report(member, None, TimeoutError(text))
+            for member in self.members
+            if member.lease is not None and now > member.deadline
+        ]
+
+    def _explain_silence(self) -> None:
+        """Say once what an actor that does not start is waiting for."""
+        late = self._clock() - self._started > PATIENCE_S
+        up = any(member.node for member in self.members)
+        if self._told or not late or (up and self._answering):
+            return
+        self._told = True
+        who, footprint = "a worker", self._worker_footprint
+        if up:
+            who, footprint = "a replica", self._replica_footprint
+        self._say(
+            f"waiting for {who}: it asks for {footprint.cpus:g} CPUs, {footprint.gpus:g} GPUs and "
+            f"{footprint.memory_bytes / scaling.GB:.1f} GB; the cluster has {cluster_size()}"
+        )

@@ -1,0 +1,38 @@
+"""Prometheus metrics of a run, through Ray's own exporter."""
+
+from __future__ import annotations
+
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from rsd.types import DecodeTrace, EpisodeResult
+
+LATENCY_BOUNDARIES_S = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
+
+
+class Metrics:
+    """What the driver counts; replicas report `rsd_queue_length` themselves."""
+
+    def __init__(self) -> None:
+        self._episodes = Counter("rsd_episodes", "Recorded episodes", ("arm", "suite", "outcome"))
+        self._remaining = Gauge("rsd_episodes_remaining", "Episodes still to be recorded")
+        self._latency = Histogram(
+            "rsd_chunk_latency_seconds",
+            "From a request's arrival at a replica to its actions",
+            LATENCY_BOUNDARIES_S,
+            ("arm",),
+        )
+
+    def record(self, result: EpisodeResult, remaining: int) -> None:
+        """Count one recorded episode."""
+        key = result.key
+        tags = {"arm": key.arm, "suite": key.suite, "outcome": result.outcome}
+        self._episodes.inc(1, tags)
+        self._remaining.set(remaining)
+        for chunk in result.chunks:
+            self._latency.observe(latency_s(chunk.trace), {"arm": key.arm})
+
+
+def latency_s(trace: DecodeTrace) -> float:
+    """Queue and device time of one request."""
+    device_s = trace.vision_s + trace.draft_s + trace.target_s + trace.detokenise_s
+    return trace.queue_s + device_s

@@ -1,0 +1,166 @@
+"""Live progress: a panel on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+LINE_PERIOD_S = 15.0
+FRAMES_PER_S = 2
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run is."""
+
+    planned: int
+    recorded_before: int  # by earlier sessions of a resumed run
+    outcomes: Mapping[tuple[str, str], int]  # (arm, outcome) -> episodes of this session
+    workers: int
+    running: int
+    elapsed_s: float
+
+    @property
+    def recorded_now(self) -> int:
+        """Episodes of this session."""
+        return sum(self.outcomes.values())
+
+    @property
+    def recorded(self) -> int:
+        """Episodes in the books."""
+        return self.recorded_before + self.recorded_now
+
+    @property
+    def errors(self) -> int:
+        """Episodes of this session without a verdict."""
+        return sum(count for (_, outcome), count in self.outcomes.items() if outcome == "error")
+
+    @property
+    def per_hour(self) -> float:
+        """Episodes an hour in this session; 0 before the first one."""
+        return 3600 * self.recorded_now / self.elapsed_s if self.elapsed_s else 0.0
+
+    @property
+    def left_s(self) -> float | None:
+        """Expected seconds to the end; None before the first episode."""
+        left = self.planned - self.recorded
+        return 3600 * left / self.per_hour if self.per_hour else None
+
+    def arm(self, name: str) -> tuple[int, int, int]:
+        """(successes, finished, errors) of an arm in this session."""
+        successes = self.outcomes.get((name, "success"), 0)
+        errors = self.outcomes.get((name, "error"), 0)
+        return successes, successes + self.outcomes.get((name, "timeout"), 0), errors
+
+    def line(self) -> str:
+        """The whole of it in one line."""
+        arms = "; ".join(f"{name} {_rate(*self.arm(name))}" for name in self.arms)
+        left = _duration(self.left_s)
+        return (
+            f"{self.recorded}/{self.planned} episodes, {arms or 'none finished'}, "
+            f"{self.per_hour:,.0f} an hour, {left} left"
+        )
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms with a recorded episode."""
+        return sorted({arm for arm, _ in self.outcomes})
+
+
+def _rate(successes: int, finished: int, errors: int) -> str:
+    share = f" ({100 * successes / finished:.0f} %)" if finished else ""
+    return f"{successes}/{finished}{share}" + (f", {errors} errors" if errors else "")
+
+
+def _duration(seconds: float | None) -> str:
+    return "?" if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+class Progress(Protocol):
+    """Where a run shows how it goes; a context."""
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, standing: Standing) -> None:
+        """Called after every event; decides itself how often it writes."""
+
+    def say(self, line: str) -> None:
+        """Something worth a line of its own."""
+
+
+class LineProgress:
+    """For logs."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._written = clock()
+
+    def __enter__(self) -> LineProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, standing: Standing) -> None:
+        last = standing.recorded == standing.planned
+        if last or self._clock() - self._written >= LINE_PERIOD_S:
+            self._written = self._clock()
+            self.say(standing.line())
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveProgress:
+    """For terminals."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._clock = clock
+        self._drawn = 0.0
+
+    def __enter__(self) -> LiveProgress:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, standing: Standing) -> None:
+        if self._clock() - self._drawn >= 1 / FRAMES_PER_S:
+            self._drawn = self._clock()
+            self._live.update(panel(standing), refresh=True)
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False)
+
+
+def panel(standing: Standing) -> Group:
+    """Bar, rates and a row an arm."""
+    rates = Text(
+        f"{standing.recorded}/{standing.planned} episodes   {standing.per_hour:,.0f} an hour   "
+        f"{_duration(standing.left_s)} left   {standing.running} running on {standing.workers} "
+        "workers"
+    )
+    table = Table("arm", "success so far", box=None, padding=(0, 2, 0, 0))
+    for name in standing.arms:
+        table.add_row(name, _rate(*standing.arm(name)))
+    bar = ProgressBar(total=max(1, standing.planned), completed=standing.recorded, width=60)
+    return Group(bar, rates, table)
+
+
+def make_progress(console: Console) -> Progress:
+    """Live on a terminal, lines elsewhere."""
+    return LiveProgress(console) if console.is_terminal else LineProgress(console)

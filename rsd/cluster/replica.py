@@ -1,0 +1,61 @@
+"""A loaded policy that answers chunks."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rsd.cluster.batching import BatchLimits, MicroBatcher
+from rsd.models import load_policy
+from rsd.types import Chunk, ChunkRequest
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """What a replica is made from."""
+
+    policy: str
+    deterministic: bool
+    device: str  # cpu | cuda
+    limits: BatchLimits
+
+
+@dataclass(frozen=True)
+class ReplicaInfo:
+    """What a replica says of itself."""
+
+    checkpoint_sha256: str
+    node: str
+    pid: int
+    queue: int  # requests that wait
+
+
+class PolicyReplica:
+    """One model and its micro-batcher. Holds nothing of an episode: any replica answers any chunk,
+    and the same request gets the same answer after a replica's death."""
+
+    def __init__(
+        self, settings: ReplicaSettings, on_queue: Callable[[int], None] = lambda length: None
+    ) -> None:
+        self._policy = load_policy(
+            settings.policy, deterministic=settings.deterministic, device=settings.device
+        )
+        self._batcher = MicroBatcher(self._policy.act, settings.limits)
+        self._on_queue = on_queue
+
+    async def act(self, request: ChunkRequest) -> Chunk:
+        """Decode one chunk; raises what the policy raises."""
+        self._on_queue(len(self._batcher) + 1)
+        return await self._batcher.submit(request)
+
+    async def expect(self, callers: int) -> None:
+        """So many workers ask here: a batch never waits for more than those."""
+        self._batcher.callers = callers
+
+    async def info(self) -> ReplicaInfo:
+        """Answers while the model works; also tells that the replica lives."""
+        return ReplicaInfo(
+            self._policy.checkpoint_sha256, platform.node(), os.getpid(), len(self._batcher)
+        )

@@ -1,0 +1,118 @@
+"""How many workers and replicas a cluster can hold: pure decisions with their reasons, no ray."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+GB = 1024**3
+WORKERS_PER_CPU_REPLICA = 8  # simulators that keep one CPU replica of a small policy busy
+SHARED_CPUS = 8  # up to here a CPU replica takes its time from the simulators' CPUs
+EPISODES_WORTH_A_WORKER = 10  # fewer do not pay for a node that takes minutes to start
+
+
+@dataclass(frozen=True)
+class ClusterSize:
+    """What the nodes of a cluster have in all."""
+
+    cpus: float
+    gpus: float
+    memory_bytes: float
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs, {self.gpus:g} GPUs, {self.memory_bytes / GB:.0f} GB of memory"
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one actor asks of Ray."""
+
+    cpus: float
+    gpus: float = 0.0
+    memory_bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class ScalingDecision:
+    """Start `change` actors more (never fewer: an idle one costs nothing but its reservation)."""
+
+    change: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for; None: derive it."""
+
+    workers: int | None
+    replicas: int | None
+    gpus_per_replica: float | None
+    worker_memory_gb: float
+    max_batch_size: int
+
+
+def replica_footprint(cluster: ClusterSize, wishes: Wishes) -> Footprint:
+    """A GPU and the CPU that feeds it; without GPUs a CPU, or on a small machine none of its own:
+    while a simulator waits for the replica it leaves its CPU to it."""
+    gpus = wishes.gpus_per_replica
+    if gpus is None:
+        gpus = 1.0 if cluster.gpus >= 1 else 0.0
+    if gpus > 0:
+        return Footprint(cpus=min(1.0, gpus), gpus=gpus)
+    return Footprint(cpus=1.0 if cluster.cpus > SHARED_CPUS else 0.0)
+
+
+def worker_footprint(cluster: ClusterSize, wishes: Wishes) -> Footprint:
+    """A CPU and the simulator's memory, but no more memory than the cluster has."""
+    return Footprint(1.0, 0.0, min(wishes.worker_memory_gb * GB, cluster.memory_bytes))
+
+
+def scale_replicas(
+    running: int, remaining: int, cluster: ClusterSize, replica: Footprint, wishes: Wishes
+) -> ScalingDecision:
+    """Replicas to start for `remaining` episodes, beside `running` ones."""
+    if wishes.replicas is not None:
+        return ScalingDecision(max(0, wishes.replicas - running), f"{wishes.replicas} asked for")
+    simulators = max(1, min(remaining, int(cluster.cpus), wishes.workers or remaining))
+    if replica.gpus > 0:
+        fit = int(cluster.gpus / replica.gpus)
+        useful = math.ceil(simulators / wishes.max_batch_size)
+        why = f"{cluster.gpus:g} GPUs hold {fit}, {simulators} simulators fill {useful}"
+    elif replica.cpus > 0:
+        fit = int(cluster.cpus / (WORKERS_PER_CPU_REPLICA + replica.cpus))
+        useful = math.ceil(simulators / WORKERS_PER_CPU_REPLICA)
+        why = f"one to {WORKERS_PER_CPU_REPLICA} simulators on {cluster.cpus:g} CPUs"
+    else:
+        fit = useful = 1
+        why = f"one shares the simulators' {cluster.cpus:g} CPUs"
+    return ScalingDecision(max(0, max(1, min(fit, useful)) - running), why)
+
+
+def scale_workers(
+    running: int,
+    remaining: int,
+    cluster: ClusterSize,
+    worker: Footprint,
+    held_by_replicas: Footprint,
+    wishes: Wishes,
+) -> ScalingDecision:
+    """Workers to start for `remaining` episodes (held ones included), beside `running` ones."""
+    if wishes.workers is not None:
+        wanted, why = wishes.workers, f"{wishes.workers} asked for"
+    else:
+        cpus = int((cluster.cpus - held_by_replicas.cpus) / worker.cpus)
+        memory = int(cluster.memory_bytes / worker.memory_bytes) if worker.memory_bytes else cpus
+        wanted = max(1, min(cpus, memory))
+        limit = "CPUs" if cpus <= memory else "memory"
+        why = f"{limit} for {wanted} ({cluster})"
+    if remaining < wanted:
+        wanted, why = remaining, f"{remaining} episodes left"
+    return ScalingDecision(max(0, wanted - running), why)
+
+
+def workers_worth_a_node(remaining: int, wishes: Wishes) -> ScalingDecision:
+    """Workers in all that an autoscaler should make room for."""
+    if wishes.workers is not None:
+        return ScalingDecision(min(wishes.workers, remaining), f"{wishes.workers} asked for")
+    wanted = math.ceil(remaining / EPISODES_WORTH_A_WORKER)
+    return ScalingDecision(wanted, f"{EPISODES_WORTH_A_WORKER} of {remaining} episodes for each")

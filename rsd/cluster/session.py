@@ -1,0 +1,102 @@
+"""Connecting to Ray, and a run from its plan to its last row."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray
+from rich.console import Console
+
+from rsd import provenance
+from rsd.cluster import scaling
+from rsd.cluster.crew import Crew, cluster_size, wishes_of
+from rsd.cluster.driver import Driver, Interrupts
+from rsd.cluster.progress import Standing, make_progress
+from rsd.cluster.scaling import ClusterSize
+from rsd.envs import suite_of
+from rsd.preflight import RunPlan
+from rsd.records import Books
+
+OBJECT_STORE_BYTES = 512 * 1024**2  # of a local cluster: a frame pair is 0.4 MB, and shortly lived
+SECONDS_PER_STEP = 0.03  # of an episode, decoding included, measured on one CPU core
+START_S = 20.0  # until the first episode runs
+
+
+@contextlib.contextmanager
+def connected(cpus: int | None = None) -> Iterator[None]:
+    """Ray: the cluster that RAY_ADDRESS names (`ray job submit` sets it), else one of our own on
+    this machine, with `cpus` CPUs, that ends with the context."""
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def evaluate(run: RunPlan, books: Books, console: Console) -> Standing:
+    """Run what the books lack of a plan on the connected cluster, or less after an interrupt.
+
+    Raises RunStoppedError where the cluster cannot run it.
+    """
+    with (
+        make_progress(console) as progress,
+        Interrupts(progress.say) as interrupts,
+        Crew(run, progress.say) as crew,
+    ):
+        return Driver(run, books, crew, progress, interrupts).run()
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take, as far as that is known before it starts."""
+
+    cluster: ClusterSize
+    episodes: int
+    workers: int
+    workers_reason: str
+    replicas: int
+    replicas_reason: str
+    gpus_per_replica: float
+    seconds: float  # where every episode takes all its steps
+
+
+def forecast(run: RunPlan) -> Forecast:
+    """Size a run up, on the cluster of RAY_ADDRESS or this machine, without starting an actor."""
+    if "RAY_ADDRESS" in os.environ:
+        with connected():
+            size = cluster_size()
+    else:
+        hardware = provenance.hardware()
+        size = ClusterSize(hardware["cpus"], len(hardware["gpus"]), hardware["memory_bytes"])
+    wishes = wishes_of(run.config)
+    episodes = len(run.keys)
+    replica = scaling.replica_footprint(size, wishes)
+    replicas = scaling.scale_replicas(0, episodes, size, replica, wishes)
+    held = scaling.Footprint(replicas.change * replica.cpus)
+    worker = scaling.worker_footprint(size, wishes)
+    workers = scaling.scale_workers(0, episodes, size, worker, held, wishes)
+    steps = sum(suite_of(key.suite).max_steps for key in run.keys)
+    return Forecast(
+        cluster=size,
+        episodes=episodes,
+        workers=workers.change,
+        workers_reason=workers.reason,
+        replicas=replicas.change,
+        replicas_reason=replicas.reason,
+        gpus_per_replica=replica.gpus,
+        seconds=START_S + steps * SECONDS_PER_STEP / max(1, workers.change),
+    )

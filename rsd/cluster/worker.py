@@ -1,0 +1,136 @@
+"""An environment worker: one simulator at a time, one episode after the other. No ray, no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from rsd.cluster.leases import TaskId, task_of
+from rsd.envs import make_environment, suite_of
+from rsd.episode import Decide, run_episode
+from rsd.types import Decoding, Environment, EpisodeKey, EpisodeResult, ImageSpec
+
+if TYPE_CHECKING:
+    from rsd.envs.assets import ResolvedAssets
+
+STANDARD_ERROR = 2  # the descriptor: sys.stderr may be replaced by something without one
+KILL_GRACE_S = 10.0  # after the time limit the driver waits so much longer before it kills
+
+
+class EpisodeTimeLimitError(RuntimeError):
+    """An episode has taken longer than it may; its traceback tells where it hung."""
+
+
+class NoReplicaError(RuntimeError):
+    """No replica has answered for a while: nothing is wrong with the episode."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker's simulators are made from."""
+
+    assets: ResolvedAssets
+    renderer: str
+    images: ImageSpec
+    time_limit_s: float
+
+
+class EnvWorker:
+    """Runs episodes; keeps the simulator of the last task for the next episode."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        make: Callable[..., Environment] = make_environment,
+    ) -> None:
+        self._settings = settings
+        self._make = make
+        self._env: Environment | None = None
+        self._task: TaskId | None = None
+
+    def run(self, key: EpisodeKey, decoding: Decoding, decide: Decide) -> EpisodeResult:
+        """One attempt at an episode; an exception becomes a result with outcome `error`.
+
+        Raises EpisodeTimeLimitError (this process is then not to be trusted any more) and
+        NoReplicaError.
+        """
+        started = time.perf_counter()
+        try:
+            with time_limit(self._settings.time_limit_s):
+                env = self._environment(task_of(key))
+                return run_episode(env, key, decoding, decide, suite_of(key.suite).max_steps)
+        except (EpisodeTimeLimitError, NoReplicaError):
+            raise
+        except Exception:  # whatever simulator or policy raise is recorded as what it is
+            error = traceback.format_exc()
+            wall_s = time.perf_counter() - started
+            result = error_result(key, error, self._env, wall_s=wall_s)
+            self._close()  # whatever state the simulator was in is gone
+            return result
+
+    def _environment(self, task: TaskId) -> Environment:
+        if self._env is None or self._task != task:
+            self._close()
+            suite, task_id = task
+            settings = self._settings
+            self._env = self._make(
+                suite, task_id, settings.assets, settings.renderer, settings.images
+            )
+            self._task = task
+        return self._env
+
+    def _close(self) -> None:
+        env, self._env = self._env, None
+        if env is not None:
+            with contextlib.suppress(Exception):  # a broken simulator may not close either
+                env.close()
+
+
+def error_result(
+    key: EpisodeKey, error: str, env: Environment | None = None, wall_s: float = 0.0
+) -> EpisodeResult:
+    """The record of an attempt without a verdict; nothing in it is made up."""
+    return EpisodeResult(
+        key=key,
+        instruction=env.instruction if env else "",
+        outcome="error",
+        steps=0,
+        error=error,
+        physics_s=env.timings.physics_s if env else 0.0,
+        render_s=env.timings.render_s if env else 0.0,
+        reset_s=env.timings.reset_s if env else 0.0,
+        wait_s=0.0,
+        wall_s=wall_s,
+        assets=env.assets if env else "",
+        renderer=env.renderer if env else "",
+        final_state_sha256="",
+    )
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise EpisodeTimeLimitError in the main thread, where it hangs, after so many seconds.
+
+    Code that never comes back to the interpreter is not reached: for that the driver kills the
+    process KILL_GRACE_S later, after its stack was dumped to standard error.
+    """
+
+    def on_alarm(signum: int, frame: FrameType | None) -> None:
+        raise EpisodeTimeLimitError(f"the episode exceeded its time limit of {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    faulthandler.dump_traceback_later(seconds + KILL_GRACE_S / 2, file=STANDARD_ERROR)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,307 @@
+"""Collecting demonstrations: one episode of an expert, which placements to try, and the folder
+that is filled. No ray.
+
+A demonstration's placement is drawn from its seed and never from LIBERO's 50 stored states, which
+are kept for evaluation (tests/jobs/test_collect.py compares them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rsd.demonstrations import Demonstration, merge, stored_seeds, task_file, write_demonstration
+from rsd.errors import UserError
+from rsd.suites import Task
+from rsd.types import ACTION_DIM, ImageSpec, Observation, SimTimings
+
+FIRST_SEED = 1  # seed 0 is the stream of evaluation's fixture poses (PROTOCOL 4)
+
+Act = Callable[[], np.ndarray]  # the expert's action float32 (7,) for the simulator's present state
+
+
+class FreshEnvironment(Protocol):
+    """What collecting needs of a simulator; `LiberoEnvironment` has it."""
+
+    instruction: str
+    assets: str
+    renderer: str
+    timings: SimTimings
+
+    @property
+    def proprio(self) -> np.ndarray:
+        """float32 (8,): what `observe` would report."""
+
+    def reset_fresh(self, seed: int) -> None: ...
+
+    def step(self, action: np.ndarray) -> bool: ...
+
+    def observe(self) -> Observation: ...
+
+    def state(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """Disturbances that lead the robot off the expert's path, so that the labels show how to come
+    back (DART, arXiv:1703.09327, but in bursts: single steps of noise average out at 20 Hz)."""
+
+    sigma: float = 0.2  # of the xyz offset that a burst adds to every action, in action units
+    burst_probability: float = 0.05  # that a burst starts at a step outside of one
+    burst_steps: tuple[int, int] = (4, 10)  # length of a burst, both ends included
+    slip_probability: float = 0.002  # that the gripper starts to do the opposite
+    slip_steps: int = 4
+
+
+@dataclass(frozen=True)
+class CollectionSettings:
+    """How a demonstration is recorded."""
+
+    max_steps: int  # an expert that needs more has failed
+    frame_every: int = 2  # steps from frame to frame; step 0 always has one
+    hold_steps: int = 8  # steps recorded after the goal was reached: they fill the last chunk
+    noise: NoiseSettings | None = dataclasses.field(default_factory=NoiseSettings)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An attempt that gave no demonstration."""
+
+    seed: int
+    reason: str
+
+
+class Disturbance:
+    """The noise of one episode, from a generator of its own."""
+
+    def __init__(self, settings: NoiseSettings, seed: int, task_id: int) -> None:
+        self._settings = settings
+        self._rng = np.random.default_rng([seed, task_id])
+        self._offset = np.zeros(3)
+        self._burst_left = 0
+        self._slip_left = 0
+
+    def __call__(self, label: np.ndarray) -> np.ndarray:
+        """The action float32 (7,) to execute in place of the label."""
+        settings = self._settings
+        if self._burst_left == 0 and self._rng.random() < settings.burst_probability:
+            self._burst_left = int(self._rng.integers(*settings.burst_steps, endpoint=True))
+            self._offset = self._rng.normal(0.0, settings.sigma, 3)
+        if self._slip_left == 0 and self._rng.random() < settings.slip_probability:
+            self._slip_left = settings.slip_steps
+        action = label.astype(np.float64)
+        if self._burst_left:
+            self._burst_left -= 1
+            action[:3] += self._offset
+        if self._slip_left:
+            self._slip_left -= 1
+            action[6] = -action[6]
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+
+def collect_demonstration(
+    env: FreshEnvironment,
+    act: Act,
+    task: Task,
+    seed: int,
+    images: ImageSpec,
+    settings: CollectionSettings,
+) -> Demonstration | Failure:
+    """Let the expert solve the placement of `seed`; the reason where it does not.
+
+    `act` is asked once a step, before it. Only `env.observe` renders. Exceptions propagate, and so
+    does a ValueError for an action that is not float32 (7,) within [-1, 1].
+    """
+    env.reset_fresh(seed)
+    disturb = Disturbance(settings.noise, seed, task.task_id) if settings.noise else None
+    labels: list[np.ndarray] = []
+    executed: list[np.ndarray] = []
+    proprio: list[np.ndarray] = []
+    states: list[np.ndarray] = []
+    frames: list[Observation] = []
+    hold = None  # steps still to record, from the step that reached the goal
+    while hold != 0:
+        if hold is None and len(labels) == settings.max_steps:
+            return Failure(seed, f"the goal was not reached in {settings.max_steps} steps")
+        if len(labels) % settings.frame_every == 0:
+            frames.append(env.observe())
+        states.append(env.state())
+        proprio.append(env.proprio)
+        labels.append(_checked(act()))
+        executed.append(labels[-1] if disturb is None or hold is not None else disturb(labels[-1]))
+        success = env.step(executed[-1])
+        if hold is not None:
+            hold -= 1
+        elif success:
+            hold = settings.hold_steps
+    return Demonstration(
+        instruction=env.instruction,
+        suite=task.suite,
+        task_id=task.task_id,
+        seed=seed,
+        actions=np.stack(labels),
+        executed_actions=np.stack(executed),
+        proprio=np.stack(proprio),
+        states=np.stack(states),
+        frame_steps=np.arange(0, len(labels), settings.frame_every),
+        agentview=np.stack([frame.agentview for frame in frames]),
+        wrist=np.stack([frame.wrist for frame in frames]),
+        assets=env.assets,
+        renderer=env.renderer,
+        images=images,
+        settings=dataclasses.asdict(settings),
+    )
+
+
+def _checked(action: np.ndarray) -> np.ndarray:
+    if action.shape != (ACTION_DIM,) or not np.abs(action).max() <= 1.0:
+        raise ValueError(f"the expert acts out of range: {action!r}")
+    return action.astype(np.float32)
+
+
+class Quota:
+    """Which seeds of one task to try until it has `wanted` demonstrations.
+
+    Seeds are given out in order, never more than could still be needed: whatever the number of
+    workers and the order in which they finish, the kept seeds are the lowest that succeed.
+    """
+
+    def __init__(self, wanted: int, first_seed: int, done: Iterable[int], failed: Iterable[int]):
+        self.wanted = wanted
+        self.done = set(done)
+        self.failed = set(failed)
+        self._held: set[int] = set()
+        self._again: deque[int] = deque()
+        self._next = first_seed
+
+    @property
+    def open(self) -> int:
+        """Seeds that could be given out now."""
+        return max(0, self.wanted - len(self.done) - len(self._held))
+
+    @property
+    def held(self) -> int:
+        """Seeds that are being tried."""
+        return len(self._held)
+
+    def take(self) -> int | None:
+        """The next seed to try; None where enough are done or being tried."""
+        if not self.open:
+            return None
+        seed = self._again.popleft() if self._again else self._unused()
+        self._held.add(seed)
+        return seed
+
+    def _unused(self) -> int:
+        while self._next in self.done or self._next in self.failed:
+            self._next += 1
+        self._next += 1
+        return self._next - 1
+
+    def succeeded(self, seed: int) -> None:
+        self._held.remove(seed)
+        self.done.add(seed)
+
+    def gave_nothing(self, seed: int) -> None:
+        self._held.remove(seed)
+        self.failed.add(seed)
+
+    def returned(self, seed: int) -> None:
+        """The attempt was cut short by something else than the expert: try the seed again."""
+        self._held.remove(seed)
+        self._again.append(seed)
+
+
+class Store:
+    """A folder that demonstrations are collected into; one writer at a time.
+
+    `<task>_demo.hdf5` per task (rsd/demonstrations.py); until a task is complete, `parts/` holds a
+    file per demonstration, and `failed/` a text per placement that the expert did not solve.
+    `collection.json` holds what all of them share. A kill at any moment loses the episodes that
+    were running and nothing else.
+    """
+
+    def __init__(self, folder: Path, shared: Mapping[str, Any], resume: bool) -> None:
+        """`shared`: settings that a resumed collection must not change. Raises UserError where the
+        folder is in use, cannot be written, holds something and `resume` is not asked for, or
+        holds demonstrations with other settings."""
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / ".lock").open("ab")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {folder}: {error}; choose another --output"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is collecting into {folder}") from None
+        if not resume and any(path.name != ".lock" for path in folder.iterdir()):
+            raise UserError(
+                f"{folder} is not empty; --resume adds to it, another --output starts anew"
+            )
+        self._agree(json.loads(json.dumps(shared)))
+        for unfinished in folder.rglob(".*.tmp"):  # of a killed writer
+            unfinished.unlink()
+
+    def _agree(self, shared: dict[str, Any]) -> None:
+        path = self.folder / "collection.json"
+        if not path.exists():
+            aside = path.with_name(".collection.json.tmp")
+            aside.write_text(json.dumps(shared, indent=2))
+            aside.replace(path)
+        stored = json.loads(path.read_text())
+        names = sorted(stored.keys() | shared.keys())
+        changed = [
+            f"  {name}: {stored.get(name)} -> {shared.get(name)}"
+            for name in names
+            if stored.get(name) != shared.get(name)
+        ]
+        if changed:
+            raise UserError(
+                f"{self.folder} was collected with other settings; resume with the same ones or "
+                "choose another --output:\n" + "\n".join(changed)
+            )
+
+    def quota(self, task: Task, wanted: int, first_seed: int) -> Quota:
+        """What there is of a task already, and how many more are wanted."""
+        done = stored_seeds(task_file(self.folder, task)) | {
+            int(part.stem) for part in self._parts(task)
+        }
+        failed = {int(path.stem) for path in (self.folder / "failed" / task.name).glob("*.txt")}
+        return Quota(wanted, first_seed, done, failed)
+
+    def add(self, demo: Demonstration) -> None:
+        """Keep a demonstration; it is safe when this returns."""
+        name = f"{demo.seed:08d}.hdf5"
+        write_demonstration(self.folder / "parts" / demo.task.name / name, demo)
+
+    def note_failure(self, task: Task, failure: Failure) -> None:
+        """Remember that a placement gives no demonstration, so that no resume tries it again."""
+        path = self.folder / "failed" / task.name / f"{failure.seed:08d}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(failure.reason + "\n")
+
+    def merge(self, task: Task) -> None:
+        """Move a task's parts into its file."""
+        merge(self._parts(task), task_file(self.folder, task))
+        for folder in (self.folder / "parts" / task.name, self.folder / "parts"):
+            with contextlib.suppress(OSError):  # absent, or another task's parts are in it
+                folder.rmdir()
+
+    def _parts(self, task: Task) -> list[Path]:
+        return sorted((self.folder / "parts" / task.name).glob("[0-9]*.hdf5"))
+
+    def close(self) -> None:
+        """Let another process write."""
+        self._lock.close()

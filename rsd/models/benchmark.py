@@ -1,0 +1,107 @@
+"""Chunk latency of the decode modes, same weights and inputs (`jobs/benchmark.py decoding`)."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsd.models.policy import SmallVLAPolicy
+from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, Observation
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One mode at one batch size; times in ms, medians over batches unless said otherwise."""
+
+    name: str
+    batch: int
+    total_ms: float  # whole call, numpy in to numpy out
+    p95_ms: float
+    vision_ms: float
+    draft_ms: float
+    target_ms: float
+    detokenise_ms: float
+    passes: float  # mean
+    acceptance: tuple[float, ...]  # accepted / drafted tokens per layer
+    canonical: float  # fraction of chunks with a near tie
+    same_codes: float  # fraction of chunks whose codes equal the first mode's
+
+
+def benchmark(
+    policy: SmallVLAPolicy,
+    observations: Sequence[tuple[Observation, np.ndarray | None]],
+    decodings: dict[str, Decoding],
+    batches: Sequence[int],
+    repeats: int,
+) -> list[Latency]:
+    """Time every decoding at every batch size on the same (observation, previous codes).
+
+    The modes take turns batch by batch, so that a noisy machine hits all of them alike.
+    """
+    rows = []
+    for batch in batches:
+        groups = [
+            observations[start : start + batch]
+            for start in range(0, len(observations) - batch + 1, batch)
+        ]
+        seconds: dict[str, list[float]] = {name: [] for name in decodings}
+        answers: dict[str, list[list[Chunk]]] = {name: [] for name in decodings}
+        for repeat in range(repeats + 1):  # the first round warms up
+            for index, group in enumerate(groups):
+                for name, decoding in decodings.items():
+                    requests = _requests(group, decoding, index * batch)
+                    started = time.perf_counter()
+                    chunks = policy.act(requests)
+                    if repeat:
+                        seconds[name].append(time.perf_counter() - started)
+                        answers[name].append(chunks)
+        first = next(iter(decodings))
+        for name in decodings:
+            rows.append(_latency(name, batch, seconds[name], answers[name], answers[first]))
+    return rows
+
+
+def _requests(
+    group: Sequence[tuple[Observation, np.ndarray | None]], decoding: Decoding, offset: int
+) -> list[ChunkRequest]:
+    key = EpisodeKey("benchmark", "benchmark", 0, 0)
+    return [
+        ChunkRequest(observation, decoding, key, offset + index, previous)
+        for index, (observation, previous) in enumerate(group)
+    ]
+
+
+def _latency(
+    name: str,
+    batch: int,
+    seconds: list[float],
+    answers: list[list[Chunk]],
+    reference: list[list[Chunk]],
+) -> Latency:
+    traces = [chunk.trace for chunks in answers for chunk in chunks]
+    pairs = [
+        (ours.codes, theirs.codes)
+        for chunks, others in zip(answers, reference, strict=True)
+        for ours, theirs in zip(chunks, others, strict=True)
+    ]
+    drafted = np.sum([trace.drafted for trace in traces], axis=0)
+    accepted = np.sum([trace.accepted for trace in traces], axis=0)
+    judged = drafted > 0
+    return Latency(
+        name=name,
+        batch=batch,
+        total_ms=1000 * statistics.median(seconds),
+        p95_ms=1000 * float(np.quantile(seconds, 0.95)),
+        vision_ms=1000 * statistics.median(trace.vision_s for trace in traces),
+        draft_ms=1000 * statistics.median(trace.draft_s for trace in traces),
+        target_ms=1000 * statistics.median(trace.target_s for trace in traces),
+        detokenise_ms=1000 * statistics.median(trace.detokenise_s for trace in traces),
+        passes=float(np.mean([trace.passes for trace in traces])),
+        acceptance=tuple((accepted[judged] / drafted[judged]).tolist()),
+        canonical=float(np.mean([trace.canonical for trace in traces])),
+        same_codes=float(np.mean([np.array_equal(a, b) for a, b in pairs])),
+    )

@@ -1,0 +1,117 @@
+"""Everything that can be found wrong with a run before it starts. No torch, no ray."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from rsd.config import EvaluateConfig, check, check_layers, execution, identity, plan, resolve_arms
+from rsd.envs import FAMILIES, family_of
+from rsd.errors import UserError
+from rsd.models import PolicyInfo, inspect_policy
+from rsd.provenance import provenance
+from rsd.records import RUN_FILE, Books
+from rsd.types import Arm, EpisodeKey
+
+if TYPE_CHECKING:
+    from rsd.envs.assets import ResolvedAssets
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A checked run: what is asked for, and what the machine has for it."""
+
+    run_id: str
+    config: EvaluateConfig
+    arms: dict[str, Arm]
+    keys: list[EpisodeKey]
+    policy: PolicyInfo
+    assets: ResolvedAssets
+    renderer: str
+
+
+def prepare(config: EvaluateConfig) -> RunPlan:
+    """Check a configuration against this machine; writes nothing.
+
+    Raises UserError for whatever the user has to mend: names, numbers, checkpoint, assets,
+    renderer. The cheapest checks come first.
+    """
+    check(config)
+    suites = list(config.episodes.task_suite)
+    family = FAMILIES[family_of(suites[0])]
+    policy = inspect_policy(config.policy.policy)
+    check_layers(config, policy.layers)
+    return RunPlan(
+        run_id=_new_run_id(suites),
+        config=config,
+        arms={arm.name: arm for arm in resolve_arms(config)},
+        keys=plan(config),
+        policy=policy,
+        renderer=family.renderer(config.simulator.renderer),
+        assets=family.assets(config.simulator.assets, suites),
+    )
+
+
+def _new_run_id(suites: list[str]) -> str:
+    """Sorts by time, says what it is, and differs between runs of one second."""
+    started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return f"{started}-{re.sub(r'[^a-z0-9_]', '', '+'.join(suites))}-{uuid.uuid4().hex[:4]}"
+
+
+def output_of(run: RunPlan) -> str:
+    """Where the run's folder is: `--output`, else results/<run_id>.
+
+    A working folder that `ray job submit` uploaded is deleted some time after the job, so there
+    relative paths start at the home folder.
+    """
+    output = run.config.output.output or f"results/{run.run_id}"
+    uploaded = "working_dir_files" in Path.cwd().parts  # where Ray unpacks it
+    if uploaded and "://" not in output:
+        return str(Path.home() / output)
+    return output
+
+
+def open_books(run: RunPlan, say: Callable[[str], None]) -> Books:
+    """The books of a run in its output folder.
+
+    `--resume` on a folder without a run starts one, so that one command line serves every
+    restart. Raises UserError for an output that cannot be used.
+    """
+    output = output_of(run)
+    resume = run.config.output.resume and holds_a_run(output)
+    if run.config.output.resume and not resume:
+        say(f"nothing is recorded in {output} yet: this is a new run")
+    return Books.open(output, _run_record(run), resume=resume)
+
+
+def holds_a_run(output: str) -> bool:
+    """Whether a run was started in `output`; raises UserError for a URI that cannot be opened."""
+    try:
+        if "://" not in output:
+            return pafs.LocalFileSystem().get_file_info(f"{output}/{RUN_FILE}").is_file
+        files, root = pafs.FileSystem.from_uri(output)
+        return files.get_file_info(f"{root}/{RUN_FILE}").is_file
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"cannot open output {output!r}: {error}") from error
+
+
+def _run_record(run: RunPlan) -> dict[str, Any]:
+    """What run.json says of a run."""
+    return {
+        "run_id": run.run_id,
+        "config": identity(run.config),
+        "execution": execution(run.config),
+        "checkpoint_sha256": run.policy.sha256,
+        "assets": run.assets.name,
+        "assets_fingerprint": run.assets.fingerprint,
+        "renderer": run.renderer,
+        **provenance(),
+    }

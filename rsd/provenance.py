@@ -1,0 +1,110 @@
+"""Where a result comes from: code, packages, machine; for run.json. No torch, no ray."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "hf-libero",
+    "mujoco",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "ray",
+    "robosuite",
+    "safetensors",
+    "torch",
+    "transformers",
+)
+
+
+def provenance() -> dict[str, Any]:
+    """`code`, `packages`, `hardware` of this process."""
+    return {"code": code(), "packages": packages(), "hardware": hardware()}
+
+
+def code() -> dict[str, Any]:
+    """The commit where there is one, and always a hash over the sources: a working folder that
+    `ray job submit` uploads has no history."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": None if changes is None else bool(changes),
+        "source_sha256": digest.hexdigest(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Standard output of a git command in this checkout; None without git or history."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def packages() -> dict[str, str]:
+    """Versions of the installed packages that may change a result."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def hardware() -> dict[str, Any]:
+    """The driver's machine; each row names the node that it ran on."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "node": platform.node(),
+        "cpu": _cpu_model(),
+        "cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "memory_bytes": memory_bytes(),
+        "gpus": _gpus(),
+    }
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Physical memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _gpus() -> list[str]:
+    """Models of NVIDIA's GPUs as their driver names them."""
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import assert_exactly_once, processes, rows, run_toy, same_worlds
+
+from rsd import records
+
+pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.timeout(240)]
+
+FORTY = ["--task-suite", "toy_slow", "--tasks", "0", "1", "2", "3", "--num-trials", "10"]
+
+
+def kill_at_random(kind: str, seed: int, kills: int) -> threading.Thread:
+    """SIGKILL processes of `kind` at seeded moments of the run that the main thread does."""
+    dice = random.Random(seed)
+
+    def work() -> None:
+        killed = 0
+        while killed < kills:
+            time.sleep(dice.uniform(0.3, 1.2))
+            victims = processes(kind)
+            if victims:
+                victim = dice.choice(victims)
+                with_it = psutil.Process(victim.pid)
+                with_it.kill()
+                killed += 1
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_every_planned_episode_is_recorded_once_and_arms_are_paired(tmp_path: Path) -> None:
+    flags = ["--task-suite", "toy", "--num-trials", "5", "--arms"]
+    standing, _ = run_toy(tmp_path, *flags, "autoregressive", "speculative", "parallel@2")
+    assert standing.recorded == standing.planned == 150
+    assert_exactly_once(tmp_path, arms=3, episodes_per_arm=50)
+    assert all(len(states) == 1 for states in same_worlds(tmp_path).values())
+    chunks = records.read_chunks(str(tmp_path)).to_pandas()
+    assert (chunks[chunks["arm"] == "parallel@2"]["layers"] == 2).all()
+    assert (chunks["queue_s"] > 0).all()
+
+
+def test_a_killed_worker_costs_one_retry_and_no_episode(tmp_path: Path) -> None:
+    killer = kill_at_random("EnvWorkerActor.episode", seed=1, kills=3)
+    run_toy(tmp_path, *FORTY)
+    killer.join(1)
+    assert not killer.is_alive()
+    assert_exactly_once(tmp_path, arms=2, episodes_per_arm=40)
+    assert rows(tmp_path)["attempts"].sum() == 80 + 3
+
+
+def test_a_killed_replica_costs_nothing_but_time(tmp_path: Path) -> None:
+    killer = kill_at_random("PolicyReplicaActor", seed=2, kills=2)
+    run_toy(tmp_path, *FORTY)
+    killer.join(1)
+    assert not killer.is_alive()
+    assert_exactly_once(tmp_path, arms=2, episodes_per_arm=40)
+    assert (rows(tmp_path)["attempts"] == 1).all()
+
+
+def test_with_two_replicas_the_other_one_answers(tmp_path: Path) -> None:
+    killer = kill_at_random("PolicyReplicaActor", seed=3, kills=1)
+    run_toy(tmp_path, *FORTY, "--replicas", "2")
+    killer.join(1)
+    assert_exactly_once(tmp_path, arms=2, episodes_per_arm=40)
+    assert (rows(tmp_path)["attempts"] == 1).all()
+
+
+def test_broken_simulators_become_errors_with_their_traceback_and_spare_their_neighbours(
+    tmp_path: Path,
+) -> None:
+    """Task 0 raises, task 1 hangs, task 2 ends the process; odd trials only."""
+    flags = ["--task-suite", "toy_faults", "--num-trials", "2", "--arms", "parallel"]
+    run_toy(tmp_path, *flags, "--retries", "1", "--time-limit-s", "1")
+    table = rows(tmp_path).set_index(["task_id", "trial"])
+    assert len(table) == 6
+    for task, told in enumerate(["toy simulator has diverged", "time limit of 1 s", "died"]):
+        assert table.loc[(task, 0), "outcome"] in ("success", "timeout")
+        assert table.loc[(task, 1), "outcome"] == "error"
+        assert told in table.loc[(task, 1), "error"]
+        assert table.loc[(task, 1), "attempts"] == 2
+    assert "in _raise" in table.loc[(0, 1), "error"]
+    assert "in _hang" in table.loc[(1, 1), "error"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [("toy-nan", "NaN or infinity"), ("toy-crash", "the toy policy has crashed")],
+)
+def test_a_policy_that_breaks_is_an_error_and_not_a_failure(
+    policy: str, told: str, tmp_path: Path
+) -> None:
+    flags = ["--task-suite", "toy", "--tasks", "0", "--num-trials", "4", "--arms", "parallel"]
+    standing, _ = run_toy(tmp_path, *flags, "--policy", policy, "--retries", "1")
+    table = rows(tmp_path).set_index("trial")
+    assert standing.errors == 2
+    assert (table.loc[[1, 3], "outcome"] == "error").all()
+    assert table.loc[[1, 3], "error"].str.contains(told).all()
+    assert table.loc[[0, 2], "outcome"].isin(["success", "timeout"]).all()
+
+
+def test_resume_runs_what_is_not_recorded_and_nothing_else(tmp_path: Path) -> None:
+    flags = ["--task-suite", "toy", "--num-trials", "2"]
+    run_toy(tmp_path, *flags)
+    episodes = sorted((tmp_path / "episodes").glob("*.parquet"))
+    episodes[0].unlink()
+    left = len(rows(tmp_path))
+    assert 0 < left < 40
+    standing, _ = run_toy(tmp_path, *flags, "--resume", "--workers", "1")
+    assert standing.recorded_before == left
+    assert standing.recorded_now == 40 - left
+    assert_exactly_once(tmp_path, arms=2, episodes_per_arm=20)
+
+
+def test_workers_are_replaced_after_so_many_episodes(tmp_path: Path) -> None:
+    flags = ["--task-suite", "toy", "--tasks", "0", "--num-trials", "6", "--arms", "parallel"]
+    run_toy(tmp_path, *flags, "--workers", "1", "--episodes-per-worker", "3")
+    assert rows(tmp_path)["worker"].value_counts().to_list() == [3, 3]
+
+
+def test_a_replica_with_another_checkpoint_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rsd.cluster.crew import RunStoppedError
+    from rsd.models import toy
+
+    monkeypatch.setattr(toy, "sha256", lambda variant: "0" * 64)
+    with pytest.raises(RunStoppedError, match="another checkpoint"):
+        run_toy(tmp_path, "--task-suite", "toy")

@@ -1,0 +1,59 @@
+"""A small untrained policy and made-up observations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rsd.architecture import RFSQConfig, SmallVLAConfig, TransformerConfig
+from rsd.models import policy
+from rsd.models.small_vla import SmallVLA
+from rsd.types import ChunkRequest, Decoding, EpisodeKey, ImageSpec, Observation
+
+IMAGES = ImageSpec(48, 48, 0, False)
+CONFIG = SmallVLAConfig(
+    tokeniser=RFSQConfig(latent_dim=7, layers=4, hidden=0, overlap=3.0),
+    target=TransformerConfig(32, 2, 2),
+    draft=TransformerConfig(16, 1, 2),
+    channels=(8, 16, 16),
+    keypoints=4,
+    word_buckets=64,
+)
+
+
+def small_model(seed: int = 0) -> SmallVLA:
+    """Random weights; code embeddings enlarged so that finer layers depend on coarser codes."""
+    torch.manual_seed(seed)
+    model = SmallVLA(CONFIG, IMAGES.height)
+    with torch.no_grad():
+        model.target.code_embedding.mul_(20)
+        for head in model.target.heads:
+            head.weight.mul_(10)  # type: ignore[operator]
+    return model
+
+
+def small_checkpoint(path: Path, seed: int = 0) -> Path:
+    policy.save(small_model(seed), path, IMAGES, {"data": "none"})
+    return path
+
+
+def requests(count: int, decoding: Decoding, seed: int = 0) -> list[ChunkRequest]:
+    rng = np.random.default_rng(seed)
+    size = (IMAGES.height, IMAGES.width, 3)
+    return [
+        ChunkRequest(
+            Observation(
+                rng.integers(0, 256, size, dtype=np.uint8),
+                rng.integers(0, 256, size, dtype=np.uint8),
+                rng.normal(size=8).astype(np.float32),
+                f"pick up the bowl number {index}",
+            ),
+            decoding,
+            EpisodeKey("arm", "suite", index, 0),
+            chunk_index=1,
+            previous_codes=rng.integers(0, 7, (8, 7, 4)) if index % 2 else None,
+        )
+        for index in range(count)
+    ]

@@ -1,0 +1,158 @@
+"""The policy: same answers in every batch and mode, honest traces, clear refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rsd.decoding.modes import speculative
+from rsd.errors import UserError
+from rsd.models import checkpoint, policy
+from rsd.models.policy import NonFiniteError, SmallVLAPolicy
+from rsd.types import Decoding
+from tests.decoding.small_policy import CONFIG, IMAGES, requests, small_checkpoint, small_model
+
+AUTOREGRESSIVE = Decoding("autoregressive")
+SPECULATIVE = Decoding("speculative")
+BATCH = 6
+
+
+@pytest.fixture(scope="module")
+def small() -> SmallVLAPolicy:
+    return SmallVLAPolicy(small_model(), IMAGES, "none")
+
+
+def _actions(chunks) -> np.ndarray:  # type: ignore[no-untyped-def]
+    return np.stack([chunk.actions for chunk in chunks])
+
+
+@pytest.mark.parametrize("layers", [None, 1, 3])
+def test_paired_exact_arms_give_the_same_actions_bit_for_bit(
+    small: SmallVLAPolicy, layers: int | None
+) -> None:
+    slow = small.act(requests(BATCH, dataclasses.replace(AUTOREGRESSIVE, layers=layers)))
+    fast = small.act(requests(BATCH, dataclasses.replace(SPECULATIVE, layers=layers)))
+    assert np.array_equal(_actions(slow), _actions(fast))
+    for chunk in fast:
+        assert 1 <= chunk.trace.passes <= chunk.trace.layers
+        assert sum(chunk.trace.accepted) <= sum(chunk.trace.drafted)
+
+
+@pytest.mark.parametrize("mode", [AUTOREGRESSIVE, SPECULATIVE, Decoding("parallel")])
+def test_an_answer_does_not_depend_on_the_batch(small: SmallVLAPolicy, mode: Decoding) -> None:
+    together = small.act(requests(BATCH, mode))
+    alone = [small.act([request])[0] for request in requests(BATCH, mode)]
+    assert np.array_equal(_actions(together), _actions(alone))
+
+
+def test_sampled_answers_do_not_depend_on_the_batch(small: SmallVLAPolicy) -> None:
+    decoding = Decoding("speculative", rule="sampling")
+    together = small.act(requests(BATCH, decoding))
+    alone = [small.act([request])[0] for request in requests(BATCH, decoding)]
+    assert np.array_equal(_actions(together), _actions(alone))
+
+
+def test_a_near_tie_is_settled_by_the_canonical_computation() -> None:
+    """Two equal best levels everywhere: whichever rounding favours, both arms must agree."""
+    model = small_model()
+    with torch.no_grad():
+        for head in model.target.heads:
+            head.weight.zero_()  # type: ignore[operator]
+            head.bias.zero_()  # type: ignore[operator]
+    tied = SmallVLAPolicy(model, IMAGES, "none")
+    slow, fast = tied.act(requests(2, AUTOREGRESSIVE)), tied.act(requests(2, SPECULATIVE))
+    assert all(chunk.trace.canonical for chunk in fast)
+    assert np.array_equal(_actions(slow), _actions(fast))
+
+
+def test_nan_weights_raise_instead_of_acting() -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.target.norm.weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match="NaN"):
+        SmallVLAPolicy(model, IMAGES, "none").act(requests(1, AUTOREGRESSIVE))
+
+
+def test_frames_of_another_size_are_refused(small: SmallVLAPolicy) -> None:
+    request = requests(1, AUTOREGRESSIVE)[0]
+    wide = dataclasses.replace(request.observation, agentview=np.zeros((64, 48, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match="reads"):
+        small.act([dataclasses.replace(request, observation=wide)])
+
+
+def test_the_draft_reads_nothing_from_the_targets_backbone(small: SmallVLAPolicy) -> None:
+    """With the target's trunk replaced by one that fails, the draft has still been launched."""
+
+    class Failing(Exception):
+        pass
+
+    def fail(*_: object) -> None:
+        raise Failing
+
+    model = small_model()
+    launched: list[str] = []
+    model.draft.register_forward_pre_hook(lambda *_: launched.append("draft"))
+    original = model.draft.prefill
+
+    def prefill(*arguments: torch.Tensor) -> object:
+        launched.append("draft")
+        return original(*arguments)
+
+    model.draft.prefill = prefill  # type: ignore[method-assign, assignment]
+    model.target.prefill = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(Failing):
+        SmallVLAPolicy(model, IMAGES, "none").act(requests(1, SPECULATIVE))
+    assert launched == ["draft"]
+    assert speculative is not None
+
+
+def test_a_saved_checkpoint_acts_as_before(tmp_path: Path) -> None:
+    path = small_checkpoint(tmp_path / "saved")
+    info = checkpoint.inspect(str(path))
+    assert (info.chunk_steps, info.layers, info.images) == (8, 4, IMAGES)
+    assert info.model == CONFIG
+    loaded = policy.load(str(path), deterministic=True, device="cpu")
+    before = SmallVLAPolicy(small_model(), IMAGES, "none").act(requests(2, SPECULATIVE))
+    assert np.array_equal(_actions(before), _actions(loaded.act(requests(2, SPECULATIVE))))
+
+
+def _spoil(path: Path, **changes: object) -> None:
+    file = path / checkpoint.CONFIG_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_bad_checkpoints_are_refused_with_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no checkpoint"):
+        checkpoint.inspect(str(tmp_path / "nowhere"))
+
+    truncated = small_checkpoint(tmp_path / "truncated")
+    weights = truncated / checkpoint.WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="truncated"):
+        checkpoint.inspect(str(truncated))
+
+    foreign = small_checkpoint(tmp_path / "foreign")
+    _spoil(foreign, architecture="small_vlaa")
+    with pytest.raises(UserError, match="did you mean 'small_vla'"):
+        checkpoint.inspect(str(foreign))
+
+    other = small_checkpoint(tmp_path / "other")
+    _spoil(other, conventions={"action": "delta joints"})
+    with pytest.raises(UserError, match="action convention"):
+        checkpoint.inspect(str(other))
+
+    resized = small_checkpoint(tmp_path / "resized")
+    wider = dataclasses.replace(CONFIG, word_buckets=128)
+    _spoil(resized, model=dataclasses.asdict(wider))
+    with pytest.raises(UserError, match=r"text\.words\.weight"):
+        checkpoint.inspect(str(resized))
+
+
+def test_layers_that_the_policy_lacks_are_refused(small: SmallVLAPolicy) -> None:
+    with pytest.raises(UserError, match=r"layers 1\.\.4"):
+        small.act(requests(1, Decoding("autoregressive", layers=9)))

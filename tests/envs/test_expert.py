@@ -1,0 +1,250 @@
+"""The scripted experts: their skills without a simulator, and one real task, freshly placed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rsd.experts import PrivilegedState, make_expert, read_state, skills
+from rsd.experts.spatial import (
+    BOWL,
+    CABINET,
+    PLATE,
+    SPATIAL_TASKS,
+    Phase,
+    SpatialExpert,
+    spatial_settings,
+)
+
+UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])  # wxyz
+POINTING_DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # xyzw
+
+
+def scene(**changes: Any) -> PrivilegedState:
+    """A table scene: open gripper high above, bowl at the origin of the table, plate 0.2 m left."""
+    state = PrivilegedState(
+        eef_pos=np.array([-0.2, 0.0, 1.17]),
+        eef_quat=POINTING_DOWN,
+        finger_qpos=np.array([0.04, -0.04]),
+        finger_qvel=np.zeros(2),
+        object_pos={
+            BOWL: np.array([0.0, 0.0, 0.898]),
+            PLATE: np.array([0.0, 0.2, 0.902]),
+            CABINET: np.array([0.03, -0.27, 0.905]),
+        },
+        object_quat={BOWL: UPRIGHT, PLATE: UPRIGHT, CABINET: UPRIGHT},
+        grasped=frozenset(),
+    )
+    return replace(state, **changes)
+
+
+def table_expert() -> SpatialExpert:
+    """The expert of the plainest task, the bowl at the table's centre."""
+    return SpatialExpert(spatial_settings(2))
+
+
+def grasp_of(state: PrivilegedState) -> np.ndarray:
+    """Where the table expert wants the grip site, from its settings alone."""
+    settings = spatial_settings(2)
+    outward = np.array([np.cos(settings.azimuth), np.sin(settings.azimuth), 0.0])
+    up = np.array([0.0, 0.0, settings.grip_height])
+    return state.object_pos[BOWL] + settings.grip_radius * outward + up
+
+
+def test_servo_keeps_its_direction_and_saturates() -> None:
+    action = skills.servo(np.array([0.3, 0.4, 0.0]), gain=1.0, limit=0.8)
+    np.testing.assert_allclose(action, [0.48, 0.64, 0.0])
+    small = skills.servo(np.array([0.01, 0.0, 0.0]), gain=1.0, limit=0.8)
+    np.testing.assert_allclose(small, [0.2, 0.0, 0.0])
+
+
+def test_the_funnel_rises_before_it_crosses_and_drops_only_over_the_goal() -> None:
+    goal = np.zeros(3)
+    low = skills.funnel(np.array([0.3, 0.0, 0.0]), goal, clearance=0.1, slope=1.5, radius=0.01)
+    np.testing.assert_allclose(low, [0.3, 0.0, 0.1])
+    high = skills.funnel(np.array([0.3, 0.0, 0.1]), goal, clearance=0.1, slope=1.5, radius=0.01)
+    np.testing.assert_allclose(high, [0.0, 0.0, 0.1])
+    over = skills.funnel(np.array([0.005, 0.0, 0.1]), goal, clearance=0.1, slope=1.5, radius=0.01)
+    np.testing.assert_allclose(over, [0.0, 0.0, 0.0])
+
+
+def test_every_start_flows_down_the_funnel_to_the_goal() -> None:
+    goal = np.array([0.1, -0.2, 0.9])
+    for start in ([0.4, 0.3, 0.9], [0.1, -0.2, 1.3], [-0.3, 0.0, 1.1], [0.13, -0.2, 0.88]):
+        position = np.array(start)
+        for _ in range(400):
+            waypoint = skills.funnel(position, goal, clearance=0.1, slope=1.5, radius=0.01)
+            position = position + 0.01 * skills.servo(waypoint - position, gain=1.3, limit=1.0)
+        np.testing.assert_allclose(position, goal, atol=1e-3)
+
+
+def test_the_rim_point_follows_a_tilted_bowl() -> None:
+    upright = skills.rim_point(np.zeros(3), UPRIGHT, np.pi / 2, radius=0.05, height=0.03)
+    np.testing.assert_allclose(upright, [0.0, 0.05, 0.03], atol=1e-12)
+    half = np.pi / 12  # tilted by 30 degrees about x: the +y rim goes up
+    tilted = np.array([np.cos(half), np.sin(half), 0.0, 0.0])
+    point = skills.rim_point(np.zeros(3), tilted, np.pi / 2, radius=0.05, height=0.03)
+    assert point[2] == pytest.approx(0.05 * 0.5 + 0.03 * np.cos(np.pi / 6))
+
+
+def test_the_gripper_turns_the_short_way_to_a_rim() -> None:
+    assert skills.gripper_yaw(np.pi / 2) == pytest.approx(0.0)
+    assert skills.gripper_yaw(-np.pi / 2) == pytest.approx(0.0)
+    assert skills.gripper_yaw(np.radians(156)) == pytest.approx(np.radians(66))
+    assert abs(skills.gripper_yaw(0.0)) == pytest.approx(np.pi / 2)
+
+
+def test_alignment_is_idle_within_the_deadband_and_turns_towards_the_yaw_beyond() -> None:
+    np.testing.assert_array_equal(skills.align(POINTING_DOWN, 0.05, 1.0, 0.1), np.zeros(3))
+    turn = skills.align(POINTING_DOWN, 0.3, 1.0, 0.1)
+    np.testing.assert_allclose(turn, [0.0, 0.0, 0.4], atol=1e-9)
+
+
+def test_an_open_gripper_above_the_table_reaches_for_the_rim() -> None:
+    action = table_expert().act(scene())
+    assert action.dtype == np.float32 and action.shape == (7,)
+    assert action[0] > 0 and action[6] == -1
+    np.testing.assert_array_equal(action[3:6], 0)
+
+
+def test_the_gripper_closes_at_the_rim_and_keeps_closing_when_it_is_pushed_a_little() -> None:
+    expert, state = table_expert(), scene()
+    at_rim = replace(state, eef_pos=grasp_of(state))
+    assert expert.act(at_rim)[6] == 1
+    pushed = replace(
+        at_rim,
+        eef_pos=at_rim.eef_pos + np.array([0.02, 0.0, 0.0]),
+        finger_qpos=np.array([0.02, -0.02]),
+        finger_qvel=np.array([-0.1, 0.1]),
+    )
+    assert expert.act(pushed)[6] == 1
+    assert table_expert().act(pushed)[6] == -1  # hysteresis: it would not have begun there
+
+
+def test_a_gripper_that_closed_on_nothing_opens_and_rises_without_chattering() -> None:
+    expert, state = table_expert(), scene()
+    at_rim = replace(state, eef_pos=grasp_of(state))
+    expert.act(at_rim)
+    for gap in (0.0, 0.01, 0.03, 0.05):
+        action = expert.act(replace(at_rim, finger_qpos=np.array([gap, -gap]) / 2))
+        assert action[6] == -1 and action[2] > 0
+
+
+def test_a_gripper_closed_far_from_the_bowl_opens() -> None:
+    closed = scene(finger_qpos=np.zeros(2))
+    assert table_expert().act(closed)[6] == -1
+
+
+def held(bowl: list[float]) -> PrivilegedState:
+    """The bowl at `bowl` in the fingers."""
+    state = scene(finger_qpos=np.array([0.004, -0.004]), grasped=frozenset({BOWL}))
+    moved = replace(state, object_pos={**state.object_pos, BOWL: np.array(bowl)})
+    return replace(moved, eef_pos=grasp_of(moved))
+
+
+def test_a_held_bowl_is_lifted_then_carried_then_lowered_then_released() -> None:
+    lifted = table_expert().act(held([0.0, 0.0, 0.898]))
+    assert lifted[2] > 0.5 and abs(lifted[1]) < 0.1 and lifted[6] == 1
+    carried = table_expert().act(held([0.0, 0.0, 1.02]))
+    assert carried[1] > 0.5 and carried[6] == 1
+    lowered = table_expert().act(held([0.0, 0.2, 1.0]))
+    assert lowered[2] < -0.5 and lowered[6] == 1
+    released = table_expert().act(held([0.0, 0.2, 0.912]))
+    assert released[6] == -1 and not released[:6].any()
+
+
+def test_the_bowl_is_lifted_only_when_the_fingers_have_settled_and_then_stays_lifted() -> None:
+    expert, state = table_expert(), held([0.0, 0.0, 0.898])
+    squeezing = replace(state, finger_qvel=np.array([-0.02, 0.02]))
+    assert expert.phase(squeezing) is Phase.CLOSE
+    expert.act(state)
+    assert expert.phase(squeezing) is Phase.CARRY
+
+
+def test_a_bowl_on_the_plate_is_left_alone() -> None:
+    state = scene()
+    on_plate = replace(
+        state,
+        object_pos={**state.object_pos, BOWL: np.array([0.01, 0.21, 0.912])},
+        eef_pos=np.array([0.0, 0.16, 0.94]),
+    )
+    expert = table_expert()
+    assert expert.phase(on_plate) is Phase.RETREAT
+    action = expert.act(on_plate)
+    assert action[2] > 0 and action[6] == -1 and not action[:2].any()
+
+
+def test_the_expert_forgets_a_carry_once_the_bowl_is_gone() -> None:
+    fresh, used = table_expert(), table_expert()
+    used.act(held([0.0, 0.0, 1.02]))
+    used.act(scene())
+    np.testing.assert_array_equal(fresh.act(scene()), used.act(scene()))
+
+
+def test_tasks_are_found_by_index_name_and_instruction_and_nothing_else() -> None:
+    drawer = list(SPATIAL_TASKS)[4]
+    name = f"pick_up_the_black_bowl_{drawer}_and_place_it_on_the_plate"
+    assert spatial_settings(4) is spatial_settings(name) is SPATIAL_TASKS[drawer]
+    assert spatial_settings(name.replace("_", " ")) is SPATIAL_TASKS[drawer]
+    assert spatial_settings(2, azimuth=0.5).azimuth == 0.5
+    for unknown in (10, -1, "pick up the milk"):
+        with pytest.raises(ValueError, match="unknown libero_spatial task"):
+            spatial_settings(unknown)
+    with pytest.raises(ValueError, match="no expert for suite"):
+        make_expert("libero_goal", 0)
+
+
+@pytest.fixture
+def table_center_env(
+    libero_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """LIBERO's `from_table_center` task on the given assets, without cameras."""
+    from importlib.util import find_spec
+
+    origin = find_spec("libero.libero").origin
+    root = Path(origin).parent
+    folders = {
+        "benchmark_root": root,
+        "bddl_files": root / "bddl_files",
+        "init_states": root / "init_files",
+        "datasets": tmp_path / "datasets",
+        "assets": libero_assets,
+    }
+    config = "".join(f"{key}: {folder}\n" for key, folder in folders.items())
+    (tmp_path / "config.yaml").write_text(config)
+    monkeypatch.setenv("LIBERO_CONFIG_PATH", str(tmp_path))
+    import libero.libero
+    from libero.libero.envs.env_wrapper import ControlEnv
+
+    monkeypatch.setattr(libero.libero, "_assets_path_cache", str(libero_assets), raising=False)
+    task = "pick_up_the_black_bowl_from_table_center_and_place_it_on_the_plate"
+    env = ControlEnv(
+        bddl_file_name=str(root / "bddl_files" / "libero_spatial" / f"{task}.bddl"),
+        has_offscreen_renderer=False,
+        use_camera_obs=False,
+        control_freq=20,
+        horizon=1000,
+    )
+    yield env
+    env.close()
+
+
+def test_the_expert_solves_a_real_task_from_a_fresh_placement(table_center_env: Any) -> None:
+    env = table_center_env
+    env.seed(12345)
+    env.reset()
+    for _ in range(10):
+        env.step(np.array([0, 0, 0, 0, 0, 0, -1.0]))
+    expert = make_expert("libero_spatial", 2)
+    for _ in range(130):
+        action = expert.act(read_state(env))
+        assert np.isfinite(action).all() and np.abs(action).max() <= 1
+        _, _, done, _ = env.step(action)
+        if done:
+            return
+    pytest.fail(f"not solved in 130 steps; last state {read_state(env)}")
