@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rsd import provenance
 from rsd.cluster import scaling
-from rsd.cluster.crew import Crew, cluster_size, wishes_of
+from rsd.cluster.crew import Crew, RunStoppedError, cluster_size, wishes_of
 from rsd.cluster.driver import Driver, Interrupts
 from rsd.cluster.progress import Standing, make_progress
 from rsd.cluster.scaling import ClusterSize
@@ -22,6 +22,7 @@ from rsd.preflight import RunPlan
 from rsd.records import Books
 
 OBJECT_STORE_BYTES = 512 * 1024**2  # of a local cluster: a frame pair is 0.4 MB, and shortly lived
+STARTS = 3  # tries at a local cluster: a busy machine may take longer than Ray's fixed 30 s
 SECONDS_PER_STEP = 0.03  # of an episode, decoding included, measured on one CPU core
 START_S = 20.0  # until the first episode runs
 
@@ -29,22 +30,37 @@ START_S = 20.0  # until the first episode runs
 @contextlib.contextmanager
 def connected(cpus: int | None = None) -> Iterator[None]:
     """Ray: the cluster that RAY_ADDRESS names (`ray job submit` sets it), else one of our own on
-    this machine, with `cpus` CPUs, that ends with the context."""
+    this machine, with `cpus` CPUs, that ends with the context.
+
+    Raises RunStoppedError where none of our own can be started.
+    """
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _start_local(cpus)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_local(cpus: int | None) -> None:
+    failure: Exception | None = None
+    for _ in range(STARTS):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # what Ray raises for a node that starts too slowly
+            failure = error
+            ray.shutdown()
+    raise RunStoppedError(f"Ray does not start on this machine: {failure}")
 
 
 def evaluate(run: RunPlan, books: Books, console: Console) -> Standing:

@@ -7,6 +7,7 @@ logits (B, n, T, D, V) for n consecutive layers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -80,8 +81,8 @@ def autoregressive(
                 logits, cache = target.prefill(context, codes[..., :0])
             else:
                 logits = target.extend(cache, codes[..., layer - 1 : layer], layer)
-        u = _draw(rule, uniforms, Purpose.CHOOSE, layer, 0, codes)
-        codes[..., layer] = rule.take(logits[:, 0], u)
+        u = _draw(rule, uniforms, Purpose.CHOOSE, 0, codes, range(layer, layer + 1))
+        codes[..., layer] = rule.take(logits, u)[:, 0]
         margin = torch.minimum(margin, _margin(logits)[:, 0])
     passes = torch.full((batch,), layers, dtype=torch.int64, device=context.device)
     return _unspeculated(codes, passes, margin)
@@ -142,26 +143,25 @@ def _judge(
     """
     books.rounds += 1
     books.passes += 1
-    margins = _margin(logits)
-    stood = torch.ones_like(books.codes[..., 0], dtype=torch.bool)
-    alive = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-    for layer in range(first, first + logits.shape[1]):
-        open_ = alive & (books.final == layer)
-        target_logits = logits[:, layer - first]
-        u_choose = _draw(rule, uniforms, Purpose.CHOOSE, layer, books.rounds, books.codes)
-        if layer < guessed:
-            u_accept = _draw(rule, uniforms, Purpose.ACCEPT, layer, books.rounds, books.codes)
-            accepted, codes = rule.judge(
-                guess.codes[..., layer], guess.logits[layer], target_logits, u_accept, u_choose
-            )
-            books.count(layer, open_, accepted)
-        else:
-            codes = rule.take(target_logits, u_choose)
-            accepted = torch.zeros_like(codes, dtype=torch.bool)
-        books.settle(layer, open_, codes, margins[:, layer - first])
-        stood = torch.where(open_[:, None, None], stood & accepted, stood)
-        alive = alive & (~open_ | accepted.all(dim=(1, 2)))
-    return stood
+    last = first + logits.shape[1]
+    drafted = range(first, min(guessed, last))
+    free = range(len(drafted) + first, last)
+    accepted = torch.zeros(logits.shape[:-1], dtype=torch.bool, device=logits.device)
+    codes = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
+    choose = functools.partial(_draw, rule, uniforms, Purpose.CHOOSE, books.rounds, books.codes)
+    if drafted:
+        count = len(drafted)
+        accept = _draw(rule, uniforms, Purpose.ACCEPT, books.rounds, books.codes, drafted)
+        accepted[:, :count], codes[:, :count] = rule.judge(
+            guess.codes[..., first : first + count].permute(0, 3, 1, 2),
+            torch.stack([guess.logits[layer] for layer in drafted], dim=1),
+            logits[:, :count],
+            accept,
+            choose(drafted),
+        )
+    if free:
+        codes[:, len(drafted) :] = rule.take(logits[:, len(drafted) :], choose(free))
+    return books.settle(first, accepted, codes, len(drafted), _margin(logits))
 
 
 class _Books:
@@ -180,15 +180,33 @@ class _Books:
         self.margin = torch.full((batch,), torch.inf, device=device)
         self._done: list[tuple[Tensor, Decoded]] = []
 
-    def settle(self, layer: int, open_: Tensor, codes: Tensor, margin: Tensor) -> None:
-        """Make `layer` final in the open rows."""
-        self.codes[..., layer] = torch.where(open_[:, None, None], codes, self.codes[..., layer])
-        self.margin = torch.where(open_, torch.minimum(self.margin, margin), self.margin)
-        self.final = self.final + open_
+    def settle(
+        self, first: int, accepted: Tensor, codes: Tensor, drafted: int, margin: Tensor
+    ) -> Tensor:
+        """Make layers final, from each row's first open one through its first rejected token.
 
-    def count(self, layer: int, open_: Tensor, accepted: Tensor) -> None:
-        self.drafted[:, layer] += open_ * accepted[0].numel()
-        self.accepted[:, layer] += open_ * accepted.sum(dim=(1, 2))
+        For layers first.. (n of them, the first `drafted` of which had a guess): accepted and
+        codes (B, n, T, D), margin (B, n). Returns bool (B, T, D): the latents that were accepted
+        in every layer made final.
+        """
+        count = codes.shape[1]
+        layers = torch.arange(first, first + count, device=codes.device)
+        past = layers < self.final[:, None]
+        passable = past | accepted.flatten(2).all(dim=2)
+        settled = ~past
+        settled[:, 1:] &= passable[:, :-1].cumprod(dim=1).bool()
+        here = settled[:, :, None, None]
+        held = self.codes[..., first : first + count]
+        held.copy_(torch.where(here, codes, held.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        self.margin = torch.minimum(
+            self.margin, margin.masked_fill(~settled, torch.inf).amin(dim=1)
+        )
+        self.final = self.final + settled.sum(dim=1)
+        judged = settled[:, :drafted]
+        part = slice(first, first + drafted)
+        self.drafted[:, part] += judged * codes[0, 0].numel()
+        self.accepted[:, part] += judged * accepted[:, :drafted].sum(dim=(2, 3))
+        return (accepted | ~here).all(dim=1)
 
     def unfinished(self) -> Tensor:
         """Indices, among the open rows, of those that need another pass."""
@@ -285,8 +303,9 @@ class _Guess:
         return self._draft.extend(self._cache, self.codes[..., first - 1 : layer], first)[:, -1]
 
     def _take(self, layer: int, round_: int, logits: Tensor, uniforms: Uniforms | None) -> Tensor:
-        u = _draw(self._rule, uniforms, Purpose.PROPOSE, layer, round_, self.codes)
-        return self._rule.take(logits, u)
+        one = range(layer, layer + 1)
+        u = _draw(self._rule, uniforms, Purpose.PROPOSE, round_, self.codes, one)
+        return self._rule.take(logits[:, None], u)[:, 0]
 
 
 def _no_codes(backbone: Backbone, context: Tensor, layers: int) -> Tensor:
@@ -304,14 +323,16 @@ def _draw(
     rule: Rule,
     uniforms: Uniforms | None,
     purpose: Purpose,
-    layer: int,
     round_: int,
     codes: Tensor,
+    layers: range,
 ) -> Tensor | None:
+    """float64 (B, n, T, D) for n layers of a rule that samples, else None."""
     if not rule.samples:
         return None
     assert uniforms is not None, "this rule samples: it needs uniforms"
-    return uniforms.draw(purpose, layer, round_, tuple(codes.shape[1:3]))
+    shape = tuple(codes.shape[1:3])
+    return torch.stack([uniforms.draw(purpose, layer, round_, shape) for layer in layers], dim=1)
 
 
 def _unspeculated(codes: Tensor, passes: Tensor, margin: Tensor) -> Decoded:

@@ -24,7 +24,7 @@ class Verdict(NamedTuple):
 
 
 class Rule(Protocol):
-    """What a speculative decode asks of a rule; logits are (..., T, D, V)."""
+    """What a speculative decode asks of a rule; logits are (..., T, D, V), any number of layers."""
 
     @property
     def samples(self) -> bool:

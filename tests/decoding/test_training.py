@@ -1,0 +1,122 @@
+"""Training: it learns, it goes on after an interruption, and the draft learns the target."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from rsd.models.small_vla import word_ids
+from rsd.training.data import Examples, augment, batches, chunk_labels, split
+from rsd.training.policy import DraftTraining, Progress, TargetTraining, TrainConfig
+from tests.decoding.small_policy import CONFIG, IMAGES, small_model
+
+COUNT, EPISODES = 96, 12
+SETTINGS = TrainConfig(
+    steps=60, draft_steps=150, batch_size=16, warmup=5, shift=0, jitter=0.0, average=0.9,
+    held_out=0.2,
+)  # fmt: skip
+
+
+def made_up_examples() -> Examples:
+    """Frames whose brightness decides the action: learnable in a few steps."""
+    generator = torch.Generator().manual_seed(0)
+    level = torch.rand(COUNT, generator=generator)
+    images = (level[:, None, None, None, None] * 255).expand(COUNT, 2, 48, 48, 3)
+    actions = (2 * level - 1)[:, None, None].expand(COUNT, 8, 7).contiguous()
+    words = torch.tensor(word_ids("pick up the bowl", CONFIG.word_buckets)).expand(COUNT, -1)
+    return Examples(
+        images=images.to(torch.uint8),
+        words=words,
+        proprio=torch.randn(COUNT, 8, generator=generator),
+        actions=actions,
+        previous=actions,
+        has_previous=torch.ones(COUNT, dtype=torch.bool),
+        task=torch.zeros(COUNT, dtype=torch.int64),
+        episode=torch.arange(COUNT) % EPISODES,
+        spec=IMAGES,
+        origin={},
+    )
+
+
+def _run(training: TargetTraining, stop_at: int | None = None) -> list[Progress]:
+    reports: list[Progress] = []
+    for step in training.run(reports.append, every=10, validate_every=30):
+        if step == stop_at:
+            break
+    return reports
+
+
+def test_the_target_learns_and_reports_held_out_accuracy_per_layer() -> None:
+    training = TargetTraining(small_model(), made_up_examples(), SETTINGS)
+    reports = _run(training)
+    assert reports[-1].loss < 0.5 * reports[0].loss
+    accuracies = {k for k in reports[-1].validation if k.startswith("accuracy")}
+    assert accuracies == {f"accuracy_{layer}" for layer in range(4)}
+    assert [r.step for r in reports if r.validation] == [30, 60]
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights() -> None:
+    whole = TargetTraining(small_model(), made_up_examples(), SETTINGS)
+    _run(whole)
+    first = TargetTraining(small_model(), made_up_examples(), SETTINGS)
+    _run(first, stop_at=30)
+    second = TargetTraining(small_model(seed=9), made_up_examples(), SETTINGS)
+    second.load(first.state())
+    _run(second)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name]), name
+
+
+def test_the_draft_comes_to_agree_with_the_target() -> None:
+    model = small_model()
+    examples = made_up_examples()
+    _run(TargetTraining(model, examples, SETTINGS))
+    target = {k: v.clone() for k, v in model.target.state_dict().items()}
+    reports: list[Progress] = []
+    DraftTraining(model, examples, SETTINGS).run(reports.append, every=50)
+    drafts = [report for report in reports if report.phase == "draft"]
+    assert drafts[-1].validation["agreement_0"] > max(0.6, drafts[0].validation["agreement_0"] - 1)
+    assert drafts[-1].loss < drafts[0].loss
+    for name, tensor in target.items():  # the draft's training leaves the target alone
+        assert torch.equal(tensor, model.target.state_dict()[name])
+
+
+def test_chunks_behind_the_end_hold_still_with_the_gripper_as_it_was() -> None:
+    actions = torch.arange(21, dtype=torch.float32).reshape(3, 7).numpy() / 21
+    actions[-1, 6] = 1
+    labels = chunk_labels(actions, 4)
+    assert labels.shape == (3, 4, 7)
+    assert (labels[0, :3] == actions).all()
+    assert (labels[2, 1:, :6] == 0).all() and (labels[2, 1:, 6] == 1).all()
+
+
+def test_whole_demonstrations_are_held_out() -> None:
+    episodes = torch.arange(COUNT) % EPISODES
+    train, validation = split(episodes, 0.25, seed=0)
+    assert set(episodes[train].tolist()).isdisjoint(episodes[validation].tolist())
+    assert len(train) + len(validation) == COUNT
+
+
+def test_batches_visit_everything_once_an_epoch_and_repeat_by_seed() -> None:
+    indices = torch.arange(12)
+    first = batches(indices, 4, seed=1)
+    epoch = torch.cat([next(iter_) for iter_ in [iter(first)] * 3])
+    assert sorted(epoch.tolist()) == list(range(12))
+    again = batches(indices, 4, seed=1)
+    assert torch.equal(epoch[:4], next(iter(again)))
+
+
+@pytest.mark.parametrize(("shift", "jitter"), [(0, 0.0), (3, 0.2)])
+def test_augmentation_keeps_shape_and_without_settings_changes_nothing(
+    shift: int, jitter: float
+) -> None:
+    images = torch.randint(0, 256, (4, 2, 16, 16, 3), dtype=torch.uint8)
+    changed = augment(images, shift, jitter, torch.Generator().manual_seed(0))
+    assert changed.shape == images.shape and changed.dtype == torch.uint8
+    assert torch.equal(changed, images) == (shift == 0)
+
+
+def test_settings_are_values() -> None:
+    assert dataclasses.replace(SETTINGS, steps=1) != SETTINGS
