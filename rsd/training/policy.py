@@ -106,15 +106,15 @@ class TargetTraining:
         """Train to the end; yields the step number after each report, a place to save or stop."""
         config = self._config
         order = iter(batches(self._train, config.batch_size, config.seed + 1))
-        generator = torch.Generator().manual_seed(config.seed + 2)
+        generator = torch.Generator()
         for _ in range(self._step):  # an interrupted training goes on with the batches it missed
             next(order)
-        generator.manual_seed(config.seed + 2 + self._step)
         total, count = 0.0, 0
         self.model.train()
         while self._step < config.steps:
             for group in self._optimiser.param_groups:
                 group["lr"] = config.learning_rate * _schedule(self._step, config)
+            generator.manual_seed((config.seed << 32) + self._step)
             loss = self._loss(next(order), generator, training=True)["loss"]
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()

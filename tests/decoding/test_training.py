@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -77,7 +75,7 @@ def test_the_draft_comes_to_agree_with_the_target() -> None:
     reports: list[Progress] = []
     DraftTraining(model, examples, SETTINGS).run(reports.append, every=50)
     drafts = [report for report in reports if report.phase == "draft"]
-    assert drafts[-1].validation["agreement_0"] > max(0.6, drafts[0].validation["agreement_0"] - 1)
+    assert drafts[-1].validation["agreement_0"] > 0.6
     assert drafts[-1].loss < drafts[0].loss
     for name, tensor in target.items():  # the draft's training leaves the target alone
         assert torch.equal(tensor, model.target.state_dict()[name])
@@ -116,7 +114,3 @@ def test_augmentation_keeps_shape_and_without_settings_changes_nothing(
     changed = augment(images, shift, jitter, torch.Generator().manual_seed(0))
     assert changed.shape == images.shape and changed.dtype == torch.uint8
     assert torch.equal(changed, images) == (shift == 0)
-
-
-def test_settings_are_values() -> None:
-    assert dataclasses.replace(SETTINGS, steps=1) != SETTINGS
