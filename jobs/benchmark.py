@@ -209,7 +209,7 @@ Job = (
 def main() -> int:
     """Run one benchmark; exit code 2 for a bad request."""
     console = Console()
-    job: Any = tyro.cli(Job, description=__doc__)  # type: ignore[arg-type]
+    job: Any = tyro.cli(Job, description=__doc__)
     try:
         figures = job.run(console)
     except UserError as error:

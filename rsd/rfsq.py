@@ -78,6 +78,19 @@ class RFSQ(nn.Module):
             latent = latent + self._value(codes[..., layer], layer)
         return latent
 
+    def requantise(self, estimate: Tensor, codes: Tensor, final: Tensor) -> Tensor:
+        """Codes (B, T, D, L') for the latent that `estimate` (B, T, D, K) stands for, given that
+        the first `final` (B,) layers are those of `codes` (B, T, D, L'): finer layers make up for
+        what the final ones differ in, as far as they reach."""
+        residual = self.dequantise(estimate)
+        requantised = []
+        for layer in range(codes.shape[-1]):
+            known = (layer < final)[:, None, None]
+            code = torch.where(known, codes[..., layer], self.nearest(residual, layer))
+            residual = residual - self._value(code, layer)
+            requantised.append(code)
+        return torch.stack(requantised, dim=-1)
+
     def encode(self, actions: Tensor) -> Tensor:
         """(..., T, 7) actions -> (..., T, D, L) codes."""
         return self.quantise(self.latent(actions))

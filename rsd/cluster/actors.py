@@ -18,6 +18,7 @@ from ray.util.metrics import Gauge
 from rsd.cluster.replica import PolicyReplica, ReplicaSettings
 from rsd.cluster.scaling import Footprint
 from rsd.cluster.worker import EnvWorker, NoReplicaError, WorkerSettings
+from rsd.envs.rendering import process_variables
 from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, EpisodeResult
 
 REPLICA_RESTARTS = 20  # deaths of one replica (a lost node not counted) after which it stays dead
@@ -110,9 +111,7 @@ def start_replica(
 
 def start_worker(settings: WorkerSettings, footprint: Footprint) -> ActorHandle:
     """A worker; returns before it is up. Its renderer is fixed before mujoco is imported."""
-    variables = {"OMP_NUM_THREADS": "1"}
-    if settings.renderer != "none":
-        variables["MUJOCO_GL"] = settings.renderer
+    variables = process_variables(settings.renderer)
     return _start(EnvWorkerActor, footprint, variables, settings)
 
 

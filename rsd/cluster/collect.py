@@ -23,6 +23,7 @@ from rsd.cluster.worker import KILL_GRACE_S, WorkerSettings, time_limit
 from rsd.collection import CollectionSettings, Failure, Quota, Store, collect_demonstration
 from rsd.demonstrations import Demonstration
 from rsd.envs.libero import LiberoEnvironment
+from rsd.envs.rendering import process_variables
 from rsd.experts import make_expert, read_state
 from rsd.suites import Task
 from rsd.types import SimTimings
@@ -234,7 +235,7 @@ class CollectionRun:
         options = {
             "num_cpus": self._footprint.cpus,
             "memory": int(self._footprint.memory_bytes),
-            "runtime_env": {"env_vars": {"MUJOCO_GL": settings.renderer, "OMP_NUM_THREADS": "1"}},
+            "runtime_env": {"env_vars": process_variables(settings.renderer)},
         }
         actor = remote.options(**options).remote(settings, self._plan.collection)
         self._starting[actor.ready.remote()] = _Member(actor)

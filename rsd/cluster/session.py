@@ -45,6 +45,7 @@ def connected(cpus: int | None = None) -> Iterator[None]:
 
 
 def _start_local(cpus: int | None) -> None:
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves the ones that do the work
     failure: Exception | None = None
     for _ in range(STARTS):
         try:

@@ -35,6 +35,11 @@ class Backbone(Protocol):
         layers first..first + n - 1. Overwriting the blocks from `first` on is the rollback."""
 
 
+# What a guess becomes when its coarser layers change: (estimate (B, T, D, n), final codes
+# (B, T, D, K), final layers (B,)) -> codes (B, T, D, K). RFSQ.requantise is one.
+Requantise = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
 class Decoded(NamedTuple):
     """A decoded batch."""
 
@@ -98,9 +103,13 @@ def speculative(
     draft_layers: int,
     uniforms: Uniforms | None,
     stopwatch: Stopwatch,
+    requantise: Requantise | None = None,
 ) -> Decoded:
     """Draft `draft_layers` layers before the target runs, verify them in its first pass, then
-    redraft and verify what is open until `layers` are final: 1 to `layers` passes."""
+    redraft and verify what is open until `layers` are final: 1 to `layers` passes.
+
+    A greedy decode redrafts by `requantise`, where one is given, without running the draft again;
+    otherwise the target's own stale output and the draft share the work (`_Guess.redraft`)."""
     books = _Books(target, context, layers)
     guess = _Guess(draft, draft_context, rule, layers)
     with stopwatch("draft"):
@@ -120,7 +129,10 @@ def speculative(
             cache = cache.select(rows)
             uniforms = uniforms.rows(rows.tolist()) if uniforms else None
         with stopwatch("draft"):
-            guess.redraft(books, logits, verdict, first, uniforms)
+            if requantise is not None and not rule.samples:
+                guess.requantise(books, logits, first, requantise)
+            else:
+                guess.redraft(books, logits, verdict, first, uniforms)
         first, guessed = int(books.final.min()), layers - 1
         with stopwatch("target"):
             logits = target.extend(cache, guess.codes[..., first - 1 : layers - 1], first)
@@ -154,7 +166,7 @@ def _judge(
         accept = _draw(rule, uniforms, Purpose.ACCEPT, books.rounds, books.codes, drafted)
         accepted[:, :count], codes[:, :count] = rule.judge(
             guess.codes[..., first : first + count].permute(0, 3, 1, 2),
-            torch.stack([guess.logits[layer] for layer in drafted], dim=1),
+            guess.stacked_logits(drafted) if rule.samples else None,
             logits[:, :count],
             accept,
             choose(drafted),
@@ -285,6 +297,21 @@ class _Guess:
             stood = stood & (~is_open | repeated)
             self.codes[..., layer] = torch.where(is_open, fresh, known)
             self.logits[layer] = logits
+
+    def requantise(
+        self, books: _Books, target_logits: Tensor, first: int, requantise: Requantise
+    ) -> None:
+        """Guess the open layers again, for nothing: the guess of the last pass with the target's
+        own choice behind it stands for a latent; its codes under the final layers are the guess."""
+        deepest = first + target_logits.shape[1] - 1
+        choice = self._rule.take(target_logits[:, -1:], None)[:, 0]
+        estimate = torch.cat([self.codes[..., :deepest], choice[..., None]], dim=-1)
+        codes = requantise(estimate, books.codes, books.final)
+        self.codes = codes[..., :-1].contiguous()
+
+    def stacked_logits(self, layers: range) -> Tensor:
+        """What the guesses of `layers` were taken from: (B, n, T, D, V)."""
+        return torch.stack([self.logits[layer] for layer in layers], dim=1)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some rows of the batch."""

@@ -36,12 +36,13 @@ class Rule(Protocol):
     def judge(
         self,
         guess: Tensor,
-        draft_logits: Tensor,
+        draft_logits: Tensor | None,
         target_logits: Tensor,
         u_accept: Tensor | None,
         u_choose: Tensor | None,
     ) -> Verdict:
-        """Keep or replace each token of a guess (..., T, D)."""
+        """Keep or replace each token of a guess (..., T, D). A rule that does not sample gets no
+        draft logits: where a guess came from does not matter to it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Exact:
     def judge(
         self,
         guess: Tensor,
-        draft_logits: Tensor,
+        draft_logits: Tensor | None,
         target_logits: Tensor,
         u_accept: Tensor | None,
         u_choose: Tensor | None,
@@ -79,12 +80,12 @@ class Sampling:
     def judge(
         self,
         guess: Tensor,
-        draft_logits: Tensor,
+        draft_logits: Tensor | None,
         target_logits: Tensor,
         u_accept: Tensor | None,
         u_choose: Tensor | None,
     ) -> Verdict:
-        assert u_accept is not None
+        assert u_accept is not None and draft_logits is not None
         p = target_logits.double().softmax(dim=-1)
         q = draft_logits.double().softmax(dim=-1)
         p_guess = p.gather(-1, guess[..., None])[..., 0]

@@ -64,6 +64,16 @@ def _probe(backend: str) -> str | None:
     return lines[-1] if lines else f"exit status {done.returncode}"
 
 
+def process_variables(backend: str) -> dict[str, str]:
+    """Environment of a process that is to run one simulator beside others.
+
+    Software rasterisers start a thread per CPU in every process; LP_NUM_THREADS=0 draws in the
+    calling thread (Mesa's llvmpipe; without effect on a GPU).
+    """
+    variables = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
+    return variables if backend == NO_RENDERER else {**variables, "MUJOCO_GL": backend}
+
+
 def configure(backend: str) -> None:
     """Fix this process's backend; must come before mujoco is imported.
 

@@ -56,20 +56,25 @@ def servo(error_m: np.ndarray, gain: float, limit: float) -> np.ndarray:
 
 
 def funnel(
-    position: np.ndarray, goal: np.ndarray, clearance: float, slope: float, radius: float
+    position: np.ndarray,
+    goal: np.ndarray,
+    clearance: float,
+    slope: float,
+    radius: float,
+    lean: float = 0.0,
 ) -> np.ndarray:
     """Next waypoint (3,) of a descent into `goal` along a cone: up first, then across, then down.
 
     The cone's surface is at the goal within `radius`, rises with `slope`, and is flat `clearance`
-    above the goal farther out. A position below the surface rises before it moves sideways (the
-    sideways part fades out from 1 to 4 cm below); one above it moves straight at the surface. So
-    the waypoint depends on the position alone and any position leads to the goal.
+    above the goal farther out. A position below the surface rises before it moves sideways (from 1
+    to 4 cm below, the sideways part fades out to the share `lean`); one above it moves straight at
+    the surface. So the waypoint depends on the position alone and any position leads to the goal.
     """
     offset = goal[:2] - position[:2]
     distance = float(np.linalg.norm(offset))
     surface = goal[2] + float(np.clip((distance - radius) * slope, 0.0, clearance))
     depth = surface - position[2]
-    sideways = float(np.clip((0.04 - depth) / 0.03, 0.0, 1.0))
+    sideways = float(np.clip((0.04 - depth) / 0.03, lean, 1.0))
     return np.array([*(position[:2] + sideways * offset), surface])
 
 

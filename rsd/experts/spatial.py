@@ -44,6 +44,7 @@ class RimSettings:
     grasp_tolerance: float = 0.012  # start to close within this distance of the grasp
     approach_clearance: float = 0.09  # grip site above the grasp while crossing
     carry_clearance: float = 0.12  # bowl above its (pressed) goal on the plate while crossing
+    carry_lean: float = 0.0  # share of the way across that a rising bowl moves along at once
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,16 @@ SPATIAL_TASKS: dict[str, RimSettings] = {
     "next_to_the_ramekin": RimSettings(azimuth=NORTH),  # the ramekin is on the south side
     "from_table_center": RimSettings(),
     "on_the_cookie_box": RimSettings(),
-    # The open drawer is 0.15 x 0.21 m: only across its width (the cabinet's x) do the fingers fit
-    # beside the bowl.
+    # The open drawer is 0.15 x 0.21 m: the fingers fit beside the bowl only roughly across its
+    # width (the cabinet's x). The bowl's back rim is just under the edge of the cabinet's top, so
+    # it rises at a slant, out of the drawer's front.
     "in_the_top_drawer_of_the_wooden_cabinet": RimSettings(
-        azimuth=EAST,
+        azimuth=EAST - np.radians(20),
         azimuth_frame=CABINET,
         grip_radius=0.043,
         grasp_tolerance=0.008,
         carry_clearance=0.26,
+        carry_lean=0.08,
     ),
     "on_the_ramekin": RimSettings(),
     "next_to_the_cookie_box": RimSettings(azimuth=NORTH),  # the cabinet is on the south side
@@ -177,7 +180,12 @@ class SpatialExpert:
             bowl, plate = state.object_pos[BOWL], state.object_pos[PLATE]
             goal = plate + (tuning.rest_height - tuning.press_depth) * UP
             waypoint = skills.funnel(
-                bowl, goal, settings.carry_clearance, tuning.funnel_slope, tuning.funnel_radius
+                bowl,
+                goal,
+                settings.carry_clearance,
+                tuning.funnel_slope,
+                tuning.funnel_radius,
+                settings.carry_lean,
             )
             return skills.servo(waypoint - bowl, tuning.gain, tuning.carry_limit)
         grasp = self._grasp(state)

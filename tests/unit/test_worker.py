@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey
 
 PARALLEL = Decoding("parallel")
 SETTINGS = WorkerSettings(
-    ResolvedAssets("none", Path(), "", ""), "none", ToyPolicy.images, time_limit_s=0.3
+    ResolvedAssets("none", Path(), "", ""), "none", ToyPolicy.images, time_limit_s=60
 )
 
 
@@ -72,11 +73,12 @@ def test_an_exception_is_an_error_with_its_traceback_and_costs_the_simulator(
     assert worker.run(key("toy_faults", 0, 0), PARALLEL, decide).outcome != "error"
 
 
-def test_a_hang_raises_where_it_hangs(worker: EnvWorker) -> None:
+def test_a_hang_raises_where_it_hangs() -> None:
+    worker = EnvWorker(replace(SETTINGS, time_limit_s=1))
     started = time.perf_counter()
-    with pytest.raises(EpisodeTimeLimitError, match=r"time limit of 0\.3 s") as error:
+    with pytest.raises(EpisodeTimeLimitError, match=r"time limit of 1 s") as error:
         worker.run(key("toy_faults", task=1, trial=1), PARALLEL, decide)
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 30
     assert error.traceback[-2].name == "_hang"
 
 
