@@ -51,6 +51,7 @@ class LiberoEnvironment:
         self._proprio = np.zeros(8, dtype=np.float32)
         self._control: Any = None  # libero's ControlEnv
         self._observables: dict[str, Any] = {}
+        self._samplers: list[Any] = []
         self.instruction = self._task.instruction
         self.assets = assets.name
         self.renderer = renderer
@@ -66,7 +67,7 @@ class LiberoEnvironment:
         started = time.perf_counter()
         self._build()
         if trial not in self._worlds:
-            self._worlds.extend(trial, self._hard_reset)
+            self._worlds.extend(trial, lambda index: self._hard_reset(loads_before=index + 1))
         self._env.hard_reset = False
         self._reset_simulator()
         self._restore(self._worlds[trial])
@@ -130,7 +131,7 @@ class LiberoEnvironment:
         self._build()
         with _numpy_stream_kept():
             np.random.seed(seed)
-            self._hard_reset()
+            self._hard_reset(loads_before=0)
         self._build_renderer()
         self._env._update_observables(force=True)
         self.timings.reset_s += time.perf_counter() - started
@@ -157,16 +158,23 @@ class LiberoEnvironment:
                 horizon=HORIZON,
             )
             self._observables = self._env._observables
+            self._samplers = self._env.object_property_initializers
             if self._assets.simplify_robot:
                 from rsd.envs.lite import simplify_robot
 
                 self._env.set_xml_processor(simplify_robot)
-                self._hard_reset()
+                self._hard_reset(loads_before=0)
         self._install_snapshot()
 
-    def _hard_reset(self) -> World:
-        """Rebuild the model and draw a placement, as every reset of the reference loop does."""
+    def _hard_reset(self, loads_before: int) -> World:
+        """Rebuild the model and draw a placement, as every reset of the reference loop does.
+
+        LIBERO appends the samplers of open drawers and the like to one list at every load of the
+        model and draws from all of them (bddl_base_domain.py), so a placement also depends on how
+        often the reference loop has loaded before: once when it was made, once a reset.
+        """
         self._drop_renderer()
+        self._env.object_property_initializers = self._samplers * loads_before
         self._env._observables = self._observables
         self._env.hard_reset = True
         self._reset_simulator()

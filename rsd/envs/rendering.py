@@ -25,6 +25,10 @@ CAMERAS = ("agentview", "robot0_eye_in_hand")  # PROTOCOL 6
 MAX_GEOMS = 1000  # robosuite's scene size (utils/binding_utils.py)
 INSTALL_COMMAND = "apt-get install -y libosmesa6"
 
+# robosuite turns every other name, `disable` too, into `egl` (utils/binding_utils.py) and then needs
+# its library; this one needs none until a context is made.
+_NO_CONTEXT = "glx"
+
 _PROBE = "import mujoco; c = mujoco.GLContext(64, 64); c.make_current(); c.free()"
 
 
@@ -79,12 +83,11 @@ def configure(backend: str) -> None:
 
     Raises RuntimeError where mujoco is already loaded with another one.
     """
-    wanted = BACKENDS[0] if backend == NO_RENDERER else backend
     present = os.environ.get("MUJOCO_GL")
-    if "mujoco" in sys.modules and backend != NO_RENDERER and present != wanted:
-        raise RuntimeError(f"mujoco was imported with MUJOCO_GL={present}; {wanted} was asked for")
     if "mujoco" not in sys.modules:
-        os.environ["MUJOCO_GL"] = "disable" if backend == NO_RENDERER else wanted
+        os.environ["MUJOCO_GL"] = _NO_CONTEXT if backend == NO_RENDERER else backend
+    elif backend not in (NO_RENDERER, present):
+        raise RuntimeError(f"mujoco was imported with MUJOCO_GL={present}; {backend} was asked for")
 
 
 class FrameRenderer:

@@ -22,6 +22,7 @@ from rsd.envs.assets import ResolvedAssets, cache_dir, write_atomically
 from rsd.suites import TRIALS_PER_TASK, Task
 
 REFERENCE_SEED = 0  # PROTOCOL 4
+_FORMAT = 2  # of the cache
 _PACKAGES = ("mujoco", "robosuite", "hf-libero", "numpy")  # their versions decide the draws
 
 
@@ -37,8 +38,8 @@ class World:
 class WorldStream:
     """The worlds of one task, extended on demand and kept in the user's cache.
 
-    `hard_reset` performs one reference reset, drawing from numpy's global stream, and returns what
-    it left behind.
+    `extend` is given `hard_reset`: it performs the reference loop's reset of a trial, drawing from
+    numpy's global stream, and returns what it left behind.
     """
 
     def __init__(self, task: Task, assets: ResolvedAssets, cache: Path | None = None) -> None:
@@ -54,7 +55,7 @@ class WorldStream:
     def __getitem__(self, trial: int) -> World:
         return self._worlds[trial]
 
-    def extend(self, trial: int, hard_reset: Callable[[], World]) -> None:
+    def extend(self, trial: int, hard_reset: Callable[[int], World]) -> None:
         """Record worlds up to `trial`, and as many again: a run through all trials then costs few
         interruptions. Leaves numpy's global stream as it was."""
         target = min(TRIALS_PER_TASK, max(trial + 1, 2 * len(self._worlds)))
@@ -65,7 +66,7 @@ class WorldStream:
             else:
                 np.random.set_state(self._stream)
             while len(self._worlds) < target:
-                self._worlds.append(hard_reset())
+                self._worlds.append(hard_reset(len(self._worlds)))
             self._stream = np.random.get_state(legacy=False)
         finally:
             np.random.set_state(before)
@@ -102,6 +103,6 @@ class WorldStream:
 
 def _cache_key(task: Task, assets: ResolvedAssets) -> str:
     versions = [f"{name}={importlib.metadata.version(name)}" for name in _PACKAGES]
-    parts = [assets.fingerprint, str(assets.simplify_robot), *versions]
+    parts = [str(_FORMAT), assets.fingerprint, str(assets.simplify_robot), *versions]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return f"{task.suite}-{task.task_id:02d}-{digest}"

@@ -137,13 +137,44 @@ def test_another_image_size_leaves_states_alone(
     assert run.frames[0].agentview.std() > 10  # a picture, not a blank
 
 
+def test_worlds_recorded_in_two_processes_are_the_reference_worlds(
+    lite: ResolvedAssets,
+    renderer: str,
+    reference: list[Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The cache ends after trial 0; another environment records trial 1 and later ones."""
+    from rsd.envs import libero
+
+    monkeypatch.setattr(
+        libero, "WorldStream", lambda task, assets: WorldStream(task, assets, tmp_path)
+    )
+    for trial in range(TRIALS):
+        environment = LiberoEnvironment(SUITE, TASK, lite, "none")
+        assert _run(environment, trial, observe=False).final == reference[trial].final
+        environment.close()
+
+
+def test_a_fresh_placement_does_not_depend_on_the_resets_before(
+    lite: ResolvedAssets, renderer: str, environment: LiberoEnvironment
+) -> None:
+    finals = []
+    for env in (environment, LiberoEnvironment(SUITE, TASK, lite, "none")):
+        env.reset_fresh(7)
+        for action in ACTIONS:
+            env.step(action)
+        finals.append(sha256_of(env.state()))
+    assert finals[0] == finals[1]
+
+
 def test_the_stream_of_worlds_continues_where_the_cache_ends(
     lite: ResolvedAssets, tmp_path: Path
 ) -> None:
     """Recording 1 then 2 worlds gives what recording 3 at once gives."""
     import rsd.envs.worlds as worlds
 
-    def draw() -> worlds.World:
+    def draw(trial: int) -> worlds.World:
         return worlds.World(np.random.rand(2, 3), np.random.rand(2, 4), np.random.rand(5))
 
     task = get_task(SUITE, TASK)
