@@ -25,8 +25,8 @@ CAMERAS = ("agentview", "robot0_eye_in_hand")  # PROTOCOL 6
 MAX_GEOMS = 1000  # robosuite's scene size (utils/binding_utils.py)
 INSTALL_COMMAND = "apt-get install -y libosmesa6"
 
-# robosuite turns every other name, `disable` too, into `egl` (utils/binding_utils.py) and then needs
-# its library; this one needs none until a context is made.
+# robosuite turns every other name, `disable` too, into `egl` (utils/binding_utils.py), which needs
+# a library to be imported; this one needs none until a context is made.
 _NO_CONTEXT = "glx"
 
 _PROBE = "import mujoco; c = mujoco.GLContext(64, 64); c.make_current(); c.free()"
