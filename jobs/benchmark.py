@@ -109,8 +109,8 @@ class Decode:
     def run(self, console: Console) -> dict[str, Any]:
         import torch
 
-        from rsd.models.benchmark import benchmark
-        from rsd.models.policy import load
+        from rsd.models.benchmark import benchmark, requests
+        from rsd.models.policy import NEAR_TIE, load
 
         torch.set_num_threads(self.threads)
         policy = load(self.policy, deterministic=True, device=self.device)
@@ -125,33 +125,45 @@ class Decode:
             title=f"{self.policy}, {self.device}, {self.threads} thread(s), {policy.layers} layers"
         )
         columns = (
-            *("mode", "batch", "total ms", "p95", "vision", "draft", "target", "detok"),
-            *("passes", "x AR", "same codes", "near ties", "acceptance by layer"),
+            *("mode", "B", "ms", "p95", "vision", "draft", "target"),
+            *("passes", "x AR", "same", "ties", "kept by layer"),
         )
         for column in columns:
-            table.add_column(column, justify="left" if column == "mode" else "right")
+            left = column == "mode"
+            table.add_column(column, justify="left" if left else "right", no_wrap=True)
         for row in rows:
             baseline = next(r for r in rows if r.batch == row.batch)
             table.add_row(
                 row.name,
                 str(row.batch),
-                f"{row.total_ms:.2f}",
-                f"{row.p95_ms:.2f}",
-                f"{row.vision_ms:.2f}",
-                f"{row.draft_ms:.2f}",
-                f"{row.target_ms:.2f}",
-                f"{row.detokenise_ms:.2f}",
+                f"{row.total_ms:.1f}",
+                f"{row.p95_ms:.1f}",
+                f"{row.vision_ms:.1f}",
+                f"{row.draft_ms:.1f}",
+                f"{row.target_ms:.1f}",
                 f"{row.passes:.2f}",
                 f"{baseline.total_ms / row.total_ms:.2f}",
-                f"{row.same_codes:.1%}",
-                f"{row.canonical:.1%}",
-                " ".join(f"{value:.0%}" for value in row.acceptance) or "-",
+                f"{row.same_codes:.0%}",
+                f"{row.canonical:.0%}",
+                " ".join(f"{100 * value:.0f}" for value in row.acceptance) or "-",
             )
         console.print(table)
-        return {"latencies": [dataclasses.asdict(row) for row in rows]}
+        difference = policy.logit_difference(requests(observations, Decoding("autoregressive")))
+        console.print(
+            f"logits differ by up to {difference:.1e} between one pass over a batch of "
+            f"{len(observations)} and batch 1 layer by layer; "
+            f"near ties are settled below {NEAR_TIE:.1e}"
+        )
+        if 2 * difference > NEAR_TIE:
+            raise UserError(f"NEAR_TIE {NEAR_TIE:.1e} is too small for this machine")
+        return {
+            "latencies": [dataclasses.asdict(row) for row in rows],
+            "logit_difference": difference,
+        }
 
     def _observations(self, policy: Any) -> list[tuple[Observation, np.ndarray | None]]:
-        """What the policy sees along its own autoregressive episodes, trial 0 of every task."""
+        """What the policy sees along its own autoregressive episodes: trial 0 of task 0, 1, ...
+        until there are enough."""
         from rsd.envs import assets, rendering
         from rsd.envs.libero import LiberoEnvironment
         from rsd.episode import run_episode
@@ -208,7 +220,7 @@ Job = (
 
 def main() -> int:
     """Run one benchmark; exit code 2 for a bad request."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     job: Any = tyro.cli(Job, description=__doc__)
     try:
         figures = job.run(console)

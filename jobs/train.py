@@ -30,7 +30,7 @@ from rich.table import Table
 
 from rsd.architecture import SmallVLAConfig
 from rsd.errors import UserError
-from rsd.models import policy
+from rsd.models import checkpoint, policy
 from rsd.models.small_vla import SmallVLA
 from rsd.provenance import provenance
 from rsd.training.data import Examples, load_examples
@@ -85,9 +85,10 @@ def main(job: TrainJob, console: Console) -> None:
     console.print(f"{len(examples)} examples: {examples.origin}")
     model = SmallVLA(job.model, examples.spec.height)
     log = Log(job.output, console)
+    earlier: dict[str, object] = {}
     if job.draft_only:
+        earlier = {"target": checkpoint.inspect(str(job.output)).origin}
         model = policy.load(str(job.output), deterministic=False, device="cpu").model
-        model.requires_grad_(True)
     else:
         table = _fit_tokeniser(job, model, examples)
         console.print(_render(table))
@@ -95,6 +96,7 @@ def main(job: TrainJob, console: Console) -> None:
     DraftTraining(model, examples, job.train, job.device).run(log.report)
     log.close()
     origin = {
+        **earlier,
         "data": examples.origin,
         "code": provenance()["code"],
         "training": dataclasses.asdict(job.train),
@@ -111,8 +113,8 @@ def _check_output(job: TrainJob) -> None:
     there = job.output.is_dir() and any(job.output.iterdir())
     if there and not (job.resume or job.draft_only):
         raise UserError(f"{job.output} is not empty; use --resume or another --output")
-    if job.resume and not (job.output / STATE_FILE).exists():
-        raise UserError(f"{job.output} holds no interrupted training ({STATE_FILE})")
+    if job.resume and (job.output / checkpoint.WEIGHTS_FILE).exists():
+        raise UserError(f"{job.output} holds a finished checkpoint; give another --output")
     job.output.mkdir(parents=True, exist_ok=True)
 
 
@@ -135,7 +137,7 @@ def _fit_tokeniser(job: TrainJob, model: SmallVLA, examples: Examples) -> list[T
 def _train_target(job: TrainJob, model: SmallVLA, examples: Examples, log: Log) -> None:
     training = TargetTraining(model, examples, job.train, job.device)
     state_file = job.output / STATE_FILE
-    if job.resume:
+    if job.resume and state_file.exists():
         training.load(TrainingState(**torch.load(state_file, weights_only=True)))
     for step in training.run(log.report):
         if step % 500 == 0 or step == job.train.steps:
@@ -194,8 +196,11 @@ class Log:
         if progress.validation or not self._console.is_terminal:
             held_out = " ".join(f"{k} {v:.3f}" for k, v in progress.validation.items())
             self._console.print(
-                f"{progress.phase} {progress.step}/{progress.of} {note} {held_out}", highlight=False
+                f"{progress.phase} {progress.step}/{progress.of} {note} {held_out}",
+                highlight=False,
+                soft_wrap=True,
             )
+            self._console.file.flush()
 
     def close(self) -> None:
         self._bar.stop()

@@ -33,11 +33,6 @@ class RFSQ(nn.Module):
         """(..., T, 7) actions -> (..., T, D) latents in [-1, 1]."""
         return self.encoder(actions).clamp(-1.0, 1.0)
 
-    def values(self, codes: Tensor) -> Tensor:
-        """(..., K) codes of the first K layers -> the value that each stands for, same shape."""
-        grid = 2.0 / (self.config.levels - 1)
-        return (codes.to(self.scales.dtype) * grid - 1.0) * self.scales[: codes.shape[-1]]
-
     def nearest(self, residual: Tensor, layer: int) -> Tensor:
         """Code of `layer` nearest to a residual of any shape."""
         half = (self.config.levels - 1) / 2
@@ -77,19 +72,6 @@ class RFSQ(nn.Module):
         for layer in range(codes.shape[-1]):
             latent = latent + self._value(codes[..., layer], layer)
         return latent
-
-    def requantise(self, estimate: Tensor, codes: Tensor, final: Tensor) -> Tensor:
-        """Codes (B, T, D, L') for the latent that `estimate` (B, T, D, K) stands for, given that
-        the first `final` (B,) layers are those of `codes` (B, T, D, L'): finer layers make up for
-        what the final ones differ in, as far as they reach."""
-        residual = self.dequantise(estimate)
-        requantised = []
-        for layer in range(codes.shape[-1]):
-            known = (layer < final)[:, None, None]
-            code = torch.where(known, codes[..., layer], self.nearest(residual, layer))
-            residual = residual - self._value(code, layer)
-            requantised.append(code)
-        return torch.stack(requantised, dim=-1)
 
     def encode(self, actions: Tensor) -> Tensor:
         """(..., T, 7) actions -> (..., T, D, L) codes."""

@@ -83,11 +83,12 @@ class ChunkRequest:
 
 @dataclass(frozen=True)
 class DecodeTrace:
-    """What one decode did and what it cost. Times in seconds of this request's batch."""
+    """What one decode did and what it cost. Times in seconds of this request's batch, canonical
+    recomputes included."""
 
     drafted: tuple[int, ...]  # tokens judged against a guess, per layer
     accepted: tuple[int, ...]  # of those, tokens kept
-    passes: int  # forwards of the target's backbone that this request needed
+    passes: int  # forwards of the target's backbone; a canonical recompute adds `layers` more
     layers: int  # layers decoded
     batch_size: int = 1
     canonical: bool = False  # near ties were settled by one canonical recompute (docs/decisions.md)

@@ -35,11 +35,6 @@ class Backbone(Protocol):
         layers first..first + n - 1. Overwriting the blocks from `first` on is the rollback."""
 
 
-# What a guess becomes when its coarser layers change: (estimate (B, T, D, n), final codes
-# (B, T, D, K), final layers (B,)) -> codes (B, T, D, K). RFSQ.requantise is one.
-Requantise = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
 class Decoded(NamedTuple):
     """A decoded batch."""
 
@@ -62,7 +57,7 @@ def parallel(
     """
     with stopwatch("target"):
         logits = heads(context)[:, :layers]
-    codes = logits.argmax(dim=-1).permute(0, 2, 3, 1)
+        codes = logits.argmax(dim=-1).permute(0, 2, 3, 1)
     ones = torch.ones(len(codes), dtype=torch.int64, device=codes.device)
     return _unspeculated(codes, ones, _margin(logits).amin(dim=1))
 
@@ -86,9 +81,9 @@ def autoregressive(
                 logits, cache = target.prefill(context, codes[..., :0])
             else:
                 logits = target.extend(cache, codes[..., layer - 1 : layer], layer)
-        u = _draw(rule, uniforms, Purpose.CHOOSE, 0, codes, range(layer, layer + 1))
-        codes[..., layer] = rule.take(logits, u)[:, 0]
-        margin = torch.minimum(margin, _margin(logits)[:, 0])
+            u = _draw(rule, uniforms, Purpose.CHOOSE, 0, codes, range(layer, layer + 1))
+            codes[..., layer] = rule.take(logits, u)[:, 0]
+            margin = torch.minimum(margin, _margin(logits)[:, 0])
     passes = torch.full((batch,), layers, dtype=torch.int64, device=context.device)
     return _unspeculated(codes, passes, margin)
 
@@ -103,39 +98,30 @@ def speculative(
     draft_layers: int,
     uniforms: Uniforms | None,
     stopwatch: Stopwatch,
-    requantise: Requantise | None = None,
 ) -> Decoded:
     """Draft `draft_layers` layers before the target runs, verify them in its first pass, then
-    redraft and verify what is open until `layers` are final: 1 to `layers` passes.
-
-    A greedy decode redrafts by `requantise`, where one is given, without running the draft again;
-    otherwise the target's own stale output and the draft share the work (`_Guess.redraft`)."""
+    redraft and verify what is open until `layers` are final: 1 to `layers` passes."""
     books = _Books(target, context, layers)
     guess = _Guess(draft, draft_context, rule, layers)
     with stopwatch("draft"):
         guess.draft(draft_layers, uniforms)
     with stopwatch("target"):
         logits, cache = target.prefill(context, guess.codes[..., :draft_layers])
-    first, guessed = 0, draft_layers
-    while True:
-        verdict = _judge(books, guess, logits, first, guessed, rule, uniforms)
-        rows = books.unfinished()
-        if len(rows) == 0:
-            return books.decoded()
-        if len(rows) < len(books.open_rows):
-            books.keep(rows)
-            guess.keep(rows)
-            logits, verdict = logits[rows], verdict[rows]
-            cache = cache.select(rows)
-            uniforms = uniforms.rows(rows.tolist()) if uniforms else None
+        first = 0
+        stood = _judge(books, guess, logits, first, draft_layers, rule, uniforms)
+    while len(rows := books.unfinished()) > 0:
         with stopwatch("draft"):
-            if requantise is not None and not rule.samples:
-                guess.requantise(books, logits, first, requantise)
-            else:
-                guess.redraft(books, logits, verdict, first, uniforms)
-        first, guessed = int(books.final.min()), layers - 1
+            if len(rows) < len(books.open_rows):
+                books.keep(rows)
+                guess.keep(rows)
+                logits, stood, cache = logits[rows], stood[rows], cache.select(rows)
+                uniforms = uniforms.rows(rows.tolist()) if uniforms else None
+            guess.redraft(books, logits, stood, first, uniforms)
         with stopwatch("target"):
+            first = int(books.final.min())
             logits = target.extend(cache, guess.codes[..., first - 1 : layers - 1], first)
+            stood = _judge(books, guess, logits, first, layers - 1, rule, uniforms)
+    return books.decoded()
 
 
 def _judge(
@@ -297,17 +283,6 @@ class _Guess:
             stood = stood & (~is_open | repeated)
             self.codes[..., layer] = torch.where(is_open, fresh, known)
             self.logits[layer] = logits
-
-    def requantise(
-        self, books: _Books, target_logits: Tensor, first: int, requantise: Requantise
-    ) -> None:
-        """Guess the open layers again, for nothing: the guess of the last pass with the target's
-        own choice behind it stands for a latent; its codes under the final layers are the guess."""
-        deepest = first + target_logits.shape[1] - 1
-        choice = self._rule.take(target_logits[:, -1:], None)[:, 0]
-        estimate = torch.cat([self.codes[..., :deepest], choice[..., None]], dim=-1)
-        codes = requantise(estimate, books.codes, books.final)
-        self.codes = codes[..., :-1].contiguous()
 
     def stacked_logits(self, layers: range) -> Tensor:
         """What the guesses of `layers` were taken from: (B, n, T, D, V)."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rsd import suites
 from rsd.envs import toy
-from rsd.errors import unknown
+from rsd.errors import UserError, unknown
 from rsd.suites import Suite
 from rsd.types import Environment, ImageSpec
 
@@ -27,6 +27,7 @@ class Family:
     suites: dict[str, Suite]
     assets: Callable[[str, list[str]], ResolvedAssets]  # choice, suites of the run
     renderer: Callable[[str], str]  # choice -> osmesa | egl | none
+    check_node: Callable[[ResolvedAssets, str], None]  # what the driver resolved, on this node
     make: Callable[[str, int, ResolvedAssets, str, ImageSpec], Environment]
 
 
@@ -39,7 +40,20 @@ def _libero_assets(choice: str, names: list[str]) -> ResolvedAssets:
 def _libero_renderer(choice: str) -> str:
     from rsd.envs import rendering
 
+    if choice == rendering.NO_RENDERER:
+        raise UserError(
+            f"--renderer {choice}: a policy needs frames; choose auto, "
+            + ", ".join(rendering.BACKENDS)
+        )
     return rendering.resolve(choice)
+
+
+def _check_libero_node(assets: ResolvedAssets, renderer: str) -> None:
+    from rsd.envs import rendering
+    from rsd.envs.assets import activate
+
+    activate(assets)
+    rendering.resolve(renderer)
 
 
 def _libero(
@@ -57,11 +71,12 @@ def _toy_assets(choice: str, names: list[str]) -> ResolvedAssets:
 
 
 FAMILIES: dict[str, Family] = {
-    "libero": Family(suites.SUITES, _libero_assets, _libero_renderer, _libero),
+    "libero": Family(suites.SUITES, _libero_assets, _libero_renderer, _check_libero_node, _libero),
     "toy": Family(
         toy.SUITES,
         assets=_toy_assets,
         renderer=lambda choice: "none",
+        check_node=lambda assets, renderer: None,
         make=toy.ToyEnvironment,
     ),
 }
@@ -78,6 +93,11 @@ def family_of(suite: str) -> str:
 def suite_of(name: str) -> Suite:
     """A suite of any simulator; UserError with the nearest name if there is none."""
     return FAMILIES[family_of(name)].suites[name]
+
+
+def check_node(suite: str, assets: ResolvedAssets, renderer: str) -> None:
+    """Check that this node has what a suite's simulators need; raises UserError."""
+    FAMILIES[family_of(suite)].check_node(assets, renderer)
 
 
 def make_environment(

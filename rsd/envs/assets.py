@@ -57,18 +57,13 @@ def resolve(choice: str, suites: Iterable[str]) -> ResolvedAssets:
     `auto` takes official assets that were downloaded before, else lite; nothing is downloaded
     here. Raises UserError that names missing files or the command that brings them.
     """
-    named: dict[str, Callable[[], ResolvedAssets]] = {
-        "auto": _auto,
-        "lite": _lite,
-        "official": _official,
-    }
+    if choice == "auto":
+        complete = _official_is_here() and not _all_missing(official_dir(), suites)
+        choice = "official" if complete else "lite"
+    named: dict[str, Callable[[], ResolvedAssets]] = {"lite": _lite, "official": _official}
     assets = named[choice]() if choice in named else _local(choice)
     _check(assets, suites)
     return assets
-
-
-def _auto() -> ResolvedAssets:
-    return _official() if _official_is_here() else _lite()
 
 
 def _official_is_here() -> bool:
@@ -117,21 +112,28 @@ def _local(choice: str) -> ResolvedAssets:
 
 
 def tree_sha256(path: Path) -> str:
-    """sha256 over relative names and contents of all files below `path`, in sorted order."""
+    """sha256 over relative names and contents of all files below `path`, in sorted order; hidden
+    ones, such as a downloader's notes, do not count."""
     digest = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        if any(part.startswith(".") for part in file.relative_to(path).parts):
+            continue
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         digest.update(f"{file.relative_to(path)}\0{content}\n".encode())
     return digest.hexdigest()
 
 
 def _check(assets: ResolvedAssets, suites: Iterable[str]) -> None:
-    missing = sorted(set().union(*(_missing(assets.path, suite) for suite in suites)))
+    missing = _all_missing(assets.path, suites)
     if missing:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if missing[8:] else "")
         raise UserError(
             f"the asset tree {assets.path} ({assets.reason}) lacks {len(missing)} file(s): {shown}"
         )
+
+
+def _all_missing(tree: Path, suites: Iterable[str]) -> list[str]:
+    return sorted(set().union(*(_missing(tree, suite) for suite in suites)))
 
 
 def _missing(tree: Path, suite: str) -> set[str]:
@@ -142,7 +144,11 @@ def _missing(tree: Path, suite: str) -> set[str]:
         if name not in have:
             missing.add(f"{name}.xml")
             continue
-        for element in ElementTree.parse(have[name]).getroot().findall("./asset/*[@file]"):
+        try:
+            root = ElementTree.parse(have[name]).getroot()
+        except ElementTree.ParseError as error:
+            raise UserError(f"{have[name]} is no readable XML: {error}") from error
+        for element in root.findall("./asset/*[@file]"):
             reference = element.get("file", "")
             if not (have[name].parent / reference).exists():
                 missing.add(os.path.relpath(have[name].parent / reference, tree))
@@ -202,6 +208,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     handle, aside = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(handle, "wb") as stream:
         stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
     Path(aside).replace(path)
 
 

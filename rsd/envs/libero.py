@@ -7,6 +7,7 @@ model of a task is reused over trials.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ class LiberoEnvironment:
         started = time.perf_counter()
         self._build()
         if trial not in self._worlds:
-            self._worlds.extend(trial, lambda index: self._hard_reset(loads_before=index + 1))
+            self._worlds.extend(trial, self._hard_reset)
         self._env.hard_reset = False
         self._reset_simulator()
         self._restore(self._worlds[trial])
@@ -177,23 +178,26 @@ class LiberoEnvironment:
         self._env.object_property_initializers = self._samplers * loads_before
         self._env._observables = self._observables
         self._env.hard_reset = True
-        self._reset_simulator()
+        loads = self._reset_simulator()
         model, data = self._env.sim.model._model, self._env.sim.data._data
-        world = World(model.body_pos.copy(), model.body_quat.copy(), data.qacc_warmstart.copy())
+        world = World(
+            model.body_pos.copy(), model.body_quat.copy(), data.qacc_warmstart.copy(), loads
+        )
         self._install_snapshot()
         return world
 
-    def _reset_simulator(self) -> None:
-        """robosuite's reset, again where the samplers found no room; LIBERO's own wrapper swallows
-        every exception and can loop for ever (PROTOCOL 12)."""
+    def _reset_simulator(self) -> int:
+        """robosuite's reset, again where the samplers found no room; returns how often it took.
+        LIBERO's own wrapper swallows every exception and can loop for ever (PROTOCOL 12)."""
         from robosuite.utils.errors import RandomizationError
 
-        while True:
+        for attempt in itertools.count(1):
             try:
                 self._env.reset()
-                return
             except RandomizationError:
                 continue
+            return attempt
+        raise AssertionError
 
     def _restore(self, world: World) -> None:
         sim = self._env.sim

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from rsd.envs.assets import ResolvedAssets, cache_dir, write_atomically
 from rsd.suites import TRIALS_PER_TASK, Task
 
 REFERENCE_SEED = 0  # PROTOCOL 4
-_FORMAT = 2  # of the cache
+_FORMAT = 3  # of the cache
 _PACKAGES = ("mujoco", "robosuite", "hf-libero", "numpy")  # their versions decide the draws
 
 
@@ -33,13 +34,16 @@ class World:
     body_pos: np.ndarray  # float64 (nbody, 3), m; fixtures are placed by moving their bodies
     body_quat: np.ndarray  # float64 (nbody, 4), wxyz
     qacc_warmstart: np.ndarray  # float64 (nv,), start of the contact solver's first iteration
+    loads: int = (
+        1  # model loads that the reset took: more where the samplers found no room at first
+    )
 
 
 class WorldStream:
     """The worlds of one task, extended on demand and kept in the user's cache.
 
-    `extend` is given `hard_reset`: it performs the reference loop's reset of a trial, drawing from
-    numpy's global stream, and returns what it left behind.
+    `extend` is given `hard_reset`: it performs one reset of the reference loop after so many loads
+    of the model, drawing from numpy's global stream, and returns what it left behind.
     """
 
     def __init__(self, task: Task, assets: ResolvedAssets, cache: Path | None = None) -> None:
@@ -47,7 +51,10 @@ class WorldStream:
         self._worlds: list[World] = []
         self._stream: dict[str, Any] | None = None  # numpy's state after the last recorded reset
         if self._path.exists():
-            self._load()
+            try:
+                self._load()
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                self._worlds = []  # a torn file is recorded anew
 
     def __contains__(self, trial: int) -> bool:
         return trial < len(self._worlds)
@@ -66,7 +73,8 @@ class WorldStream:
             else:
                 np.random.set_state(self._stream)
             while len(self._worlds) < target:
-                self._worlds.append(hard_reset(len(self._worlds)))
+                loads = 1 + sum(world.loads for world in self._worlds)  # the first made the loop
+                self._worlds.append(hard_reset(loads))
             self._stream = np.random.get_state(legacy=False)
         finally:
             np.random.set_state(before)
@@ -80,6 +88,7 @@ class WorldStream:
             body_pos=np.stack([world.body_pos for world in self._worlds]),
             body_quat=np.stack([world.body_quat for world in self._worlds]),
             qacc_warmstart=np.stack([world.qacc_warmstart for world in self._worlds]),
+            loads=np.array([world.loads for world in self._worlds]),
             stream_key=self._stream["state"]["key"],
             stream_pos=self._stream["state"]["pos"],
             stream_has_gauss=self._stream["has_gauss"],
@@ -89,10 +98,9 @@ class WorldStream:
 
     def _load(self) -> None:
         with np.load(self._path, allow_pickle=False) as stored:
-            rows = zip(
-                stored["body_pos"], stored["body_quat"], stored["qacc_warmstart"], strict=True
-            )
-            self._worlds = [World(*row) for row in rows]
+            names = ("body_pos", "body_quat", "qacc_warmstart", "loads")
+            rows = zip(*(stored[name] for name in names), strict=True)
+            self._worlds = [World(pos, quat, start, int(loads)) for pos, quat, start, loads in rows]
             self._stream = {
                 "bit_generator": "MT19937",
                 "state": {"key": stored["stream_key"], "pos": int(stored["stream_pos"])},

@@ -53,9 +53,9 @@ def benchmark(
         for repeat in range(repeats + 1):  # the first round warms up
             for index, group in enumerate(groups):
                 for name, decoding in decodings.items():
-                    requests = _requests(group, decoding, index * batch)
+                    asked = requests(group, decoding, index * batch)
                     started = time.perf_counter()
-                    chunks = policy.act(requests)
+                    chunks = policy.act(asked)
                     if repeat:
                         seconds[name].append(time.perf_counter() - started)
                         answers[name].append(chunks)
@@ -65,9 +65,10 @@ def benchmark(
     return rows
 
 
-def _requests(
-    group: Sequence[tuple[Observation, np.ndarray | None]], decoding: Decoding, offset: int
+def requests(
+    group: Sequence[tuple[Observation, np.ndarray | None]], decoding: Decoding, offset: int = 0
 ) -> list[ChunkRequest]:
+    """Requests for recorded observations; the chunk index is their place in the recording."""
     key = EpisodeKey("benchmark", "benchmark", 0, 0)
     return [
         ChunkRequest(observation, decoding, key, offset + index, previous)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +65,11 @@ def inspect(spec: str) -> CheckpointInfo:
             )
     config = _read_config(path / CONFIG_FILE)
     model = config["model"]
-    _check_tensors(path / WEIGHTS_FILE, model)
+    if config["description_sha256"] != _description(model, config["images"], path / WEIGHTS_FILE):
+        raise UserError(
+            f"{path / WEIGHTS_FILE} does not hold the model that {CONFIG_FILE} describes: "
+            "the two files were not written together"
+        )
     digest = hashlib.sha256()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         digest.update((path / name).read_bytes())
@@ -76,13 +79,14 @@ def inspect(spec: str) -> CheckpointInfo:
 def write_config(
     path: Path, model: SmallVLAConfig, images: ImageSpec, origin: dict[str, Any]
 ) -> None:
-    """Describe the tensors beside it."""
+    """Describe the tensors that lie beside it already."""
     content = {
         "format": FORMAT,
         "architecture": ARCHITECTURE,
         "conventions": CONVENTIONS,
         "model": dataclasses.asdict(model),
         "images": dataclasses.asdict(images),
+        "description_sha256": _description(model, images, path / WEIGHTS_FILE),
         "origin": origin,
     }
     (path / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
@@ -102,6 +106,7 @@ def _read_config(path: Path) -> dict[str, Any]:
                 raise UserError(f"its {name} convention is {found!r}, this code's is {wanted!r}")
         content["model"] = from_json(SmallVLAConfig, content["model"])
         content["images"] = from_json(ImageSpec, content["images"])
+        content["description_sha256"] = str(content["description_sha256"])
         content.setdefault("origin", {})
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a checkpoint description: {error!r}") from error
@@ -122,39 +127,19 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
             header = json.loads(stream.read(length))
         except ValueError as error:
             raise UserError(f"{path} is no safetensors file: {error}") from error
-    header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    try:
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no safetensors file: {error!r}") from error
     if 8 + length + end != size:
         raise UserError(f"{path} is truncated: {size} bytes instead of {8 + length + end}")
-    return {name: tuple(entry["shape"]) for name, entry in header.items()}
+    return shapes
 
 
-def _check_tensors(path: Path, model: SmallVLAConfig) -> None:
-    """The sizes that config.json promises, against a tensor of each part."""
-    shapes = read_header(path)
-    tokeniser, target, draft = model.tokeniser, model.target, model.draft
-    tokens = tokeniser.latent_dim * tokeniser.levels
-    expected = {
-        "tokeniser.scales": (tokeniser.layers,),
-        "target.queries": (tokeniser.steps, target.width),
-        "target.code_embedding": ((tokeniser.layers - 1) * tokens, target.width),
-        f"target.trunk.{target.depth - 1}.up.weight": (
-            target.expansion * target.width,
-            target.width,
-        ),
-        f"target.heads.{tokeniser.layers - 1}.weight": (tokens, target.width),
-        "draft.queries": (tokeniser.steps, draft.width),
-        f"draft.trunk.{draft.depth - 1}.up.weight": (draft.expansion * draft.width, draft.width),
-        "text.words.weight": (model.word_buckets, target.width),
-    }
-    for name, shape in expected.items():
-        if shapes.get(name) != shape:
-            raise UserError(
-                f"{path} does not hold the model that {CONFIG_FILE} describes: "
-                f"{name} is {shapes.get(name, 'missing')}, expected {shape}"
-            )
-
-
-def parameter_count(path: Path) -> int:
-    """Numbers stored in a safetensors file."""
-    return sum(math.prod(shape) for shape in read_header(path).values())
+def _description(model: SmallVLAConfig, images: ImageSpec, weights: Path) -> str:
+    """sha256 over sizes, image settings, and names and shapes of all tensors."""
+    shapes = sorted(read_header(weights).items())
+    content = [dataclasses.asdict(model), dataclasses.asdict(images), shapes]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -20,9 +20,9 @@ from rsd.models import checkpoint
 from rsd.models.small_vla import Features, SmallVLA, word_ids
 from rsd.types import Chunk, ChunkRequest, DecodeTrace, Decoding, ImageSpec, Mode
 
-# Logits of one token differ by up to 2e-5 between batch sizes and decode modes (fp32, measured by
-# `jobs/benchmark.py decoding`); where the two best levels are closer than this, rounding might
-# decide, and one canonical computation settles the chunk.
+# Where the two best levels of a token are closer than this, rounding might decide, and a canonical
+# computation settles the chunk. `jobs/benchmark.py decoding` measures how far logits differ between
+# batch sizes and modes, and fails where twice that exceeds it.
 NEAR_TIE = 3e-4
 
 
@@ -66,15 +66,18 @@ class SmallVLAPolicy:
         stopwatch = Stopwatch(self._device)
         decoded = self._decode(requests, decoding, stopwatch)
         codes, canonical = decoded.codes, [False] * len(requests)
-        if self._deterministic and decoding.rule == "exact":
+        if self._deterministic and not make_rule(decoding.rule).samples:
             for row in self._near_ties(decoded, decoding):
                 again = dataclasses.replace(decoding, mode=_CANONICAL_MODE[decoding.mode])
                 codes[row] = self._decode([requests[row]], again, stopwatch).codes[0]
                 canonical[row] = True
         with stopwatch("detokenise"):
             actions = self.model.tokeniser.decode(codes)
+            if not bool(torch.isfinite(actions).all()):
+                raise NonFiniteError("the tokeniser's decoder gives NaN or infinity")
             actions[..., -1] = torch.where(actions[..., -1] < 0, -1.0, 1.0)  # PROTOCOL 9
-        padded = torch.zeros(*codes.shape[:-1], self.layers, dtype=torch.int64)
+        middle = self.model.config.tokeniser.levels // 2  # of layers that were not decoded
+        padded = torch.full((*codes.shape[:-1], self.layers), middle)
         padded[..., : codes.shape[-1]] = codes
         seconds = {f"{name}_s": stopwatch.seconds[name] for name in _SECTIONS}
         return [
@@ -93,6 +96,38 @@ class SmallVLAPolicy:
             )
             for row in range(len(requests))
         ]
+
+    @torch.inference_mode()
+    def logit_difference(self, requests: list[ChunkRequest]) -> float:
+        """Largest difference of any logit between the two extremes of computing it: the whole
+        batch with all layers in one pass, and each request alone, layer by layer."""
+        target = self.model.target
+        context = self.model.target_context(self._features(requests))
+        no_codes = torch.zeros(
+            len(requests),
+            target.steps,
+            target.latent_dim,
+            0,
+            dtype=torch.int64,
+            device=self._device,
+        )
+        logits, cache = target.prefill(context, no_codes)
+        codes = logits[:, 0].argmax(dim=-1)[..., None]
+        while codes.shape[-1] < self.layers - 1:
+            step = target.extend(cache, codes[..., -1:], codes.shape[-1])
+            codes = torch.cat([codes, step[:, 0].argmax(dim=-1)[..., None]], dim=-1)
+        together, _ = target.prefill(context, codes)
+        worst = 0.0
+        for row, request in enumerate(requests):
+            alone = self.model.target_context(self._features([request]))
+            logits, cache = target.prefill(alone, codes[row : row + 1, ..., :0])
+            steps = [logits]
+            for layer in range(1, self.layers):
+                codes_before = codes[row : row + 1, ..., layer - 1 : layer]
+                steps.append(target.extend(cache, codes_before, layer))
+            difference = torch.cat(steps, dim=1)[0] - together[row]
+            worst = max(worst, float(difference.abs().max()))
+        return worst
 
     def _near_ties(self, decoded: Decoded, decoding: Decoding) -> list[int]:
         """Rows to decode canonically; a row that was decoded canonically already needs none."""
@@ -205,6 +240,9 @@ def _uniforms(requests: list[ChunkRequest], device: str) -> Uniforms:
 def load(spec: str, *, deterministic: bool, device: str) -> SmallVLAPolicy:
     """Load a checkpoint folder (or `bundled`). Raises UserError where it does not fit."""
     info = checkpoint.inspect(spec)
+    if deterministic:  # TensorFloat-32 rounds far above NEAR_TIE
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
     model = SmallVLA(info.model, info.images.height)
     try:
         model.load_state_dict(load_file(info.path / checkpoint.WEIGHTS_FILE))

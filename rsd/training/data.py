@@ -48,7 +48,7 @@ def load_examples(path: Path, word_buckets: int, steps: int) -> Examples:
     specs: set[ImageSpec] = set()
     assets: set[str] = set()
     tasks: dict[tuple[str, int], int] = {}
-    seeds = hashlib.sha256()
+    digest = hashlib.sha256()
     demonstrations = 0
     for demo in read_demonstrations(path):
         specs.add(demo.images or ImageSpec(*demo.agentview.shape[1:3]))
@@ -61,7 +61,9 @@ def load_examples(path: Path, word_buckets: int, steps: int) -> Examples:
         count = len(demo.frame_steps)
         parts["task"].append(np.full(count, task))
         parts["episode"].append(np.full(count, demonstrations))
-        seeds.update(f"{demo.suite}/{demo.task_id}/{demo.seed}\n".encode())
+        digest.update(f"{demo.suite}/{demo.task_id}/{demo.seed}\n".encode())
+        for array in (demo.actions, demo.proprio, demo.frame_steps, demo.agentview, demo.wrist):
+            digest.update(np.ascontiguousarray(array).data)
         demonstrations += 1
     if demonstrations == 0:
         raise UserError(f"no demonstrations in {path}; jobs/collect.py makes some")
@@ -72,7 +74,7 @@ def load_examples(path: Path, word_buckets: int, steps: int) -> Examples:
         "suites": sorted({suite for suite, _ in tasks}),
         "tasks": len(tasks),
         "assets": sorted(assets),
-        "demonstrations_sha256": seeds.hexdigest(),
+        "sha256": digest.hexdigest(),
     }
     return Examples(spec=specs.pop(), origin=origin, **tensors)
 

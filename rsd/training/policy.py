@@ -215,7 +215,7 @@ class DraftTraining:
             optimiser, 2e-3, total_steps=config.draft_steps
         )
         order = iter(batches(self._train, 2 * config.batch_size, config.seed + 3))
-        total = 0.0
+        total, count = 0.0, 0
         for step in range(1, config.draft_steps + 1):
             loss, _ = self._loss(next(order), features, choices, previous)
             optimiser.zero_grad(set_to_none=True)
@@ -223,13 +223,13 @@ class DraftTraining:
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             schedule.step()
-            total += float(loss.detach())
+            total, count = total + float(loss.detach()), count + 1
             if step % every == 0 or step == config.draft_steps:
                 with torch.no_grad():
                     _, right = self._loss(self._validation, features, choices, previous)
                 agreement = {f"agreement_{i}": float(value) for i, value in enumerate(right)}
-                report(Progress("draft", step, config.draft_steps, total / every, agreement))
-                total = 0.0
+                report(Progress("draft", step, config.draft_steps, total / count, agreement))
+                total, count = 0.0, 0
 
     def _loss(
         self, rows: Tensor, features: Features, choices: Tensor, previous: Tensor

@@ -63,29 +63,6 @@ def test_codes_equal_autoregressive_codes_for_every_draft_and_depth(
         assert (decoded.accepted <= decoded.drafted).all()
 
 
-@pytest.mark.parametrize("draft", DRAFTS)
-def test_codes_equal_autoregressive_codes_whatever_a_requantiser_guesses(draft: str) -> None:
-    def nonsense(estimate: torch.Tensor, codes: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
-        known = torch.arange(codes.shape[-1]) < final[:, None, None, None]
-        return torch.where(known, codes, (codes + 3 * final[:, None, None, None] + 1) % 7)
-
-    context = row_context(BATCH)
-    decoded = speculative(
-        TableBackbone(avalanche),
-        TableBackbone(DRAFTS[draft]),
-        context,
-        context,
-        Exact(),
-        L,
-        L - 1,
-        None,
-        Stopwatch(),
-        nonsense,
-    )
-    assert torch.equal(decoded.codes, _autoregressive(BATCH, L).codes)
-    assert (decoded.passes <= L).all()
-
-
 def test_an_oracle_draft_takes_one_pass_and_an_always_wrong_one_takes_all() -> None:
     assert (_speculative("oracle", BATCH, L, L - 1).passes == 1).all()
     assert (_speculative("adversarial", BATCH, L, L - 1).passes == L).all()

@@ -146,7 +146,7 @@ def test_bad_checkpoints_are_refused_with_a_reason(tmp_path: Path) -> None:
     resized = small_checkpoint(tmp_path / "resized")
     wider = dataclasses.replace(CONFIG, word_buckets=128)
     _spoil(resized, model=dataclasses.asdict(wider))
-    with pytest.raises(UserError, match=r"text\.words\.weight"):
+    with pytest.raises(UserError, match="not written together"):
         checkpoint.inspect(str(resized))
 
 

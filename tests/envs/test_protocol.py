@@ -174,7 +174,7 @@ def test_the_stream_of_worlds_continues_where_the_cache_ends(
     """Recording 1 then 2 worlds gives what recording 3 at once gives."""
     import rsd.envs.worlds as worlds
 
-    def draw(trial: int) -> worlds.World:
+    def draw(loads_before: int) -> worlds.World:
         return worlds.World(np.random.rand(2, 3), np.random.rand(2, 4), np.random.rand(5))
 
     task = get_task(SUITE, TASK)
