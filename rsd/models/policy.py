@@ -23,7 +23,7 @@ from rsd.types import Chunk, ChunkRequest, DecodeTrace, Decoding, ImageSpec, Mod
 # Where the two best levels of a token are closer than this, rounding might decide, and a canonical
 # computation settles the chunk. `jobs/benchmark.py decoding` measures how far logits differ between
 # batch sizes and modes, and fails where twice that exceeds it.
-NEAR_TIE = 3e-4
+NEAR_TIE = 1e-4
 
 
 class NonFiniteError(RuntimeError):
