@@ -1,5 +1,5 @@
 # make demo: evaluate the bundled policy on LIBERO. make test: run the tests. Both set up first.
-PYTHON ?= python3
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -18,13 +18,16 @@ setup: system $(STAMP)
 setup-dev: system $(VENV)/.installed-dev
 	$(BIN)/python -m rsd.envs.rendering
 
-# Distribution packages that pip cannot bring: a compiler for source packages, a renderer.
+# What pip cannot bring: Python 3.11 or newer, a compiler for source packages, a renderer.
 system:
-	@./install-system-packages
+	@PYTHON="$(PYTHON)" ./install-system-packages
 
+# CMake 4 refuses the source packages below otherwise; a virtual environment without pip is one that
+# was interrupted while it was made.
+$(STAMP): export CMAKE_POLICY_VERSION_MINIMUM := 3.5
 $(STAMP): requirements.txt constraints.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip==26.0.1" "setuptools==80.9.0" wheel
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip==26.0.1" "setuptools==80.9.0" "wheel==0.48.0"
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@

@@ -8,6 +8,7 @@ that both have one meaning and one set of errors.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +69,7 @@ class EpisodesConfig:
     """The first N of the 50 stored trials of each task"""
 
     trials: tuple[int, ...] = ()
-    """Trial numbers from 0, instead of the first N"""
+    """Trial numbers from 0, instead of the first N: not together with --num-trials"""
 
     arms: tuple[str, ...] = ("autoregressive", "speculative")
     """autoregressive, speculative (exact rule), speculative-sampling, parallel. NAME@K decodes
@@ -99,7 +100,8 @@ class PolicyConfig:
     """Layers drafted before the first pass; None: as many as the policy likes"""
 
     deterministic: bool = True
-    """The same answer to the same request in any batch, bit for bit; off is faster"""
+    """Greedy arms give the same answer to the same request in any batch, bit for bit; off is
+    faster"""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class ClusterConfig:
     """Loaded copies of the policy"""
 
     gpus_per_replica: float | None = None
-    """GPUs of one replica, 0.5 lets two share one; None: 1 where the cluster has any, else 0"""
+    """GPUs of one replica, 0.5 lets two share one, above 1 a whole number; None: 1 where
+    the cluster has any, else 0"""
 
     replica_threads: int = 1
     """CPU threads of one replica's model"""
@@ -332,6 +335,11 @@ def _trials(episodes: EpisodesConfig) -> Sequence[int]:
                 f"task; choose 1 to {TRIALS_PER_TASK}"
             )
         return range(episodes.num_trials)
+    if episodes.num_trials not in (EpisodesConfig.num_trials, len(episodes.trials)):
+        raise UserError(
+            f"--num-trials {episodes.num_trials} beside --trials of {len(episodes.trials)}: "
+            "leave one of them out"
+        )
     for trial in episodes.trials:
         if not 0 <= trial < TRIALS_PER_TASK:
             raise UserError(
@@ -364,7 +372,7 @@ _LEAST: dict[str, _Least] = {
     "replicas": _Least(1, "somebody has to decide"),
     "gpus_per_replica": _Least(0, "0 is a CPU replica"),
     "replica_threads": _Least(1, "a model needs a thread"),
-    "worker_memory_gb": _Least(0, "0 asks for none"),
+    "worker_memory_gb": _Least(0.1, "a simulator takes more than 1"),
     "max_batch_size": _Least(1, "1 is no batching"),
     "max_wait_ms": _Least(0, "0 never waits"),
     "retries": _Least(0, "0 records the first error"),
@@ -380,10 +388,18 @@ def check(config: EvaluateConfig) -> None:
     values = settings(config)
     for name, least in _LEAST.items():
         value = values[name]
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"--{name.replace('_', '-')} {value}: a finite number is needed")
         if value is not None and value < least.value:
             raise UserError(
                 f"--{name.replace('_', '-')} {value}: at least {least.value:g} ({least.why})"
             )
+    gpus = config.cluster.gpus_per_replica
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
+        raise UserError(
+            f"--gpus-per-replica {gpus:g}: above 1 Ray gives whole GPUs only; choose {int(gpus)} "
+            f"or {math.ceil(gpus)}"
+        )
     families = {family_of(suite) for suite in config.episodes.task_suite}
     if len(families) != 1:
         raise UserError(

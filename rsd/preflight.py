@@ -10,15 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.fs as pafs
-
 from rsd.config import EvaluateConfig, check, check_layers, execution, identity, plan, resolve_arms
 from rsd.envs import FAMILIES, family_of
-from rsd.errors import UserError
 from rsd.models import PolicyInfo, inspect_policy
 from rsd.provenance import provenance
-from rsd.records import RUN_FILE, Books
+from rsd.records import Books, holds_a_run
 from rsd.types import Arm, EpisodeKey
 
 if TYPE_CHECKING:
@@ -75,7 +71,7 @@ def output_of(run: RunPlan) -> str:
     output = run.config.output.output or f"results/{run.run_id}"
     uploaded = "working_dir_files" in Path.cwd().parts  # where Ray unpacks it
     if uploaded and "://" not in output:
-        return str(Path.home() / output)
+        return str(Path.home() / Path(output).expanduser())
     return output
 
 
@@ -90,17 +86,6 @@ def open_books(run: RunPlan, say: Callable[[str], None]) -> Books:
     if run.config.output.resume and not resume:
         say(f"nothing is recorded in {output} yet: this is a new run")
     return Books.open(output, _run_record(run), resume=resume)
-
-
-def holds_a_run(output: str) -> bool:
-    """Whether a run was started in `output`; raises UserError for a URI that cannot be opened."""
-    try:
-        if "://" not in output:
-            return pafs.LocalFileSystem().get_file_info(f"{output}/{RUN_FILE}").is_file
-        files, root = pafs.FileSystem.from_uri(output)
-        return files.get_file_info(f"{root}/{RUN_FILE}").is_file
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"cannot open output {output!r}: {error}") from error
 
 
 def _run_record(run: RunPlan) -> dict[str, Any]:

@@ -32,16 +32,21 @@ def provenance() -> dict[str, Any]:
 def code() -> dict[str, Any]:
     """The commit where there is one, and always a hash over the sources: a working folder that
     `ray job submit` uploads has no history."""
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
     changes = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": None if changes is None else bool(changes),
-        "source_sha256": digest.hexdigest(),
+        "source_sha256": source_sha256(),
     }
+
+
+def source_sha256() -> str:
+    """sha256 over relative names and contents of this package's modules, in sorted order."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _git(*arguments: str) -> str | None:
@@ -80,7 +85,7 @@ def hardware() -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "memory_bytes": memory_bytes(),
-        "gpus": _gpus(),
+        "gpus": gpus(),
     }
 
 
@@ -103,7 +108,7 @@ def _cpu_model() -> str:
     return names[0] if names else platform.processor()
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
     """Models of NVIDIA's GPUs as their driver names them."""
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     lines = [line for file in files for line in file.read_text().splitlines()]

@@ -32,7 +32,7 @@ from rsd.types import EpisodeKey, EpisodeResult
 SCHEMA_VERSION = "1"  # raise it with every change of a column's name, type, unit or meaning
 
 FLUSH_EVERY = 20  # episodes a part
-FLUSH_SECONDS = 10.0
+FLUSH_SECONDS = 10.0  # since the part's first episode; looked at when one is added
 
 RUN_FILE = "run.json"
 EPISODES = "episodes"
@@ -85,9 +85,15 @@ _EPISODE_COLUMNS = (
     Column("chunks", _COUNT, "1", "decodes asked for; rows of this episode in chunks/"),
     Column("attempts", _COUNT, "1", "times the episode was started until this row, 1 or more"),
     Column("error", _TEXT, "text", "traceback; empty unless outcome is error"),
-    Column("physics_s", _SECONDS, "s", "wall time in the simulator's control steps"),
+    Column("physics_s", _SECONDS, "s", "wall time in control steps, the 10 wait steps included"),
     Column("render_s", _SECONDS, "s", "wall time rendering the frames that the policy read"),
-    Column("reset_s", _SECONDS, "s", "wall time putting the world in place, wait steps included"),
+    Column(
+        "reset_s",
+        _SECONDS,
+        "s",
+        "wall time putting the world in place, wait steps excluded; building the simulator and "
+        "recording the task's worlds included where this episode had to",
+    ),
     Column("wait_s", _SECONDS, "s", "wall time the worker waited for the policy's answers"),
     Column("wall_s", _SECONDS, "s", "wall time of the whole episode on its worker"),
     Column("worker", _TEXT, "name", "the environment worker that ran the episode"),
@@ -489,6 +495,15 @@ def _sweep(folder: _Folder) -> None:
 
 
 # --- reading ----------------------------------------------------------------------------------
+
+
+def holds_a_run(output: str) -> bool:
+    """Whether a run was started in `output`; raises UserError for one that cannot be opened."""
+    folder = _Folder.at(output)
+    try:
+        return folder.files.get_file_info(folder.path(RUN_FILE)).is_file
+    except OSError as error:
+        raise UserError(f"cannot open output {output!r}: {error}") from error
 
 
 def read_run(output: str) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class ChunkCost:
     chunks: int
     passes_mean: float | None
     passes_median: float | None
+    near_ties: float | None  # share of chunks whose near ties a canonical recompute settled
     total: Quantiles  # s, sum of the stages of one chunk
     stages: dict[str, Quantiles]  # s, by stage
 
@@ -198,6 +199,7 @@ def _chunk_cost(chunks: pd.DataFrame) -> ChunkCost:
         chunks=len(chunks),
         passes_mean=_mean(chunks["passes"]),
         passes_median=quantiles(chunks["passes"].to_numpy()).median,
+        near_ties=_mean(chunks["canonical"]),
         total=quantiles(chunk_latency_s(chunks).to_numpy()),
         stages={stage: quantiles(chunks[f"{stage}_s"].to_numpy()) for stage in STAGES},
     )
@@ -252,8 +254,8 @@ def _seconds(value: float | None) -> str:
     return _number(value, "{:.2f}")
 
 
-def _table(title: str, *columns: str) -> Table:
-    """First column names the row, the others hold numbers."""
+def _table(summary: Summary, title: str, *columns: str) -> Table:
+    """First column names the row, never broken inside an arm's name; the others hold numbers."""
     table = Table(
         title=title,
         title_justify="left",
@@ -263,14 +265,15 @@ def _table(title: str, *columns: str) -> Table:
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column(columns[0], overflow="fold")
+    longest = max((len(arm.arm) for arm in summary.arms), default=0)
+    table.add_column(columns[0], min_width=longest, vertical="bottom")
     for column in columns[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=True, vertical="bottom")
     return table
 
 
 def _success_table(summary: Summary) -> Table:
-    table = _table("Success", "arm", "successes", "%", "95 % interval", "errors")
+    table = _table(summary, "Success", "arm", "successes", "%", "95 % interval", "errors")
     for arm in summary.arms:
         success = arm.success
         table.add_row(
@@ -285,65 +288,82 @@ def _success_table(summary: Summary) -> Table:
 
 def _paired_table(summary: Summary) -> Table:
     table = _table(
+        summary,
         "Paired by world; second minus first, in points",
-        "first → second",
+        "first vs second",
         "pairs",
-        "1st only",
-        "2nd only",
-        "difference",
+        "1st\nonly",
+        "2nd\nonly",
+        "diff.",
         "95 % interval",
         "p",
-        "same end",
+        "same\nend",
     )
     for pair in summary.pairs:
         comparison = pair.comparison
         table.add_row(
-            f"{pair.first} → {pair.second}",
+            f"{pair.first} vs {pair.second}",
             str(comparison.pairs),
             str(comparison.only_first),
             str(comparison.only_second),
             _percent(comparison.difference),
             f"{_percent(comparison.low)} to {_percent(comparison.high)}",
             f"{comparison.p_value:.2g}",
-            f"{pair.identical_final_states}/{comparison.pairs}",
+            str(pair.identical_final_states),
         )
     return table
 
 
 def _acceptance_table(summary: Summary) -> Table:
-    layers = max((len(arm.acceptance) for arm in summary.arms), default=0)
+    """Arms that guess; the others have nothing to keep."""
+    arms = [arm for arm in summary.arms if any(layer.drafted for layer in arm.acceptance)]
+    layers = max((len(arm.acceptance) for arm in arms), default=0)
     table = _table(
-        "Drafts accepted, % by layer; passes a chunk",
+        summary,
+        "Guesses kept, % by layer (draft and redraft)",
         "arm",
         *(str(layer) for layer in range(layers)),
-        "passes",
+    )
+    for arm in arms:
+        rates = [_percent(layer.rate) for layer in arm.acceptance]
+        table.add_row(arm.arm, *rates, *[_NOTHING] * (layers - len(rates)))
+    return table
+
+
+def _passes_table(summary: Summary) -> Table:
+    table = _table(
+        summary,
+        "Passes a chunk; near ties, % of chunks",
+        "arm",
+        "chunks",
+        "mean",
         "median",
+        "near ties",
     )
     for arm in summary.arms:
-        rates = [_percent(layer.rate) for layer in arm.acceptance]
         table.add_row(
             arm.arm,
-            *rates,
-            *[_NOTHING] * (layers - len(rates)),
+            str(arm.cost.chunks),
             _number(arm.cost.passes_mean, "{:.2f}"),
             _number(arm.cost.passes_median, "{:g}"),
+            _percent(arm.cost.near_ties),
         )
     return table
 
 
 def _latency_table(summary: Summary) -> Table:
-    table = _table("Chunk latency, ms", "arm", "chunks", "", "total", *STAGES)
+    table = _table(summary, "Chunk latency, ms", "arm", "", "total", *STAGES)
     for arm in summary.arms:
         cells = [arm.cost.total, *arm.cost.stages.values()]
         medians = [_milliseconds(cell.median) for cell in cells]
         tails = [_milliseconds(cell.p95) for cell in cells]
-        table.add_row(arm.arm, str(arm.cost.chunks), "median", *medians)
-        table.add_row("", "", "p95", *tails)
+        table.add_row(arm.arm, "median", *medians)
+        table.add_row("", "p95", *tails)
     return table
 
 
 def _simulator_table(summary: Summary) -> Table:
-    table = _table("Simulator, s an episode: mean", "arm", "total", *SIMULATOR_PARTS)
+    table = _table(summary, "Simulator, s an episode: mean", "arm", "total", *SIMULATOR_PARTS)
     for arm in summary.arms:
         parts = [_seconds(arm.simulator.parts[part]) for part in SIMULATOR_PARTS]
         table.add_row(arm.arm, _seconds(arm.simulator.total), *parts)
@@ -354,13 +374,14 @@ _TABLES: tuple[Callable[[Summary], Table], ...] = (
     _success_table,
     _paired_table,
     _acceptance_table,
+    _passes_table,
     _latency_table,
     _simulator_table,
 )
 
 
 def print_summary(summary: Summary, console: Console) -> None:
-    """Tables of the summary; at most 100 columns wide with arm names as the modes have them."""
+    """Tables of the summary; 80 columns are enough for the arms by their plain names."""
     for make in _TABLES:
         table = make(summary)
         if table.row_count:
@@ -368,8 +389,9 @@ def print_summary(summary: Summary, console: Console) -> None:
     rate = _number(summary.episodes_per_hour, "{:,.0f}")
     console.print(
         f"{summary.episodes} episodes, {summary.errors} of them errors, in "
-        f"{timedelta(seconds=round(summary.elapsed_s))}: {rate} an hour, assets {summary.assets}"
+        f"{timedelta(seconds=round(summary.elapsed_s))}: {rate} episodes per hour"
     )
+    console.print(f"Assets: {summary.assets}", soft_wrap=True, highlight=False)
     console.print(f"Parquet: {summary.output}", soft_wrap=True, highlight=False)
 
 

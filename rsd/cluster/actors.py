@@ -18,7 +18,10 @@ from ray.util.metrics import Gauge
 from rsd.cluster.replica import PolicyReplica, ReplicaSettings
 from rsd.cluster.scaling import Footprint
 from rsd.cluster.worker import EnvWorker, NoReplicaError, WorkerSettings
+from rsd.envs import check_node
 from rsd.envs.rendering import process_variables
+from rsd.errors import UserError
+from rsd.provenance import source_sha256
 from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, EpisodeResult
 
 REPLICA_RESTARTS = 20  # deaths of one replica (a lost node not counted) after which it stays dead
@@ -34,13 +37,21 @@ class WorkerInfo:
 
     node: str
     pid: int
+    source_sha256: str  # of the code that it runs
+    problem: str  # why its node cannot run the suites; empty if it can
 
 
 class EnvWorkerActor(EnvWorker):
     """A worker whose policy is elsewhere."""
 
-    def info(self) -> WorkerInfo:
-        return WorkerInfo(platform.node(), os.getpid())
+    def info(self, suite: str) -> WorkerInfo:
+        """Also checks the node for the suite's simulator, before an episode pays for it."""
+        problem = ""
+        try:
+            check_node(suite, self._settings.assets, self._settings.renderer)
+        except UserError as error:
+            problem = str(error)
+        return WorkerInfo(platform.node(), os.getpid(), source_sha256(), problem)
 
     def episode(
         self, key: EpisodeKey, decoding: Decoding, replicas: Sequence[ActorHandle]

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.autoscaler.sdk import request_resources
-from ray.exceptions import ActorDiedError, RayActorError
+from ray.exceptions import ActorDiedError, RayActorError, RayError
 
 from rsd.cluster import actors, scaling
 from rsd.cluster.actors import WorkerInfo
@@ -23,6 +23,7 @@ from rsd.cluster.scaling import ClusterSize, Footprint, Wishes
 from rsd.cluster.worker import KILL_GRACE_S, WorkerSettings
 from rsd.config import EvaluateConfig
 from rsd.preflight import RunPlan
+from rsd.provenance import source_sha256
 from rsd.types import Decoding, EpisodeResult
 
 LOOK_S = 5.0  # between two looks at the cluster's size and the replicas' health
@@ -70,6 +71,13 @@ def wishes_of(config: EvaluateConfig) -> Wishes:
     )
 
 
+def worker_settings(run: RunPlan) -> WorkerSettings:
+    """What a run's workers make their simulators from."""
+    return WorkerSettings(
+        run.assets, run.renderer, run.policy.images, run.config.cluster.time_limit_s
+    )
+
+
 def cluster_size() -> ClusterSize:
     """What the connected cluster has now."""
     resources = ray.cluster_resources()
@@ -92,6 +100,7 @@ class Crew:
         self._run = run
         self._say = say
         self._clock = clock
+        self._source_sha256 = source_sha256()
         self._cluster = run.config.cluster
         self._wishes = wishes_of(run.config)
         self._replicas: list[ActorHandle] = []
@@ -103,9 +112,8 @@ class Crew:
         self._looked = -math.inf
         self._started = clock()
         self._told = False
-        size = cluster_size()
-        self._replica_footprint = scaling.replica_footprint(size, self._wishes)
-        self._worker_footprint = scaling.worker_footprint(size, self._wishes)
+        self._devices: set[str] = set()
+        self._measure(cluster_size())
 
     def __enter__(self) -> Crew:
         return self
@@ -126,13 +134,22 @@ class Crew:
             return
         self._looked = self._clock()
         size = cluster_size()
+        self._measure(size)
         self._grow_replicas(remaining, size)
         self._grow_workers(remaining, size)
         self._ask_for_nodes(remaining)
         self._ping_replicas()
         self._explain_silence()
 
+    def _measure(self, size: ClusterSize) -> None:
+        """What the next actors ask for; all replicas the same, by the cluster of the first."""
+        self._worker_footprint = scaling.worker_footprint(size, self._wishes)
+        if not self._replicas:
+            self._replica_footprint = scaling.replica_footprint(size, self._wishes)
+
     def _grow_replicas(self, remaining: int, size: ClusterSize) -> None:
+        if size.cpus < 1 and self._wishes.gpus_per_replica is None:
+            return  # no node is up for anybody to simulate on: its kind decides the replicas'
         decision = scaling.scale_replicas(
             len(self._replicas), remaining, size, self._replica_footprint, self._wishes
         )
@@ -192,7 +209,7 @@ class Crew:
             replica = self._pings.pop(ref)
             self._answering.discard(replica)
             try:
-                self._same_checkpoint(ray.get(ref))
+                self._check_replica(ray.get(ref))
                 self._answering.add(replica)
             except ActorDiedError as error:
                 self._replicas.remove(replica)
@@ -202,11 +219,23 @@ class Crew:
             except RayActorError:  # Ray is restarting it
                 continue
 
-    def _same_checkpoint(self, info: ReplicaInfo) -> None:
+    def _check_replica(self, info: ReplicaInfo) -> None:
+        self._check_code(info.node, info.source_sha256)
         if info.checkpoint_sha256 != self._run.policy.sha256:
             raise RunStoppedError(
                 f"node {info.node} has another checkpoint at {self._run.config.policy.policy!r}: "
                 f"{info.checkpoint_sha256[:12]}, the driver's is {self._run.policy.sha256[:12]}"
+            )
+        if info.device not in self._devices:
+            self._devices.add(info.device)
+            self._say(f"a replica decides on {info.device} of node {info.node}")
+
+    def _check_code(self, node: str, sha256: str) -> None:
+        if sha256 != self._source_sha256:
+            raise RunStoppedError(
+                f"node {node} runs other code than the driver (source {sha256[:12]}, the driver's "
+                f"is {self._source_sha256[:12]}): upload one working folder to all nodes with "
+                "`ray job submit --working-dir .`, and leave the code as it is while a run goes on"
             )
 
     # -- workers ------------------------------------------------------------------------------
@@ -217,17 +246,11 @@ class Crew:
         return [member for member in self.members if member.node and member.lease is None]
 
     def _hire(self) -> None:
-        settings = WorkerSettings(
-            self._run.assets,
-            self._run.renderer,
-            self._run.policy.images,
-            self._cluster.time_limit_s,
-        )
         index = next(self._names)
-        actor = actors.start_worker(settings, self._worker_footprint)
+        actor = actors.start_worker(worker_settings(self._run), self._worker_footprint)
         member = Member(f"worker-{index}", actor, index)
         self.members.append(member)
-        self._pending[actor.info.remote()] = member
+        self._pending[actor.info.remote(self._run.keys[0].suite)] = member
 
     def dismiss(self, member: Member) -> None:
         """End a worker's process; whatever it was doing is lost."""
@@ -275,13 +298,18 @@ class Crew:
 
     def _welcome(self, ref: ray.ObjectRef[WorkerInfo], member: Member) -> None:
         try:
-            member.node = ray.get(ref).node
-            self._start_failures = 0
-        except RayActorError as error:
+            info = ray.get(ref)
+        except RayError as error:  # of the process, or an exception of its own
             self._start_failures += 1
             if self._start_failures >= START_FAILURES:
                 raise RunStoppedError(f"workers do not start: {error}") from None
             self.replace(member)
+            return
+        self._start_failures = 0
+        self._check_code(info.node, info.source_sha256)
+        if info.problem:
+            raise RunStoppedError(f"node {info.node} cannot run episodes: {info.problem}")
+        member.node = info.node
 
     def _hung(self) -> list[Report]:
         now = self._clock()

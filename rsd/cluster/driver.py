@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from types import FrameType
 
-from rsd.cluster.crew import Crew, Member, Report
+from rsd.cluster.crew import Crew, Member, Report, worker_settings
 from rsd.cluster.leases import Leases
 from rsd.cluster.metrics import Metrics
 from rsd.cluster.progress import Progress, Standing
@@ -72,6 +72,7 @@ class Driver:
     ) -> None:
         recorded = books.recorded()
         self._arms = run.arms
+        self._worker_settings = worker_settings(run)
         self._books = books
         self._crew = crew
         self._progress = progress
@@ -124,9 +125,9 @@ class Driver:
     def _hand_out(self) -> None:
         if self._interrupts.finish or not self._crew.can_decide:
             return
-        alone = sum(bool(member.node) for member in self._crew.members) == 1
+        crew = {member.name for member in self._crew.members if member.node}
         for member in self._crew.idle:
-            lease = self._leases.take(member.name, member.task, alone)
+            lease = self._leases.take(member.name, member.task, crew)
             if lease is not None:
                 self._crew.assign(member, lease, self._arms[lease.key.arm].decoding)
 
@@ -138,7 +139,9 @@ class Driver:
         if isinstance(report.error, NoReplicaError):
             self._leases.returned(lease.key)
             return
-        result = report.result or error_result(lease.key, _text(report.error))
+        result = report.result or error_result(
+            lease.key, _text(report.error), self._worker_settings
+        )
         if result.outcome == "error" and self._leases.failed(lease.key):
             last = result.error.strip().splitlines()[-1]
             self._progress.say(f"attempt {lease.attempt} at {lease.key} failed: {last}")

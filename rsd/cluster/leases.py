@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 
 from rsd.types import EpisodeKey
@@ -42,7 +42,7 @@ class Leases:
         self._retries = retries
         self._max_steps = max_steps
         self._attempts: Counter[EpisodeKey] = Counter()
-        self._failed_on: dict[EpisodeKey, str] = {}
+        self._failed_on: dict[EpisodeKey, set[str]] = defaultdict(set)
         self._held_tasks: Counter[TaskId] = Counter()
         self._held: dict[EpisodeKey, str] = {}
 
@@ -56,10 +56,11 @@ class Leases:
         """Episodes in workers' hands."""
         return len(self._held)
 
-    def take(self, worker: str, task: TaskId | None, alone: bool) -> Lease | None:
+    def take(self, worker: str, task: TaskId | None, crew: Set[str]) -> Lease | None:
         """The next episode for a worker whose simulator is `task`'s; None if there is none for it.
 
-        An episode is not given back to the worker it failed on, unless that one is `alone`.
+        An episode is not given back to a worker that it failed on while `crew`, the workers that
+        are up, has one that it has not failed on.
         """
         tasks = sorted((t for t, queue in self._queues.items() if queue), key=self._urgency)
         if task in tasks:
@@ -67,7 +68,8 @@ class Leases:
             tasks.insert(0, task)
         for candidate in tasks:
             for key in self._queues[candidate]:
-                if alone or self._failed_on.get(key) != worker:
+                failed_on = self._failed_on.get(key, set())
+                if worker not in failed_on or crew <= failed_on:
                     return self._give(key, worker)
         return None
 
@@ -100,7 +102,7 @@ class Leases:
         retries are used up, and it remains held until `done`."""
         if self._attempts[key] > self._retries:
             return False
-        self._failed_on[key] = self._release(key)
+        self._failed_on[key].add(self._release(key))
         self._queues[task_of(key)].appendleft(key)
         return True
 

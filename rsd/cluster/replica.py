@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rsd.cluster.batching import BatchLimits, MicroBatcher
 from rsd.models import load_policy
+from rsd.provenance import gpus, source_sha256
 from rsd.types import Chunk, ChunkRequest
 
 
@@ -27,6 +28,8 @@ class ReplicaInfo:
     """What a replica says of itself."""
 
     checkpoint_sha256: str
+    source_sha256: str  # of the code that it runs
+    device: str  # cpu, or cuda with the models of its node's GPUs
     node: str
     pid: int
     queue: int  # requests that wait
@@ -44,11 +47,17 @@ class PolicyReplica:
         )
         self._batcher = MicroBatcher(self._policy.act, settings.limits)
         self._on_queue = on_queue
+        self._source_sha256 = source_sha256()
+        models = ", ".join(sorted(set(gpus())))
+        self._device = settings.device + (f" ({models})" if settings.device == "cuda" else "")
 
     async def act(self, request: ChunkRequest) -> Chunk:
         """Decode one chunk; raises what the policy raises."""
         self._on_queue(len(self._batcher) + 1)
-        return await self._batcher.submit(request)
+        try:
+            return await self._batcher.submit(request)
+        finally:
+            self._on_queue(len(self._batcher))
 
     async def expect(self, callers: int) -> None:
         """So many workers ask here: a batch never waits for more than those."""
@@ -57,5 +66,10 @@ class PolicyReplica:
     async def info(self) -> ReplicaInfo:
         """Answers while the model works; also tells that the replica lives."""
         return ReplicaInfo(
-            self._policy.checkpoint_sha256, platform.node(), os.getpid(), len(self._batcher)
+            self._policy.checkpoint_sha256,
+            self._source_sha256,
+            self._device,
+            platform.node(),
+            os.getpid(),
+            len(self._batcher),
         )

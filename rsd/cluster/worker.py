@@ -71,7 +71,7 @@ class EnvWorker:
         except Exception:  # whatever simulator or policy raise is recorded as what it is
             error = traceback.format_exc()
             wall_s = time.perf_counter() - started
-            result = error_result(key, error, self._env, wall_s=wall_s)
+            result = error_result(key, error, self._settings, self._env, wall_s)
             self._close()  # whatever state the simulator was in is gone
             return result
 
@@ -94,9 +94,17 @@ class EnvWorker:
 
 
 def error_result(
-    key: EpisodeKey, error: str, env: Environment | None = None, wall_s: float = 0.0
+    key: EpisodeKey,
+    error: str,
+    settings: WorkerSettings,
+    env: Environment | None = None,
+    wall_s: float = 0.0,
 ) -> EpisodeResult:
-    """The record of an attempt without a verdict; nothing in it is made up."""
+    """The record of an attempt without a verdict, from a worker with `settings`.
+
+    `steps` is 0 and there are no chunks, however far the attempt came; times are 0 and the
+    instruction is empty where the process is gone and nobody knows them.
+    """
     return EpisodeResult(
         key=key,
         instruction=env.instruction if env else "",
@@ -108,8 +116,8 @@ def error_result(
         reset_s=env.timings.reset_s if env else 0.0,
         wait_s=0.0,
         wall_s=wall_s,
-        assets=env.assets if env else "",
-        renderer=env.renderer if env else "",
+        assets=settings.assets.name,
+        renderer=settings.renderer,
         final_state_sha256="",
     )
 

@@ -3,13 +3,20 @@ from __future__ import annotations
 import random
 import threading
 import time
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import assert_exactly_once, processes, rows, run_toy, same_worlds
+from conftest import TOY, assert_exactly_once, processes, rows, run_toy, same_worlds
+from rich.console import Console
 
 from rsd import records
+from rsd.cluster.session import evaluate
+from rsd.config import parse
+from rsd.envs.assets import ResolvedAssets
+from rsd.preflight import open_books, prepare
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.timeout(240)]
 
@@ -69,6 +76,7 @@ def test_with_two_replicas_the_other_one_answers(tmp_path: Path) -> None:
     killer = kill_at_random("PolicyReplicaActor", seed=3, kills=1)
     run_toy(tmp_path, *FORTY, "--replicas", "2")
     killer.join(1)
+    assert not killer.is_alive()
     assert_exactly_once(tmp_path, arms=2, episodes_per_arm=40)
     assert (rows(tmp_path)["attempts"] == 1).all()
 
@@ -134,3 +142,31 @@ def test_a_replica_with_another_checkpoint_stops_the_run(
     monkeypatch.setattr(toy, "sha256", lambda variant: "0" * 64)
     with pytest.raises(RunStoppedError, match="another checkpoint"):
         run_toy(tmp_path, "--task-suite", "toy")
+
+
+def test_a_replica_or_worker_with_other_code_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rsd.cluster import crew
+
+    monkeypatch.setattr(crew, "source_sha256", lambda: "0" * 64)
+    with pytest.raises(crew.RunStoppedError, match="runs other code"):
+        run_toy(tmp_path, "--task-suite", "toy")
+    assert len(rows(tmp_path)) == 0
+
+
+def test_a_node_that_lacks_the_assets_stops_the_run_before_an_episode_is_charged_with_it(
+    tmp_path: Path,
+) -> None:
+    from rsd.cluster.crew import RunStoppedError
+
+    run = prepare(parse([*TOY, "--task-suite", "toy", "--output", str(tmp_path)]))
+    keys = [replace(key, suite="libero_goal") for key in run.keys]
+    absent = ResolvedAssets("official", Path("/nowhere/assets"), "", "")
+    run = replace(run, keys=keys, assets=absent, renderer="osmesa")
+    with (
+        open_books(run, print) as books,
+        pytest.raises(RunStoppedError, match=r"cannot run episodes: .*/nowhere/assets"),
+    ):
+        evaluate(run, books, Console(file=StringIO()))
+    assert len(rows(tmp_path)) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,5 +77,17 @@ def test_the_dashboard_is_reached_through_ssh_only(cluster: dict[str, Any]) -> N
 def test_every_mounted_file_of_the_project_exists(cluster: dict[str, Any]) -> None:
     local = [Path(path) for path in cluster["file_mounts"].values() if path != TOKEN]
     assert [str(path) for path in local if not (ROOT / path).exists()] == []
-    installed = next(line for line in cluster["setup_commands"] if "-r " in line).split("-r ")[1]
-    assert installed in cluster["file_mounts"]
+
+
+def test_whatever_the_setup_needs_is_mounted(cluster: dict[str, Any]) -> None:
+    mounts = cluster["file_mounts"]
+    commands = "\n".join(cluster["setup_commands"])
+    needed = re.findall(r"-r (\S+)", commands) + re.findall(r"sh (~\S+)", commands)
+    assert "~/rsd/install-system-packages" in needed
+    assert "~/rsd/requirements.txt" in needed
+    while needed:
+        remote = needed.pop()
+        assert remote in mounts
+        # what requirements name by -r and -c lies beside them
+        named = re.findall(r"^-[rc] (\S+)", (ROOT / mounts[remote]).read_text(), re.MULTILINE)
+        needed += [str(Path(remote).parent / name) for name in named]

@@ -104,7 +104,8 @@ BAD = [
     (["--config", "/nowhere.yaml"], "cannot read --config"),
     (["--task-suite", "toy", "--policy", "toy", "--arms", "parallel@9"], "has 1 to 3"),
     (["--policy", "toy", "--renderer", "vulkan"], "unknown renderer 'vulkan'"),
-    (["--policy", "toy", "--renderer", "none", "--assets", "/nowhere"], "no asset tree"),
+    (["--policy", "toy", "--renderer", "none"], "--renderer none: a policy needs frames"),
+    (["--policy", "toy", "--assets", "/nowhere"], "no asset tree"),
 ]
 
 
@@ -122,7 +123,6 @@ def test_bad_input_is_told_in_one_message_and_nothing_starts(
 
 
 def test_a_missing_checkpoint_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("rsd.models.checkpoint")
     assert main(["--policy", str(tmp_path / "nothing"), "--output", str(tmp_path / "run")]) == 2
     assert "nothing" in capsys.readouterr().err
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rsd.cluster.batching import BatchLimits, MicroBatcher
+from rsd.cluster.replica import PolicyReplica, ReplicaSettings
 from rsd.models.toy import ToyPolicy
 from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, Observation
 
@@ -124,3 +125,16 @@ def test_too_few_answers_are_an_error() -> None:
 
     with pytest.raises(RuntimeError, match="0 answers to 1"):
         asyncio.run(work())
+
+
+def test_a_replica_reports_its_queue_also_when_it_is_empty_again() -> None:
+    async def work() -> list[int]:
+        lengths: list[int] = []
+        settings = ReplicaSettings("toy", True, "cpu", BatchLimits(2, 0.0))
+        replica = PolicyReplica(settings, lengths.append)
+        await asyncio.gather(*(replica.act(request(trial)) for trial in range(5)))
+        return lengths
+
+    lengths = asyncio.run(work())
+    assert max(lengths) >= 2
+    assert lengths[-1] == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rsd.config import ARMS, EvaluateConfig, check, check_layers, identity, parse, plan
+from rsd.config import ARMS, RULES, EvaluateConfig, check, check_layers, identity, parse, plan
 from rsd.errors import UserError
 from rsd.types import EpisodeKey
 
@@ -95,6 +95,12 @@ def test_a_wrong_yaml_file_is_told(text: str, told: str, tmp_path: Path) -> None
         ("--trials 50", "trials 0..49"),
         ("--workers 0", "--workers 0: at least 1"),
         ("--time-limit-s 0", "--time-limit-s 0"),
+        ("--time-limit-s inf", "--time-limit-s inf: a finite number"),
+        ("--time-limit-s nan", "--time-limit-s nan: a finite number"),
+        ("--worker-memory-gb 0", "--worker-memory-gb 0.0: at least 0.1"),
+        ("--worker-memory-gb inf", "--worker-memory-gb inf: a finite number"),
+        ("--gpus-per-replica 1.5", "whole GPUs only; choose 1 or 2"),
+        ("--trials 3 4 5 --num-trials 2", "--num-trials 2 beside --trials of 3"),
         ("--resume", "--resume needs --output"),
         ("--use-speculative-decoding true --arms parallel", "leave --arms out"),
     ],
@@ -114,6 +120,12 @@ def test_every_arm_of_the_table_can_be_asked_for() -> None:
     config = parse(["--arms", *ARMS])
     check(config)
     assert {key.arm for key in plan(config)} == set(ARMS)
+
+
+def test_every_rule_that_is_described_exists_and_the_other_way_round() -> None:
+    from rsd.decoding import rules
+
+    assert set(RULES) == set(rules.RULES)
 
 
 def test_how_a_run_is_spread_is_no_part_of_its_identity() -> None:

@@ -19,8 +19,13 @@ def leases(planned: list[EpisodeKey], retries: int = 2) -> Leases:
     return Leases(planned, retries, {"short": 10, "long": 100}.__getitem__)
 
 
-def take(book: Leases, worker: str, task: TaskId | None = None, alone: bool = False) -> EpisodeKey:
-    lease = book.take(worker, task, alone)
+CREW = {"w0", "w1", "w2", "w3"}
+
+
+def take(
+    book: Leases, worker: str, task: TaskId | None = None, crew: set[str] = CREW
+) -> EpisodeKey:
+    lease = book.take(worker, task, crew)
     assert isinstance(lease, Lease)
     return lease.key
 
@@ -29,7 +34,7 @@ def test_a_worker_stays_with_its_task_and_the_arms_of_a_world_follow_each_other(
     book = leases(keys())
     task: TaskId | None = None
     order = []
-    while (lease := book.take("w", task, True)) is not None:
+    while (lease := book.take("w1", task, CREW)) is not None:
         order.append(lease.key)
         task = task_of(lease.key)
         book.done(lease.key)
@@ -57,14 +62,31 @@ def test_a_worker_that_is_alone_gets_it_back() -> None:
     book = leases(keys(tasks=1, trials=1)[:1])
     failed = take(book, "w1")
     book.failed(failed)
-    assert book.take("w1", None, alone=False) is None
-    assert take(book, "w1", alone=True) == failed
+    assert book.take("w1", None, {"w1", "w2"}) is None
+    assert take(book, "w1", crew={"w1"}) == failed
+
+
+def test_an_episode_goes_round_the_crew_before_it_comes_back_to_anybody() -> None:
+    book = leases(keys(tasks=1, trials=1)[:1], retries=3)
+    crew = {"w1", "w2", "w3"}
+    for worker in sorted(crew):
+        refused = [other for other in crew if other < worker]
+        assert all(book.take(other, None, crew) is None for other in refused)
+        assert book.failed(take(book, worker, crew=crew))
+    assert take(book, "w1", crew=crew) == keys()[0]
+
+
+def test_a_worker_that_is_gone_is_not_waited_for() -> None:
+    book = leases(keys(tasks=1, trials=1)[:1], retries=3)
+    for worker in ("w1", "w2"):
+        book.failed(take(book, worker))
+    assert take(book, "w1", crew={"w1", "w2"}) == keys()[0]
 
 
 def test_retries_are_used_up_and_counted() -> None:
     book = leases(keys(tasks=1, trials=1)[:1], retries=2)
     for again in (True, True, False):
-        assert book.failed(take(book, "w", alone=True)) is again
+        assert book.failed(take(book, "w", crew={"w"})) is again
     assert book.held == 1
     assert book.done(keys()[0]) == 3
     assert (book.held, book.waiting) == (0, 0)
@@ -74,7 +96,7 @@ def test_an_attempt_that_is_given_back_does_not_count() -> None:
     book = leases(keys(tasks=1, trials=1)[:1], retries=0)
     for _ in range(5):
         book.returned(take(book, "w"))
-    lease = book.take("w", None, False)
+    lease = book.take("w", None, CREW)
     assert lease is not None and lease.attempt == 1
 
 
@@ -85,7 +107,7 @@ def test_whatever_happens_every_episode_is_done_exactly_once() -> None:
     held: list[EpisodeKey] = []
     done: list[EpisodeKey] = []
     while book.waiting or book.held:
-        lease = book.take(f"w{dice.randrange(4)}", None, dice.random() < 0.5)
+        lease = book.take(f"w{dice.randrange(4)}", None, CREW)
         if lease is not None:
             held.append(lease.key)
         if held and dice.random() < 0.6:

@@ -1,4 +1,4 @@
-"""The summary against counts made by hand, and its tables within 100 columns."""
+"""The summary against counts made by hand, and its tables within 80 and 100 columns."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_errors_are_counted_and_never_as_failures(tmp_path: Path) -> None:
 def test_acceptance_sums_tokens_over_ragged_layers(tmp_path: Path) -> None:
     traces = [
         DecodeTrace((10, 10, 0), (9, 5, 0), 2, 3),
-        DecodeTrace((30, 0), (11, 0), 1, 2),
+        DecodeTrace((30, 0), (11, 0), 1, 2, canonical=True),
     ]
     arm = only_arm(write(tmp_path, [with_traces(0, traces)]))
     assert arm.acceptance == [
@@ -50,6 +50,7 @@ def test_acceptance_sums_tokens_over_ragged_layers(tmp_path: Path) -> None:
         report.LayerAcceptance(2, 0, 0, None),
     ]
     assert (arm.cost.passes_mean, arm.cost.passes_median) == (1.5, 1.5)
+    assert arm.cost.near_ties == 0.5
 
 
 def test_latency_is_the_sum_of_the_stages_of_each_chunk(tmp_path: Path) -> None:
@@ -107,7 +108,8 @@ def test_a_run_of_errors_only_has_a_summary(tmp_path: Path) -> None:
     assert report.main([output]) == 0
 
 
-def test_tables_fit_a_hundred_columns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [80, 100])
+def test_tables_fit_a_terminal(tmp_path: Path, width: int) -> None:
     eight = DecodeTrace((128,) * 8, (128,) * 8, 8, 8, queue_s=12.3, target_s=45.6)
     for name, results in {
         "paired": paired_results(trials=1),
@@ -115,11 +117,30 @@ def test_tables_fit_a_hundred_columns(tmp_path: Path) -> None:
     }.items():
         shown = report.summarise(write(tmp_path / name, results))
         text = io.StringIO()
-        report.print_summary(shown, Console(file=text, width=100))
+        report.print_summary(shown, Console(file=text, width=width))
         lines = text.getvalue().splitlines()
-        assert max(map(len, lines[:-1])) <= 100
+        assert max(map(len, lines[:-1])) <= width
         assert "…" not in text.getvalue()
+        assert all(any(arm.arm in line for line in lines) for arm in shown.arms)
+        assert "episodes per hour" in text.getvalue()
         assert lines[-1] == f"Parquet: {shown.output}"
+
+
+def test_a_pair_is_never_broken_inside_an_arms_name(tmp_path: Path) -> None:
+    arms = ("autoregressive@3", "speculative-sampling")
+    output = write(tmp_path, [result(key(0, arm)) for arm in arms])
+    text = io.StringIO()
+    report.print_summary(report.summarise(output), Console(file=text, width=60))
+    paired = text.getvalue().split("Paired by world")[1].split("Guesses kept")[0].split()
+    assert {*arms, "vs"} <= set(paired)
+
+
+def test_arms_that_guess_nothing_keep_nothing(tmp_path: Path) -> None:
+    output = write(tmp_path, [result(key(0, "autoregressive"))])
+    text = io.StringIO()
+    report.print_summary(report.summarise(output), Console(file=text, width=80))
+    assert "Guesses kept" not in text.getvalue()
+    assert "near ties" in text.getvalue()
 
 
 def test_the_command_prints_values_as_json(

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from rsd.cluster.worker import EnvWorker, EpisodeTimeLimitError, NoReplicaError, WorkerSettings
+from rsd.cluster.worker import (
+    EnvWorker,
+    EpisodeTimeLimitError,
+    NoReplicaError,
+    WorkerSettings,
+    error_result,
+)
 from rsd.envs.assets import ResolvedAssets
 from rsd.envs.toy import ToyEnvironment
 from rsd.models.toy import ToyPolicy
@@ -69,6 +75,7 @@ def test_an_exception_is_an_error_with_its_traceback_and_costs_the_simulator(
     assert result.outcome == "error"
     assert "FloatingPointError: the toy simulator has diverged" in result.error
     assert "in _raise" in result.error
+    assert (result.assets, result.renderer) == ("none", "none")
     assert CountedEnvironment.closed == 1
     assert worker.run(key("toy_faults", 0, 0), PARALLEL, decide).outcome != "error"
 
@@ -88,6 +95,12 @@ def test_an_episode_is_not_to_blame_for_missing_replicas(worker: EnvWorker) -> N
 
     with pytest.raises(NoReplicaError):
         worker.run(key(), PARALLEL, nobody)
+
+
+def test_a_worker_that_died_leaves_a_record_that_names_assets_and_renderer() -> None:
+    settings = replace(SETTINGS, renderer="osmesa")
+    result = error_result(key(), "died", settings)
+    assert (result.assets, result.renderer, result.steps) == ("none", "osmesa", 0)
 
 
 def test_neither_a_worker_nor_the_driver_imports_torch() -> None:

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rsd.config import parse
+from rsd.preflight import open_books, output_of, prepare
+
+TOY = ["--task-suite", "toy", "--policy", "toy", "--resume", "--output"]
+
+
+def test_a_run_below_the_home_folder_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    told: list[str] = []
+    for _ in range(2):
+        with open_books(prepare(parse([*TOY, "~/run"])), told.append) as books:
+            run_id = books.run_id
+    assert told == ["nothing is recorded in ~/run yet: this is a new run"]
+    assert run_id in (tmp_path / "run" / "run.json").read_text()
+
+
+@pytest.mark.parametrize("output", ["run", "~/run"])
+def test_in_an_uploaded_working_folder_an_output_lies_below_the_home_folder(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded = tmp_path / "working_dir_files" / "pkg"
+    uploaded.mkdir(parents=True)
+    monkeypatch.chdir(uploaded)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = prepare(parse([*TOY, output]))
+    assert output_of(run) == str(tmp_path / "run")
