@@ -57,8 +57,7 @@ def resolve(choice: str) -> str:
 
 
 def _probe(backend: str) -> str | None:
-    env = {**os.environ, "MUJOCO_GL": backend}
-    env.pop("PYOPENGL_PLATFORM", None)
+    env = {**os.environ, **_choice(backend)}
     done = subprocess.run(
         [sys.executable, "-c", _PROBE], env=env, capture_output=True, text=True, timeout=120
     )
@@ -75,7 +74,12 @@ def process_variables(backend: str) -> dict[str, str]:
     calling thread (Mesa's llvmpipe; without effect on a GPU).
     """
     variables = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
-    return variables if backend == NO_RENDERER else {**variables, "MUJOCO_GL": backend}
+    return variables if backend == NO_RENDERER else {**variables, **_choice(backend)}
+
+
+def _choice(backend: str) -> dict[str, str]:
+    """MuJoCo's variable, and PyOpenGL's, which MuJoCo sets too and refuses to find otherwise."""
+    return {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
 
 
 def configure(backend: str) -> None:
@@ -85,7 +89,9 @@ def configure(backend: str) -> None:
     """
     present = os.environ.get("MUJOCO_GL")
     if "mujoco" not in sys.modules:
-        os.environ["MUJOCO_GL"] = _NO_CONTEXT if backend == NO_RENDERER else backend
+        os.environ.update(
+            {"MUJOCO_GL": _NO_CONTEXT} if backend == NO_RENDERER else _choice(backend)
+        )
     elif backend not in (NO_RENDERER, present):
         raise RuntimeError(f"mujoco was imported with MUJOCO_GL={present}; {backend} was asked for")
 
