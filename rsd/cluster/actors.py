@@ -110,7 +110,7 @@ def start_replica(
     name: str, settings: ReplicaSettings, footprint: Footprint, threads: int
 ) -> ActorHandle:
     """A replica; returns before it is up."""
-    return _start(
+    return start_actor(
         PolicyReplicaActor,
         footprint,
         {"OMP_NUM_THREADS": str(threads)},
@@ -123,12 +123,13 @@ def start_replica(
 def start_worker(settings: WorkerSettings, footprint: Footprint) -> ActorHandle:
     """A worker; returns before it is up. Its renderer is fixed before mujoco is imported."""
     variables = process_variables(settings.renderer)
-    return _start(EnvWorkerActor, footprint, variables, settings)
+    return start_actor(EnvWorkerActor, footprint, variables, settings)
 
 
-def _start(
+def start_actor(
     kind: type, footprint: Footprint, variables: dict[str, str], *arguments: Any, **options: Any
 ) -> ActorHandle:
+    """`kind(*arguments)` as an actor with these resources and environment variables."""
     actor: Any = ray.remote(kind).options(
         num_cpus=footprint.cpus,
         num_gpus=footprint.gpus,

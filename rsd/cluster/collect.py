@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import resource
@@ -16,10 +15,10 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from rsd.cluster import scaling
+from rsd.cluster import actors, scaling
 from rsd.cluster.crew import RunStoppedError, cluster_size
 from rsd.cluster.scaling import Footprint, Wishes
-from rsd.cluster.worker import KILL_GRACE_S, WorkerSettings, time_limit
+from rsd.cluster.worker import KILL_GRACE_S, SimulatorSlot, WorkerSettings, time_limit
 from rsd.collection import CollectionSettings, Failure, Quota, Store, collect_demonstration
 from rsd.demonstrations import Demonstration
 from rsd.envs.libero import LiberoEnvironment
@@ -57,8 +56,7 @@ class Collector:
     def __init__(self, settings: WorkerSettings, collection: CollectionSettings) -> None:
         self._settings = settings
         self._collection = collection
-        self._env: LiberoEnvironment | None = None
-        self._task: Task | None = None
+        self._simulator = SimulatorSlot(settings, LiberoEnvironment)
 
     def ready(self) -> None:
         """Answers when the process is up."""
@@ -68,7 +66,7 @@ class Collector:
         started = time.perf_counter()
         try:
             with time_limit(self._settings.time_limit_s):
-                env = self._environment(task)
+                env = self._simulator.of((task.suite, task.task_id))
                 expert = make_expert(task.suite, task.task_id)
                 outcome = collect_demonstration(
                     env,
@@ -79,27 +77,11 @@ class Collector:
                     self._collection,
                 )
         except BaseException:
-            self._close()
+            self._simulator.close()
             raise
         steps = len(outcome) if isinstance(outcome, Demonstration) else 0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return Attempt(outcome, Cost(env.timings, steps, time.perf_counter() - started, peak))
-
-    def _environment(self, task: Task) -> LiberoEnvironment:
-        if self._env is None or self._task != task:
-            self._close()
-            settings = self._settings
-            self._env = LiberoEnvironment(
-                task.suite, task.task_id, settings.assets, settings.renderer, settings.images
-            )
-            self._task = task
-        return self._env
-
-    def _close(self) -> None:
-        env, self._env = self._env, None
-        if env is not None:
-            with contextlib.suppress(Exception):  # a broken simulator may not close either
-                env.close()
 
 
 @dataclass(frozen=True)
@@ -231,13 +213,10 @@ class CollectionRun:
 
     def _start(self) -> None:
         settings = self._plan.worker
-        remote: Any = ray.remote(Collector)
-        options = {
-            "num_cpus": self._footprint.cpus,
-            "memory": int(self._footprint.memory_bytes),
-            "runtime_env": {"env_vars": process_variables(settings.renderer)},
-        }
-        actor = remote.options(**options).remote(settings, self._plan.collection)
+        variables = process_variables(settings.renderer)
+        actor = actors.start_actor(
+            Collector, self._footprint, variables, settings, self._plan.collection
+        )
         self._starting[actor.ready.remote()] = _Member(actor)
 
     def _welcome(self, ref: ray.ObjectRef[Any], member: _Member) -> None:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rsd.cluster.leases import TaskId, task_of
 from rsd.envs import make_environment, suite_of
@@ -42,6 +42,36 @@ class WorkerSettings:
     time_limit_s: float
 
 
+E = TypeVar("E", bound=Environment)
+
+
+class SimulatorSlot(Generic[E]):
+    """At most one simulator, kept for the next episode of its task: making one takes seconds and
+    more than 1 GB."""
+
+    def __init__(self, settings: WorkerSettings, make: Callable[..., E]) -> None:
+        self.env: E | None = None
+        self._settings = settings
+        self._make = make
+        self._task: TaskId | None = None
+
+    def of(self, task: TaskId) -> E:
+        """The simulator of a task; another one's is closed first."""
+        if self.env is None or self._task != task:
+            self.close()
+            settings = self._settings
+            self.env = self._make(*task, settings.assets, settings.renderer, settings.images)
+            self._task = task
+        return self.env
+
+    def close(self) -> None:
+        """Leave no simulator behind."""
+        env, self.env = self.env, None
+        if env is not None:
+            with contextlib.suppress(Exception):  # a broken simulator may not close either
+                env.close()
+
+
 class EnvWorker:
     """Runs episodes; keeps the simulator of the last task for the next episode."""
 
@@ -51,9 +81,7 @@ class EnvWorker:
         make: Callable[..., Environment] = make_environment,
     ) -> None:
         self._settings = settings
-        self._make = make
-        self._env: Environment | None = None
-        self._task: TaskId | None = None
+        self._simulator = SimulatorSlot(settings, make)
 
     def run(self, key: EpisodeKey, decoding: Decoding, decide: Decide) -> EpisodeResult:
         """One attempt at an episode; an exception becomes a result with outcome `error`.
@@ -64,33 +92,16 @@ class EnvWorker:
         started = time.perf_counter()
         try:
             with time_limit(self._settings.time_limit_s):
-                env = self._environment(task_of(key))
+                env = self._simulator.of(task_of(key))
                 return run_episode(env, key, decoding, decide, suite_of(key.suite).max_steps)
         except (EpisodeTimeLimitError, NoReplicaError):
             raise
         except Exception:  # whatever simulator or policy raise is recorded as what it is
             error = traceback.format_exc()
             wall_s = time.perf_counter() - started
-            result = error_result(key, error, self._settings, self._env, wall_s)
-            self._close()  # whatever state the simulator was in is gone
+            result = error_result(key, error, self._settings, self._simulator.env, wall_s)
+            self._simulator.close()  # whatever state the simulator was in is gone
             return result
-
-    def _environment(self, task: TaskId) -> Environment:
-        if self._env is None or self._task != task:
-            self._close()
-            suite, task_id = task
-            settings = self._settings
-            self._env = self._make(
-                suite, task_id, settings.assets, settings.renderer, settings.images
-            )
-            self._task = task
-        return self._env
-
-    def _close(self) -> None:
-        env, self._env = self._env, None
-        if env is not None:
-            with contextlib.suppress(Exception):  # a broken simulator may not close either
-                env.close()
 
 
 def error_result(

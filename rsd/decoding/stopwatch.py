@@ -16,11 +16,9 @@ class Stopwatch:
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._cuda = torch.device(device).type == "cuda"
         self.seconds: dict[str, float] = defaultdict(float)
-        self.sections: list[str] = []  # in the order they were entered
 
     @contextmanager
     def __call__(self, section: str) -> Iterator[None]:
-        self.sections.append(section)
         self._synchronise()
         started = time.perf_counter()
         yield
