@@ -93,6 +93,7 @@ def main(job: TrainJob, console: Console) -> None:
         table = _fit_tokeniser(job, model, examples)
         console.print(_render(table))
         _train_target(job, model, examples, log)
+        policy.round_to_storage(model)
     DraftTraining(model, examples, job.train, job.device).run(log.report)
     log.close()
     origin = {

@@ -23,6 +23,7 @@ class RFSQConfig:
     hidden: int = 64  # width of the per-step encoder and decoder; 0: the action is the latent
     overlap: float = 2.0  # reach of layer l+1 in half steps of layer l
     scaled: bool = True  # False: every layer spans [-1, 1] (`naive`, shows dead layers)
+    cosine: bool = False  # motion as cosine coefficients over the chunk, gripper step by step
 
     def __post_init__(self) -> None:
         if self.hidden == 0 and self.latent_dim != ACTION_DIM:
@@ -39,6 +40,15 @@ class TransformerConfig:
     depth: int
     heads: int
     expansion: int = 3  # hidden width of the MLP over width
+    positions: int = 1  # of a block: each holds T / positions steps; must divide T
+
+
+@dataclass(frozen=True)
+class DraftConfig:
+    """Size of the draft."""
+
+    width: int = 160
+    token_width: int = 24  # what it reads of every image and text token
 
 
 @dataclass(frozen=True)
@@ -46,10 +56,12 @@ class SmallVLAConfig:
     """Sizes of SmallVLA; the defaults are those of the bundled policy."""
 
     tokeniser: RFSQConfig = field(
-        default_factory=lambda: RFSQConfig(latent_dim=ACTION_DIM, layers=6, hidden=0, overlap=3.0)
+        default_factory=lambda: RFSQConfig(
+            latent_dim=ACTION_DIM, layers=6, hidden=0, overlap=3.0, cosine=True
+        )
     )
-    target: TransformerConfig = field(default_factory=lambda: TransformerConfig(128, 6, 4))
-    draft: TransformerConfig = field(default_factory=lambda: TransformerConfig(96, 1, 3))
+    target: TransformerConfig = field(default_factory=lambda: TransformerConfig(192, 8, 4))
+    draft: DraftConfig = field(default_factory=DraftConfig)
     channels: tuple[int, ...] = (32, 64, 128)  # of the image tower's first convolutions
     keypoints: int = 32  # spatial-softmax points per camera
     word_buckets: int = 512  # words are hashed: any instruction can be read

@@ -18,6 +18,7 @@ class RFSQ(nn.Module):
     """The tokeniser. Codes are int64 (..., T, D, L), layer 0 coarsest."""
 
     scales: Tensor  # float32 (L,)
+    basis: Tensor  # float32 (T, T): cosines along the chunk, with `cosine` only
 
     def __init__(self, config: RFSQConfig) -> None:
         super().__init__()
@@ -28,9 +29,13 @@ class RFSQ(nn.Module):
         )
         self.encoder = _per_step(ACTION_DIM, config.hidden, config.latent_dim)
         self.decoder = _per_step(config.latent_dim, config.hidden, ACTION_DIM)
+        if config.cosine:
+            self.register_buffer("basis", _cosine_basis(config.steps))
 
     def latent(self, actions: Tensor) -> Tensor:
         """(..., T, 7) actions -> (..., T, D) latents in [-1, 1]."""
+        if self.config.cosine:
+            actions = _along_steps(self.basis / self.config.steps, actions)
         return self.encoder(actions).clamp(-1.0, 1.0)
 
     def nearest(self, residual: Tensor, layer: int) -> Tensor:
@@ -83,8 +88,14 @@ class RFSQ(nn.Module):
         One chunk at a time: a matrix product's rounding depends on its shape, and a chunk's actions
         must not depend on the batch it came in.
         """
-        latents = self.dequantise(codes)
-        return torch.stack([self.decoder(latent).clamp(-1.0, 1.0) for latent in latents])
+        return torch.stack([self._actions(latent) for latent in self.dequantise(codes)])
+
+    def _actions(self, latent: Tensor) -> Tensor:
+        """(..., T, D) -> (..., T, 7)."""
+        actions = self.decoder(latent)
+        if self.config.cosine:
+            actions = _along_steps(self.basis.T, actions)
+        return actions.clamp(-1.0, 1.0)
 
     def reconstruct(self, actions: Tensor, layers: int) -> Tensor:
         """(B, T, 7) actions after a round trip through the first `layers` layers."""
@@ -94,7 +105,22 @@ class RFSQ(nn.Module):
         """(B, T, 7) reconstruction with straight-through gradients through the quantiser."""
         latent = self.latent(actions)
         quantised = self.dequantise(self.quantise(latent.detach()))
-        return self.decoder(latent + (quantised - latent).detach())
+        return self._actions(latent + (quantised - latent).detach())
+
+
+def _cosine_basis(steps: int) -> Tensor:
+    """(T, T): row k is the k-th cosine of the DCT-II, scaled so that basis @ basis.T = T I: then
+    coefficients `basis @ a / T` of actions in [-1, 1] lie in [-1, 1], and the first is their mean.
+    """
+    step = torch.arange(steps, dtype=torch.float64)
+    basis = torch.cos(torch.pi / steps * (step + 0.5) * step[:, None])
+    basis[1:] *= 2**0.5
+    return basis.float()
+
+
+def _along_steps(matrix: Tensor, actions: Tensor) -> Tensor:
+    """Transform the motion of (..., T, 7) along T; the gripper, which jumps, stays as it is."""
+    return torch.cat([matrix @ actions[..., :-1], actions[..., -1:]], dim=-1)
 
 
 def _per_step(inputs: int, hidden: int, outputs: int) -> nn.Module:

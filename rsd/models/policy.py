@@ -256,8 +256,25 @@ def load(spec: str, *, deterministic: bool, device: str) -> SmallVLAPolicy:
 
 
 def save(model: SmallVLA, path: Path, images: ImageSpec, origin: dict[str, object]) -> None:
-    """Write a checkpoint folder; fp32 tensors, contiguous."""
+    """Write a checkpoint folder."""
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, path / checkpoint.WEIGHTS_FILE)
+    save_file(_stored(model), path / checkpoint.WEIGHTS_FILE)
     checkpoint.write_config(path, model.config, images, origin)
+
+
+def round_to_storage(model: SmallVLA) -> None:
+    """Give a model the weights that it will have after `save` and `load`."""
+    model.load_state_dict(_stored(model))
+
+
+def _stored(model: SmallVLA) -> dict[str, Tensor]:
+    """Matrices are stored in half precision (computation is in fp32); statistics, biases, norms and
+    the tokeniser, whose reconstruction must not change by a bit, in fp32."""
+    return {
+        name: (
+            tensor.half().contiguous()
+            if tensor.is_floating_point() and tensor.ndim >= 2 and not name.startswith("tokeniser.")
+            else tensor.contiguous()
+        )
+        for name, tensor in model.state_dict().items()
+    }

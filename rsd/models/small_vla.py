@@ -1,8 +1,8 @@
 """SmallVLA: a vision-language-action model of a few million parameters that runs on a CPU.
 
 Two cameras, the instruction's words and proprioception become context positions; a block-causal
-transformer predicts residual action codes over them (DESIGN 4). The draft reads pooled features of
-the same towers, so everything it needs exists before the target's backbone runs (DESIGN 5).
+transformer predicts residual action codes over them (DESIGN 4). The draft reads the same towers, so
+everything it needs exists before the target's backbone runs (DESIGN 5).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rsd.architecture import SmallVLAConfig
+from rsd.models.draft import Draft, DraftContext
 from rsd.models.transformer import CodeTransformer
 from rsd.rfsq import RFSQ
 from rsd.types import PROPRIO_DIM
@@ -121,44 +122,6 @@ class TargetContext(nn.Module):
         return torch.cat([features.image, features.text, proprio], dim=1) + self.position
 
 
-class DraftContext(nn.Module):
-    """Context positions of the draft: pooled images, text, proprioception, previous codes."""
-
-    def __init__(self, config: SmallVLAConfig, cameras: int) -> None:
-        super().__init__()
-        tokeniser, width, source = config.tokeniser, config.draft.width, config.target.width
-        self.cameras = cameras
-        self.image = nn.Linear(source, width)
-        self.text = nn.Linear(source, width)
-        self.proprio = _two_layers(PROPRIO_DIM, width)
-        self.previous = nn.Embedding(
-            tokeniser.layers * tokeniser.latent_dim * tokeniser.levels, width
-        )
-        self.no_previous = nn.Parameter(torch.zeros(tokeniser.steps, width))
-        self.position = nn.Parameter(
-            0.02 * torch.randn(2 * cameras + config.text_tokens + 1 + tokeniser.steps, width)
-        )
-        self._tokeniser = tokeniser
-
-    def forward(self, features: Features, previous: Tensor, has_previous: Tensor) -> Tensor:
-        """previous int64 (B, T, D, L) codes of the chunk before, bool (B,) -> (B, S', W')."""
-        per_camera = features.image.unflatten(1, (self.cameras, -1))
-        pooled = torch.cat([per_camera[:, :, :-1].mean(dim=2), per_camera[:, :, -1]], dim=1)
-        proprio = self.proprio(features.proprio)[:, None]
-        parts = [self.image(pooled), self.text(features.text), proprio]
-        parts.append(
-            torch.where(has_previous[:, None, None], self._embed(previous), self.no_previous)
-        )
-        return torch.cat(parts, dim=1) + self.position
-
-    def _embed(self, codes: Tensor) -> Tensor:
-        """(B, T, D, L) -> (B, T, W'): one position a step."""
-        sizes = self._tokeniser
-        tables = torch.arange(sizes.latent_dim * sizes.layers, device=codes.device)
-        rows = codes + tables.view(sizes.latent_dim, sizes.layers) * sizes.levels
-        return self.previous(rows.flatten(2)).mean(dim=2)
-
-
 class SmallVLA(nn.Module):
     """Tokeniser, towers, target, draft and the parallel heads of one checkpoint."""
 
@@ -181,10 +144,11 @@ class SmallVLA(nn.Module):
         self.target_context = TargetContext(config, self.cameras * cells)
         self.target = CodeTransformer(config.target, *sizes)
         self.parallel_heads = nn.Linear(
-            config.target.width, tokeniser.layers * tokeniser.latent_dim * tokeniser.levels
+            config.target.width,
+            tokeniser.layers * tokeniser.latent_dim * tokeniser.levels * self.target.group,
         )
-        self.draft_context = DraftContext(config, self.cameras)
-        self.draft = CodeTransformer(config.draft, *sizes)
+        self.draft_reader = DraftContext(config, self.cameras * cells + config.text_tokens)
+        self.draft = Draft(tokeniser, config.draft.width)
 
     def features(self, images: Tensor, words: Tensor, proprio: Tensor) -> Features:
         """uint8 (B, cameras, H, W, 3), int64 (B, MAX_WORDS), float32 (B, 8) -> Features."""
@@ -199,6 +163,13 @@ class SmallVLA(nn.Module):
         """float32 (B, 8), PROTOCOL 8 -> zero mean and unit scale over the demonstrations."""
         return (proprio - self.proprio_mean) / self.proprio_scale
 
+    def draft_context(self, features: Features, previous: Tensor, has_previous: Tensor) -> Tensor:
+        """previous int64 (B, T, D, L) codes of the chunk before, bool (B,) -> (B, W')."""
+        latents = self.tokeniser.dequantise(previous)
+        return self.draft_reader(
+            features.image, features.text, features.proprio, latents, has_previous
+        )
+
     def parallel_logits(self, context: Tensor) -> Tensor:
         """Context (B, S, W) -> logits (B, L, T, D, V) of independent heads."""
         no_codes = torch.zeros(
@@ -208,10 +179,11 @@ class SmallVLA(nn.Module):
         return self.independent_heads(hidden)
 
     def independent_heads(self, hidden: Tensor) -> Tensor:
-        """Block 0's output (B, T, W) -> logits (B, L, T, D, V)."""
+        """Block 0's output (B, P, W) -> logits (B, L, T, D, V)."""
         target = self.target
-        shape = (len(hidden), target.steps, target.layers, target.latent_dim, target.levels)
-        return self.parallel_heads(hidden).reshape(shape).transpose(1, 2)
+        logits = self.parallel_heads(hidden).unflatten(-1, (target.layers, -1)).transpose(1, 2)
+        shape = (len(hidden), target.layers, target.steps, target.latent_dim, target.levels)
+        return logits.reshape(shape)
 
 
 def _two_layers(inputs: int, width: int) -> nn.Module:

@@ -1,8 +1,9 @@
 """The block-causal transformer over residual codes that target and draft share (DESIGN 4).
 
-One sequence: context (S positions) | block 0: T query positions | block 1: e(c_0) | ... Block l
-sees the context, the blocks before it and itself; its output predicts layer l. Every block has a
-fixed slot in the cache, so that a rollback is an overwrite.
+One sequence: context (S positions) | block 0: P query positions | block 1: e(c_0) | ... Block l
+sees the context, the blocks before it and itself; its output predicts layer l. Each of a block's P
+positions holds T / P steps: the sum of their code embeddings goes in, their logits come out. Every
+block has a fixed slot in the cache, so that a rollback is an overwrite.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rsd.architecture import TransformerConfig
 
 @dataclass
 class KVCache:
-    """Keys and values of every transformer layer: (depth, 2, B, heads, S + T L, width / heads)."""
+    """Keys and values of every transformer layer: (depth, 2, B, heads, S + P L, width / heads)."""
 
     entries: Tensor
     context: int  # S
@@ -57,6 +58,39 @@ class Layer(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
 
 
+class CodeEmbedding(nn.Module):
+    """Sums of code embeddings, a table for each token of a position in each layer."""
+
+    offsets: Tensor  # int64 (layers, tokens): where the table of a token begins
+
+    def __init__(self, tokens: int, layers: int, levels: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.02 * torch.randn(layers * tokens * levels, width))
+        offsets = levels * torch.arange(layers * tokens).view(layers, tokens)
+        self.register_buffer("offsets", offsets, persistent=False)
+
+    def forward(self, codes: Tensor, first: int) -> Tensor:
+        """Codes (B, n, P, tokens) of layers first.. -> (B, n, P, W)."""
+        rows = codes + self.offsets[first : first + codes.shape[1], None]
+        sums = F.embedding_bag(rows.reshape(-1, rows.shape[-1]), self.weight, mode="sum")
+        return sums.view(*codes.shape[:-1], -1)
+
+
+class LayerHeads(nn.Module):
+    """A linear map for each code layer, several layers at once."""
+
+    def __init__(self, layers: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight = nn.Parameter(torch.empty(layers, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(layers, 1, outputs))
+
+    def forward(self, x: Tensor, first: int) -> Tensor:
+        """(n, N, inputs) for layers first.. -> (n, N, outputs)."""
+        layers = slice(first, first + len(x))
+        return torch.baddbmm(self.bias[layers], x, self.weight[layers])
+
+
 class CodeTransformer(nn.Module):
     """Predicts codes (B, T, D, L) with V levels over a context (B, S, W), coarse to fine.
 
@@ -69,19 +103,20 @@ class CodeTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.steps, self.latent_dim, self.layers, self.levels = steps, latent_dim, layers, levels
-        width = config.width
-        self.queries = nn.Parameter(0.02 * torch.randn(steps, width))
-        self.code_embedding = nn.Parameter(
-            0.02 * torch.randn((layers - 1) * latent_dim * levels, width)
-        )
-        self.block_embedding = nn.Parameter(0.02 * torch.randn(layers, steps, width))
+        self.positions, width = config.positions, config.width
+        if steps % self.positions:
+            raise ValueError(f"{self.positions} positions cannot share {steps} steps evenly")
+        self.group = steps // self.positions  # steps of a position
+        tokens = self.group * latent_dim
+        self.code_embedding = CodeEmbedding(tokens, layers - 1, levels, width)
+        self.block_embedding = nn.Parameter(0.02 * torch.randn(layers, self.positions, width))
         self.trunk = nn.ModuleList(Layer(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
-        self.heads = nn.ModuleList(nn.Linear(width, latent_dim * levels) for _ in range(layers))
+        self.heads = LayerHeads(layers, width, tokens * levels)
 
     def forward(self, context: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Training: context (B, S, W), codes of the first k layers (B, T, D, k) ->
-        logits (B, k + 1, T, D, V) and block 0's output (B, T, W)."""
+        logits (B, k + 1, T, D, V) and block 0's output (B, P, W)."""
         hidden = self._run(context, codes, None)
         blocks = self._blocks(hidden[:, context.shape[1] :])
         return self._logits(blocks, 0), blocks[:, 0]
@@ -89,7 +124,7 @@ class CodeTransformer(nn.Module):
     def prefill(self, context: Tensor, codes: Tensor) -> tuple[Tensor, KVCache]:
         """Context with k layers of codes appended -> logits of layers 0..k, cache."""
         batch, length, width = context.shape
-        slots = length + self.steps * self.layers
+        slots = length + self.positions * self.layers
         entries = context.new_empty(
             len(self.trunk), 2, batch, self.config.heads, slots, width // self.config.heads
         )
@@ -103,7 +138,7 @@ class CodeTransformer(nn.Module):
         assert 1 <= first <= cache.blocks, f"block {first} would leave a gap after {cache.blocks}"
         count = codes.shape[-1]
         hidden = self._embed(codes, first)
-        start = cache.context + first * self.steps
+        start = cache.context + first * self.positions
         mask = self._block_mask(count, start, hidden.device) if count > 1 else None
         for layer, entries in zip(self.trunk, cache.entries, strict=True):
             hidden = layer(hidden, mask, entries, start)
@@ -111,39 +146,40 @@ class CodeTransformer(nn.Module):
         return self._logits(self._blocks(self.norm(hidden)), first)
 
     def _run(self, context: Tensor, codes: Tensor, cache: KVCache | None) -> Tensor:
-        queries = (self.queries + self.block_embedding[0]).expand(len(context), -1, -1)
-        hidden = torch.cat([context, queries.to(context.dtype), self._embed(codes, 1)], dim=1)
+        queries = self.block_embedding[0].expand(len(context), -1, -1).to(context.dtype)
+        blocks = [self._embed(codes, 1).to(context.dtype)] if codes.shape[-1] else []
+        hidden = torch.cat([context, queries, *blocks], dim=1)
         mask = self._prefill_mask(context.shape[1], codes.shape[-1] + 1, context.device)
         for index, layer in enumerate(self.trunk):
             hidden = layer(hidden, mask, None if cache is None else cache.entries[index], 0)
         return self.norm(hidden)
 
     def _embed(self, codes: Tensor, first: int) -> Tensor:
-        """Codes (B, T, D, n) of layers first - 1.. -> inputs (B, n T, W) of blocks first.."""
-        batch, steps, latent_dim, count = codes.shape
-        table = torch.arange(latent_dim, device=codes.device)[:, None]
-        table = table + latent_dim * torch.arange(first - 1, first - 1 + count, device=codes.device)
-        rows = F.embedding(codes + table * self.levels, self.code_embedding)
-        blocks = rows.sum(dim=2).transpose(1, 2) + self.block_embedding[first : first + count]
-        return blocks.reshape(batch, count * steps, self.config.width)
+        """Codes (B, T, D, n) of layers first - 1.. -> inputs (B, n P, W) of blocks first.."""
+        batch, count = len(codes), codes.shape[-1]
+        tokens = codes.reshape(batch, self.positions, -1, count).permute(0, 3, 1, 2)
+        blocks = self.code_embedding(tokens, first - 1)
+        blocks = blocks + self.block_embedding[first : first + count]
+        return blocks.reshape(batch, count * self.positions, self.config.width)
 
     def _blocks(self, hidden: Tensor) -> Tensor:
-        return hidden.reshape(len(hidden), -1, self.steps, hidden.shape[-1])
+        return hidden.reshape(len(hidden), -1, self.positions, hidden.shape[-1])
 
     def _logits(self, blocks: Tensor, first: int) -> Tensor:
-        """Outputs (B, n, T, W) of blocks first.. -> logits (B, n, T, D, V)."""
-        logits = [self.heads[first + i](blocks[:, i]) for i in range(blocks.shape[1])]
-        shape = (len(blocks), len(logits), self.steps, self.latent_dim, self.levels)
-        return torch.stack(logits, dim=1).reshape(shape)
+        """Outputs (B, n, P, W) of blocks first.. -> logits (B, n, T, D, V)."""
+        batch, count = blocks.shape[:2]
+        logits = self.heads(blocks.transpose(0, 1).flatten(1, 2), first).unflatten(1, (batch, -1))
+        shape = (batch, count, self.steps, self.latent_dim, self.levels)
+        return logits.transpose(0, 1).reshape(shape)
 
     def _prefill_mask(self, context: int, blocks: int, device: torch.device) -> Tensor:
         """bool (N, N), True where a row may look: ids -1 for the context, l for block l."""
-        ids = torch.arange(-context, blocks * self.steps, device=device)
-        ids = torch.where(ids < 0, -1, ids // self.steps)
+        ids = torch.arange(-context, blocks * self.positions, device=device)
+        ids = torch.where(ids < 0, -1, ids // self.positions)
         return ids[:, None] >= ids[None, :]
 
     def _block_mask(self, blocks: int, start: int, device: torch.device) -> Tensor:
-        """bool (blocks T, start + blocks T) for blocks that lie behind `start` cached slots."""
-        ids = torch.arange(blocks * self.steps, device=device) // self.steps
+        """bool (blocks P, start + blocks P) for blocks that lie behind `start` cached slots."""
+        ids = torch.arange(blocks * self.positions, device=device) // self.positions
         seen = torch.ones(len(ids), start, dtype=torch.bool, device=device)
         return torch.cat([seen, ids[:, None] >= ids[None, :]], dim=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,11 @@ class TrainConfig:
     """Optimiser steps of the target"""
 
     draft_steps: int = 3000
-    """Optimiser steps of the draft, on features that are computed once"""
+    """Optimiser steps of the draft, on features that are computed once; batches are four times
+    as large"""
+
+    draft_views: int = 4
+    """Times that the draft's teacher looks at every example, each but the first augmented anew"""
 
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -194,6 +199,13 @@ class TargetTraining:
         return measured
 
 
+class _View(NamedTuple):
+    """All examples, seen once."""
+
+    features: Features  # half precision, on the CPU
+    choices: Tensor  # int64 (N, T, D, L): the target's own greedy codes
+
+
 class DraftTraining:
     """The second phase: the draft, on frozen features, towards the target's greedy codes."""
 
@@ -207,17 +219,17 @@ class DraftTraining:
     def run(self, report: Report, every: int = 250) -> None:
         """Train to the end; only the draft's parameters change."""
         config, model = self._config, self.model
-        features, choices = self._teach(report)
+        views = [self._teach(view, report) for view in range(config.draft_views)]
         previous = model.tokeniser.encode(self._examples.previous.to(self._device))
-        parameters = [*model.draft_context.parameters(), *model.draft.parameters()]
+        parameters = [*model.draft_reader.parameters(), *model.draft.parameters()]
         optimiser = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, 2e-3, total_steps=config.draft_steps
         )
-        order = iter(batches(self._train, 2 * config.batch_size, config.seed + 3))
+        order = iter(batches(self._train, 4 * config.batch_size, config.seed + 3))
         total, count = 0.0, 0
         for step in range(1, config.draft_steps + 1):
-            loss, _ = self._loss(next(order), features, choices, previous)
+            loss, _ = self._loss(next(order), views[step % len(views)], previous)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -226,35 +238,41 @@ class DraftTraining:
             total, count = total + float(loss.detach()), count + 1
             if step % every == 0 or step == config.draft_steps:
                 with torch.no_grad():
-                    _, right = self._loss(self._validation, features, choices, previous)
+                    _, right = self._loss(self._validation, views[0], previous)
                 agreement = {f"agreement_{i}": float(value) for i, value in enumerate(right)}
                 report(Progress("draft", step, config.draft_steps, total / count, agreement))
                 total, count = 0.0, 0
 
-    def _loss(
-        self, rows: Tensor, features: Features, choices: Tensor, previous: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _loss(self, rows: Tensor, view: _View, previous: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy, and the fraction of tokens that agree, per layer (L - 1,)."""
-        model = self.model
-        known = Features(features.image[rows], features.text[rows], features.proprio[rows])
+        model, seen = self.model, view.features
+        known = Features(
+            seen.image[rows].to(self._device).float(),
+            seen.text[rows].to(self._device).float(),
+            seen.proprio[rows].to(self._device).float(),
+        )
         has_previous = self._examples.has_previous[rows].to(self._device)
         context = model.draft_context(known, previous[rows], has_previous)
-        codes = choices[rows]
-        logits, _ = model.draft(context, codes[..., :-2])
+        codes = view.choices[rows].to(self._device)
+        logits = model.draft(context, codes[..., :-2])
         right = (logits.argmax(dim=-1).permute(0, 2, 3, 1) == codes[..., :-1]).float()
         return _cross_entropy(logits, codes[..., :-1]), right.mean(dim=(0, 1, 2))
 
     @torch.no_grad()
-    def _teach(self, report: Report) -> tuple[Features, Tensor]:
-        """Features of every example and the target's own greedy codes for it."""
-        data, model = self._examples, self.model
+    def _teach(self, index: int, report: Report) -> _View:
+        """What the target does with every example; the first view shows them as they are."""
+        data, model, config = self._examples, self.model, self._config
+        generator = torch.Generator().manual_seed((config.seed << 32) + index)
         parts: list[Features] = []
         choices = []
         layers = model.config.tokeniser.layers
         for start in range(0, len(data), 256):
             rows = slice(start, start + 256)
+            images = data.images[rows]
+            if index:
+                images = augment(images, config.shift, config.jitter, generator)
             features = model.features(
-                data.images[rows].to(self._device),
+                images.to(self._device),
                 data.words[rows].to(self._device),
                 data.proprio[rows].to(self._device),
             )
@@ -262,11 +280,12 @@ class DraftTraining:
             decoded = autoregressive(
                 model.target, context, Exact(), layers, None, Stopwatch(self._device)
             )
-            parts.append(features)
-            choices.append(decoded.codes)
-            report(Progress("teach", start, len(data), math.nan, {}))
+            parts.append(Features(*(field.half().cpu() for field in features)))
+            choices.append(decoded.codes.cpu())
+            done, total = index * len(data) + start, config.draft_views * len(data)
+            report(Progress("teach", done, total, math.nan, {}))
         joined = Features(*(torch.cat(field) for field in zip(*parts, strict=True)))
-        return joined, torch.cat(choices)
+        return _View(joined, torch.cat(choices))
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,20 +9,29 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rsd.architecture import TransformerConfig
+from rsd.architecture import RFSQConfig, TransformerConfig
+from rsd.models.draft import Draft
 from rsd.models.transformer import CodeTransformer
 
 T, D, L, V, WIDTH = 2, 3, 4, 7, 16
 
 
-def real_backbone(seed: int) -> CodeTransformer:
+def real_backbone(seed: int, positions: int = 1) -> CodeTransformer:
     """A random CodeTransformer in float64 whose logits really depend on the codes before."""
     torch.manual_seed(seed)
-    model = CodeTransformer(TransformerConfig(WIDTH, 2, 2), T, D, L, V).double().eval()
+    sizes = TransformerConfig(WIDTH, 2, 2, positions=positions)
+    model = CodeTransformer(sizes, T, D, L, V).double().eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name == "code_embedding":
-                parameter.mul_(60.0)
+        model.code_embedding.weight.mul_(60.0)
+    return model.requires_grad_(False)
+
+
+def real_draft(seed: int) -> Draft:
+    """A random Draft in float64, likewise; its context is a vector."""
+    torch.manual_seed(seed)
+    model = Draft(RFSQConfig(T, D, L, V), WIDTH).double().eval()
+    with torch.no_grad():
+        model.code_embedding.weight.mul_(60.0)
     return model.requires_grad_(False)
 
 

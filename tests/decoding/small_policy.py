@@ -7,30 +7,34 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rsd.architecture import RFSQConfig, SmallVLAConfig, TransformerConfig
+from rsd.architecture import DraftConfig, RFSQConfig, SmallVLAConfig, TransformerConfig
 from rsd.models import policy
 from rsd.models.small_vla import SmallVLA
 from rsd.types import ChunkRequest, Decoding, EpisodeKey, ImageSpec, Observation
 
 IMAGES = ImageSpec(48, 48, 0, False)
 CONFIG = SmallVLAConfig(
-    tokeniser=RFSQConfig(latent_dim=7, layers=4, hidden=0, overlap=3.0),
+    tokeniser=RFSQConfig(latent_dim=7, layers=4, hidden=0, overlap=3.0, cosine=True),
     target=TransformerConfig(32, 2, 2),
-    draft=TransformerConfig(16, 1, 2),
+    draft=DraftConfig(32, 8),
     channels=(8, 16, 16),
     keypoints=4,
     word_buckets=64,
 )
 
 
+def untrained_model(seed: int = 0) -> SmallVLA:
+    """As training starts with it."""
+    torch.manual_seed(seed)
+    return SmallVLA(CONFIG, IMAGES.height)
+
+
 def small_model(seed: int = 0) -> SmallVLA:
     """Random weights; code embeddings enlarged so that finer layers depend on coarser codes."""
-    torch.manual_seed(seed)
-    model = SmallVLA(CONFIG, IMAGES.height)
+    model = untrained_model(seed)
     with torch.no_grad():
-        model.target.code_embedding.mul_(20)
-        for head in model.target.heads:
-            head.weight.mul_(10)  # type: ignore[operator]
+        model.target.code_embedding.weight.mul_(20)
+        model.target.heads.weight.mul_(10)
     return model
 
 

@@ -60,9 +60,8 @@ def test_a_near_tie_is_settled_by_the_canonical_computation() -> None:
     """Two equal best levels everywhere: whichever rounding favours, both arms must agree."""
     model = small_model()
     with torch.no_grad():
-        for head in model.target.heads:
-            head.weight.zero_()  # type: ignore[operator]
-            head.bias.zero_()  # type: ignore[operator]
+        model.target.heads.weight.zero_()
+        model.target.heads.bias.zero_()
     tied = SmallVLAPolicy(model, IMAGES, "none")
     slow, fast = tied.act(requests(2, AUTOREGRESSIVE)), tied.act(requests(2, SPECULATIVE))
     assert all(chunk.trace.canonical for chunk in fast)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import subprocess
@@ -17,6 +18,7 @@ from rsd.rfsq import RFSQ
 from rsd.training.tokeniser import train_tokeniser, truncation_table
 
 IDENTITY = RFSQConfig(latent_dim=7, layers=6, hidden=0, overlap=3.0)
+COSINE = dataclasses.replace(IDENTITY, cosine=True)
 
 
 def _chunks(count: int = 64, seed: int = 0) -> torch.Tensor:
@@ -33,7 +35,9 @@ def _digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
-@pytest.mark.parametrize("config", [RFSQConfig(), IDENTITY], ids=["published", "identity"])
+@pytest.mark.parametrize(
+    "config", [RFSQConfig(), IDENTITY, COSINE], ids=["published", "identity", "cosine"]
+)
 def test_codes_alone_decode_bit_for_bit_in_a_fresh_process(
     config: RFSQConfig, tmp_path: Path
 ) -> None:
@@ -68,6 +72,26 @@ def test_every_layer_narrows_the_reconstruction() -> None:
     assert all(finer < coarser * 0.8 for coarser, finer in itertools.pairwise(errors))
     assert errors[-1] < 0.5
     assert all(row.used_levels > 2 for row in table)
+
+
+def test_cosine_coefficients_give_the_motion_back_and_leave_the_gripper_alone() -> None:
+    tokeniser, actions = RFSQ(COSINE), _chunks()
+    latent = tokeniser.latent(actions)
+    assert torch.equal(latent[..., 6], actions[..., 6])
+    assert torch.allclose(latent[:, 0, :6], actions[..., :6].mean(dim=1), atol=1e-6)
+    assert latent.abs().max() <= 1
+    table = truncation_table(tokeniser, actions)
+    assert table[-1].position_mm < 0.8 and table[-1].gripper_errors == 0
+
+
+def test_smooth_motion_has_fewer_tokens_off_the_middle_as_cosines() -> None:
+    """Why the bundled policy uses them: a draft cannot miss what is always the same."""
+    middle = COSINE.levels // 2
+    live = [
+        (RFSQ(config).encode(_chunks())[..., :6, 0] != middle).float().mean()
+        for config in (IDENTITY, COSINE)
+    ]
+    assert live[1] < 0.5 * live[0]
 
 
 def test_without_scales_the_deeper_layers_are_dead() -> None:

@@ -8,11 +8,11 @@ import torch
 from rsd.models.small_vla import word_ids
 from rsd.training.data import Examples, augment, batches, chunk_labels, split
 from rsd.training.policy import DraftTraining, Progress, TargetTraining, TrainConfig
-from tests.decoding.small_policy import CONFIG, IMAGES, small_model
+from tests.decoding.small_policy import CONFIG, IMAGES, untrained_model
 
 COUNT, EPISODES = 96, 12
 SETTINGS = TrainConfig(
-    steps=60, draft_steps=150, batch_size=16, warmup=5, shift=0, jitter=0.0, average=0.9,
+    steps=90, draft_steps=150, batch_size=16, warmup=5, shift=0, jitter=0.0, average=0.9,
     held_out=0.2,
 )  # fmt: skip
 
@@ -47,20 +47,20 @@ def _run(training: TargetTraining, stop_at: int | None = None) -> list[Progress]
 
 
 def test_the_target_learns_and_reports_held_out_accuracy_per_layer() -> None:
-    training = TargetTraining(small_model(), made_up_examples(), SETTINGS)
+    training = TargetTraining(untrained_model(), made_up_examples(), SETTINGS)
     reports = _run(training)
     assert reports[-1].loss < 0.5 * reports[0].loss
     accuracies = {k for k in reports[-1].validation if k.startswith("accuracy")}
     assert accuracies == {f"accuracy_{layer}" for layer in range(4)}
-    assert [r.step for r in reports if r.validation] == [30, 60]
+    assert [r.step for r in reports if r.validation] == [30, 60, 90]
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights() -> None:
-    whole = TargetTraining(small_model(), made_up_examples(), SETTINGS)
+    whole = TargetTraining(untrained_model(), made_up_examples(), SETTINGS)
     _run(whole)
-    first = TargetTraining(small_model(), made_up_examples(), SETTINGS)
+    first = TargetTraining(untrained_model(), made_up_examples(), SETTINGS)
     _run(first, stop_at=30)
-    second = TargetTraining(small_model(seed=9), made_up_examples(), SETTINGS)
+    second = TargetTraining(untrained_model(seed=9), made_up_examples(), SETTINGS)
     second.load(first.state())
     _run(second)
     for name, tensor in whole.model.state_dict().items():
@@ -68,7 +68,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights() -> None:
 
 
 def test_the_draft_comes_to_agree_with_the_target() -> None:
-    model = small_model()
+    model = untrained_model()
     examples = made_up_examples()
     _run(TargetTraining(model, examples, SETTINGS))
     target = {k: v.clone() for k, v in model.target.state_dict().items()}
