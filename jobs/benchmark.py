@@ -126,7 +126,7 @@ class Decode:
         )
         columns = (
             *("mode", "B", "ms", "p95", "vision", "draft", "target"),
-            *("passes", "x AR", "same", "ties", "kept by layer"),
+            *("passes", "x AR", "same", "ties", "draft kept", "redraft kept"),
         )
         for column in columns:
             left = column == "mode"
@@ -145,7 +145,10 @@ class Decode:
                 f"{baseline.total_ms / row.total_ms:.2f}",
                 f"{row.same_codes:.0%}",
                 f"{row.canonical:.0%}",
-                " ".join(f"{100 * value:.0f}" for value in row.acceptance) or "-",
+                *(
+                    " ".join(f"{100 * value:.0f}" for value in rates) or "-"
+                    for rates in (row.acceptance, row.reacceptance)
+                ),
             )
         console.print(table)
         difference = policy.logit_difference(requests(observations, Decoding("autoregressive")))

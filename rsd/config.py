@@ -32,6 +32,7 @@ ARMS: dict[str, Decoding] = {
     "parallel": Decoding("parallel"),
     "speculative": Decoding("speculative"),
     **{f"speculative-{rule}": Decoding("speculative", rule) for rule in RULES if rule != "exact"},
+    "autoregressive-sampling": Decoding("autoregressive", "sampling"),
 }
 
 
@@ -72,8 +73,9 @@ class EpisodesConfig:
     """Trial numbers from 0, instead of the first N: not together with --num-trials"""
 
     arms: tuple[str, ...] = ("autoregressive", "speculative")
-    """autoregressive, speculative (exact rule), speculative-sampling, parallel. NAME@K decodes
-    the K coarsest layers only, as in autoregressive@3"""
+    """autoregressive, speculative (exact rule), parallel; autoregressive-sampling and
+    speculative-sampling draw tokens instead of taking the best. NAME@K decodes the K coarsest
+    layers only, as in autoregressive@3"""
 
     use_speculative_decoding: ExplicitBool = None
     """Shorthand: true is `--arms speculative`, false is `--arms autoregressive`"""
@@ -91,7 +93,8 @@ class PolicyConfig:
     cluster"""
 
     rule: str = "exact"
-    """Acceptance rule of the arm `speculative`: exact, sampling"""
+    """Acceptance rule of the arm `speculative`: exact, sampling (the arm `autoregressive` then
+    samples too)"""
 
     layers: int | None = None
     """Decode the K coarsest layers in the arms that do not say @K themselves; None: all"""
@@ -268,8 +271,9 @@ _FIELDS: dict[str, dataclasses.Field[Any]] = {
 def resolve_arms(config: EvaluateConfig) -> tuple[Arm, ...]:
     """The arms by their full names, so that a recorded name says how its rows were decoded.
 
-    `--rule sampling` turns `speculative` into `speculative-sampling`, `--layers 3` turns
-    `parallel` into `parallel@3`. Raises UserError for unknown and repeated names.
+    `--rule sampling` turns `speculative` into `speculative-sampling` (and `autoregressive`, its
+    baseline, likewise), `--layers 3` turns `parallel` into `parallel@3`. Raises UserError for
+    unknown and repeated names.
     """
     names: Sequence[str] = config.episodes.arms
     if config.episodes.use_speculative_decoding is not None:
@@ -287,8 +291,8 @@ def _resolve_arm(name: str, policy: PolicyConfig) -> Arm:
     if policy.rule not in RULES:
         raise unknown("acceptance rule", policy.rule, RULES)
     kind, at, depth = name.partition("@")
-    if kind == "speculative" and policy.rule != "exact":
-        kind = f"speculative-{policy.rule}"
+    if f"{kind}-{policy.rule}" in ARMS:
+        kind = f"{kind}-{policy.rule}"
     if kind == "speculative-exact":
         kind = "speculative"
     if kind not in ARMS and kind.startswith("speculative-"):

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from rsd.errors import UserError
 from rsd.types import EpisodeKey, EpisodeResult
 
-SCHEMA_VERSION = "1"  # raise it with every change of a column's name, type, unit or meaning
+SCHEMA_VERSION = "2"  # raise it with every change of a column's name, type, unit or meaning
 
 FLUSH_EVERY = 20  # episodes a part
 FLUSH_SECONDS = 10.0  # since the part's first episode; looked at when one is added
@@ -118,9 +118,19 @@ _CHUNK_COLUMNS = (
     *_KEY_COLUMNS,
     Column("chunk_index", _COUNT, "1", "position of the chunk in its episode, from 0"),
     Column(
-        "drafted", _PER_LAYER, "tokens per layer", "tokens judged against a guess, layer 0 first"
+        "drafted",
+        _PER_LAYER,
+        "tokens per layer",
+        "tokens of the draft's own guess that the first pass judged, layer 0 first",
     ),
     Column("accepted", _PER_LAYER, "tokens per layer", "of those, tokens kept"),
+    Column(
+        "redrafted",
+        _PER_LAYER,
+        "tokens per layer",
+        "tokens guessed again after a rejection (by target and draft) that later passes judged",
+    ),
+    Column("reaccepted", _PER_LAYER, "tokens per layer", "of those, tokens kept"),
     Column("passes", _COUNT, "1", "forwards of the target's backbone that this request needed"),
     Column("layers", _COUNT, "1", "layers decoded"),
     Column("batch_size", _COUNT, "1", "requests that were decoded together"),

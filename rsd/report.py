@@ -43,9 +43,12 @@ class LayerAcceptance:
     """Tokens of one layer over all chunks of an arm."""
 
     layer: int
-    drafted: int  # judged against a guess
+    drafted: int  # judged against the draft's own guess, in first passes
     accepted: int
     rate: float | None  # None where nothing was drafted
+    redrafted: int  # judged against a guess after a rejection, in later passes
+    reaccepted: int
+    later_rate: float | None  # None where nothing was redrafted
 
 
 @dataclass(frozen=True)
@@ -174,20 +177,21 @@ def _arm(arm: str, episodes: pd.DataFrame, chunks: pd.DataFrame) -> ArmSummary:
 
 def layer_acceptance(chunks: pd.DataFrame) -> list[LayerAcceptance]:
     """Accepted and drafted tokens by layer, summed over chunk rows."""
-    drafted = _sum_by_layer(chunks["drafted"])
-    accepted = _sum_by_layer(chunks["accepted"])
+    names = ("drafted", "accepted", "redrafted", "reaccepted")
+    layers = int(chunks["layers"].max()) if len(chunks) else 0
+    sums = zip(*(_sum_by_layer(chunks[name], layers) for name in names), strict=True)
     return [
-        LayerAcceptance(layer, int(n), int(k), float(k / n) if n else None)
-        for layer, (n, k) in enumerate(zip(drafted, accepted, strict=True))
+        LayerAcceptance(layer, n, k, k / n if n else None, m, j, j / m if m else None)
+        for layer, (n, k, m, j) in enumerate(sums)
     ]
 
 
-def _sum_by_layer(tokens: pd.Series) -> np.ndarray:
-    """int64 (L,): rows may be ragged, where arms decode different numbers of layers."""
-    sums = np.zeros(max(map(len, tokens), default=0), dtype=np.int64)
+def _sum_by_layer(tokens: pd.Series, layers: int) -> list[int]:
+    """Rows may be ragged, where arms decode different numbers of layers."""
+    sums = np.zeros(layers, dtype=np.int64)
     for row in tokens:
         sums[: len(row)] += row
-    return sums
+    return sums.tolist()
 
 
 def _mean(values: pd.Series) -> float | None:
@@ -320,13 +324,17 @@ def _acceptance_table(summary: Summary) -> Table:
     layers = max((len(arm.acceptance) for arm in arms), default=0)
     table = _table(
         summary,
-        "Guesses kept, % by layer (draft and redraft)",
+        "Guesses kept, % by layer",
         "arm",
+        "guess",
         *(str(layer) for layer in range(layers)),
     )
     for arm in arms:
-        rates = [_percent(layer.rate) for layer in arm.acceptance]
-        table.add_row(arm.arm, *rates, *[_NOTHING] * (layers - len(rates)))
+        missing = [_NOTHING] * (layers - len(arm.acceptance))
+        drafts = [_percent(layer.rate) for layer in arm.acceptance]
+        later = [_percent(layer.later_rate) for layer in arm.acceptance]
+        table.add_row(arm.arm, "draft", *drafts, *missing)
+        table.add_row("", "redraft", *later, *missing)
     return table
 
 

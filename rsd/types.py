@@ -57,7 +57,7 @@ class Decoding:
     """How codes are decoded: the part of an arm that a replica needs to know."""
 
     mode: Mode
-    rule: str = "exact"  # acceptance rule; read in speculative mode only
+    rule: str = "exact"  # acceptance rule; autoregressive: whether it samples
     layers: int | None = None  # decode the first `layers` layers; None: all that the policy has
     draft_layers: int | None = None  # layers drafted before the first pass; None: all but the last
 
@@ -86,10 +86,12 @@ class DecodeTrace:
     """What one decode did and what it cost. Times in seconds of this request's batch, canonical
     recomputes included."""
 
-    drafted: tuple[int, ...]  # tokens judged against a guess, per layer
+    drafted: tuple[int, ...]  # tokens judged against the draft's guess (first pass), per layer
     accepted: tuple[int, ...]  # of those, tokens kept
     passes: int  # forwards of the target's backbone; a canonical recompute adds `layers` more
     layers: int  # layers decoded
+    redrafted: tuple[int, ...] = ()  # tokens judged against a later guess, per layer
+    reaccepted: tuple[int, ...] = ()  # of those, tokens kept
     batch_size: int = 1
     canonical: bool = False  # near ties were settled by one canonical recompute (docs/decisions.md)
     queue_s: float = 0.0

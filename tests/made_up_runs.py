@@ -45,6 +45,8 @@ def chunk(index: int, speculative: bool, rng: np.random.Generator) -> ChunkRecor
         accepted=accepted,
         passes=passes,
         layers=LAYERS,
+        redrafted=tuple(n // 2 for n in drafted),
+        reaccepted=tuple(n // 3 for n in accepted),
         batch_size=int(rng.integers(1, 5)),
         queue_s=float(rng.exponential(0.003)),
         vision_s=0.004,

@@ -40,8 +40,8 @@ class Decoded(NamedTuple):
 
     codes: Tensor  # int64 (B, T, D, K)
     passes: Tensor  # int64 (B,): forwards of the target that each row took part in
-    drafted: Tensor  # int64 (B, K): tokens judged against a guess
-    accepted: Tensor  # int64 (B, K): of those, tokens kept
+    judged: Tensor  # int64 (B, 2, K): guessed tokens judged by the first pass, and by later ones
+    kept: Tensor  # int64 (B, 2, K): of those, tokens kept
     margin: Tensor  # float (B,): smallest gap between the two best target logits of any token
 
 
@@ -173,8 +173,8 @@ class _Books:
         self.codes = _no_codes(target, context, layers)
         self.final = torch.zeros(batch, dtype=torch.int64, device=device)
         self.passes = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.drafted = torch.zeros(batch, layers, dtype=torch.int64, device=device)
-        self.accepted = torch.zeros(batch, layers, dtype=torch.int64, device=device)
+        self.judged = torch.zeros(batch, 2, layers, dtype=torch.int64, device=device)
+        self.kept = torch.zeros(batch, 2, layers, dtype=torch.int64, device=device)
         self.margin = torch.full((batch,), torch.inf, device=device)
         self._done: list[tuple[Tensor, Decoded]] = []
 
@@ -201,9 +201,9 @@ class _Books:
         )
         self.final = self.final + settled.sum(dim=1)
         judged = settled[:, :drafted]
-        part = slice(first, first + drafted)
-        self.drafted[:, part] += judged * codes[0, 0].numel()
-        self.accepted[:, part] += judged * accepted[:, :drafted].sum(dim=(2, 3))
+        part = (slice(None), min(self.rounds - 1, 1), slice(first, first + drafted))
+        self.judged[part] += judged * codes[0, 0].numel()
+        self.kept[part] += judged * accepted[:, :drafted].sum(dim=(2, 3))
         return (accepted | ~here).all(dim=1)
 
     def unfinished(self) -> Tensor:
@@ -214,7 +214,7 @@ class _Books:
         """Go on with `rows` of the open ones; the others are done."""
         done = torch.nonzero(self.final >= self.layers)[:, 0]
         self._done.append((self.open_rows[done], self._fields(done)))
-        self.codes, self.passes, self.drafted, self.accepted, self.margin = self._fields(rows)
+        self.codes, self.passes, self.judged, self.kept, self.margin = self._fields(rows)
         self.final, self.open_rows = self.final[rows], self.open_rows[rows]
 
     def decoded(self) -> Decoded:
@@ -229,8 +229,8 @@ class _Books:
         return Decoded(
             self.codes[rows],
             self.passes[rows],
-            self.drafted[rows],
-            self.accepted[rows],
+            self.judged[rows],
+            self.kept[rows],
             self.margin[rows],
         )
 
@@ -338,5 +338,5 @@ def _draw(
 
 
 def _unspeculated(codes: Tensor, passes: Tensor, margin: Tensor) -> Decoded:
-    nothing = torch.zeros(len(codes), codes.shape[-1], dtype=torch.int64, device=codes.device)
+    nothing = torch.zeros(len(codes), 2, codes.shape[-1], dtype=torch.int64, device=codes.device)
     return Decoded(codes, passes, nothing, nothing.clone(), margin)

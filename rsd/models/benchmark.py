@@ -26,7 +26,8 @@ class Latency:
     target_ms: float
     detokenise_ms: float
     passes: float  # mean
-    acceptance: tuple[float, ...]  # accepted / drafted tokens per layer
+    acceptance: tuple[float, ...]  # of the draft's own guesses, accepted / drafted, per layer
+    reacceptance: tuple[float, ...]  # of the guesses after a rejection, likewise
     canonical: float  # fraction of chunks with a near tie
     same_codes: float  # fraction of chunks whose codes equal the first mode's
 
@@ -89,9 +90,6 @@ def _latency(
         for chunks, others in zip(answers, reference, strict=True)
         for ours, theirs in zip(chunks, others, strict=True)
     ]
-    drafted = np.sum([trace.drafted for trace in traces], axis=0)
-    accepted = np.sum([trace.accepted for trace in traces], axis=0)
-    judged = drafted > 0
     return Latency(
         name=name,
         batch=batch,
@@ -102,7 +100,14 @@ def _latency(
         target_ms=1000 * statistics.median(trace.target_s for trace in traces),
         detokenise_ms=1000 * statistics.median(trace.detokenise_s for trace in traces),
         passes=float(np.mean([trace.passes for trace in traces])),
-        acceptance=tuple((accepted[judged] / drafted[judged]).tolist()),
+        acceptance=_rates([t.accepted for t in traces], [t.drafted for t in traces]),
+        reacceptance=_rates([t.reaccepted for t in traces], [t.redrafted for t in traces]),
         canonical=float(np.mean([trace.canonical for trace in traces])),
         same_codes=float(np.mean([np.array_equal(a, b) for a, b in pairs])),
     )
+
+
+def _rates(kept: Sequence[tuple[int, ...]], judged: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
+    """Kept of judged tokens, by layer, for the layers in which any was judged."""
+    k, n = np.sum(kept, axis=0), np.sum(judged, axis=0)
+    return tuple((k[n > 0] / n[n > 0]).tolist())

@@ -85,8 +85,10 @@ class SmallVLAPolicy:
                 actions=actions[row].float().cpu().numpy(),
                 codes=padded[row].numpy(),
                 trace=DecodeTrace(
-                    drafted=tuple(decoded.drafted[row].tolist()),
-                    accepted=tuple(decoded.accepted[row].tolist()),
+                    drafted=tuple(decoded.judged[row, 0].tolist()),
+                    accepted=tuple(decoded.kept[row, 0].tolist()),
+                    redrafted=tuple(decoded.judged[row, 1].tolist()),
+                    reaccepted=tuple(decoded.kept[row, 1].tolist()),
                     passes=int(decoded.passes[row]),
                     layers=codes.shape[-1],
                     batch_size=len(requests),

@@ -74,4 +74,5 @@ def _trace(request: ChunkRequest, batch_size: int) -> DecodeTrace:
     guesses = drafted_layers if decoding.mode == "speculative" else 0
     drafted = tuple(tokens if layer < guesses else 0 for layer in range(layers))
     accepted = tuple(max(0, count - (passes - 1)) for count in drafted)
-    return DecodeTrace(drafted, accepted, passes, layers, batch_size)
+    nothing = (0,) * layers
+    return DecodeTrace(drafted, accepted, passes, layers, nothing, nothing, batch_size)

@@ -61,7 +61,7 @@ def test_codes_equal_autoregressive_codes_for_every_draft_and_depth(
         decoded = _speculative(draft, BATCH, layers, draft_layers)
         assert torch.equal(decoded.codes, _autoregressive(BATCH, layers).codes)
         assert (decoded.passes >= 1).all() and (decoded.passes <= layers).all()
-        assert (decoded.accepted <= decoded.drafted).all()
+        assert (decoded.kept <= decoded.judged).all()
 
 
 def test_an_oracle_draft_takes_one_pass_and_an_always_wrong_one_takes_all() -> None:
@@ -73,9 +73,9 @@ def test_an_oracle_draft_takes_one_pass_and_an_always_wrong_one_takes_all() -> N
 def test_a_draft_wrong_at_one_layer_costs_exactly_one_more_pass(wrong: int) -> None:
     decoded = _speculative(f"wrong at layer {wrong}", BATCH, L, L - 1)
     assert (decoded.passes == 2).all()
-    rejected = decoded.drafted - decoded.accepted
-    expected = torch.zeros(BATCH, L, dtype=torch.int64)
-    expected[:, wrong] = T * D
+    rejected = decoded.judged - decoded.kept
+    expected = torch.zeros(BATCH, 2, L, dtype=torch.int64)
+    expected[:, 0, wrong] = T * D
     assert torch.equal(rejected, expected)
 
 
@@ -119,7 +119,8 @@ def test_the_target_as_its_own_draft_is_always_right() -> None:
     context = real_context(BATCH)
     decoded = speculative(target, target, context, context, Exact(), L, L - 1, None, Stopwatch())
     assert (decoded.passes == 1).all()
-    assert torch.equal(decoded.accepted, decoded.drafted)
+    assert torch.equal(decoded.kept, decoded.judged)
+    assert (decoded.judged[:, 0, :-1] == T * D).all() and (decoded.judged[:, 1] == 0).all()
 
 
 def test_negative_control_a_rule_that_keeps_wrong_tokens_changes_the_codes() -> None:

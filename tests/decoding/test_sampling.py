@@ -16,88 +16,103 @@ from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Purpose, Uniforms
 from tests.decoding.backbones import TableBackbone
 
-# One step, one latent dim, two layers of three levels: nine outcomes, each with known probability.
-LEVELS, LAYERS, DRAWS = 3, 3, 6000
+LEVELS, DRAWS = 3, 6000
+SHAPES = [(1, 3), (2, 2)]  # steps, layers: 27 and 81 outcomes, each of known probability
 FALSE_ALARM = 1e-4  # chance that a right implementation fails one of these tests; seeds are fixed
 
 
-def _table(seed: int):  # type: ignore[no-untyped-def]
+def _table(seed: int, steps: int):  # type: ignore[no-untyped-def]
     def logits(row: int, layer: int, coarser: Tensor) -> Tensor:
         name = (seed, layer, *coarser.flatten().tolist())
         generator = torch.Generator().manual_seed(hash(name) % 2**31)
-        return 1.2 * torch.randn(1, 1, LEVELS, dtype=torch.float64, generator=generator)
+        return 1.2 * torch.randn(steps, 1, LEVELS, dtype=torch.float64, generator=generator)
 
     return logits
 
 
-TARGET, DRAFT = _table(1), _table(2)
+def _backbone(seed: int, steps: int) -> TableBackbone:
+    return TableBackbone(_table(seed, steps), steps=steps, latent_dim=1)
 
 
-def _expected() -> np.ndarray:
-    """Probability of each code sequence under the target."""
+TARGET, DRAFT = 1, 2  # seeds
+
+
+def _expected(steps: int, layers: int) -> np.ndarray:
+    """Probability of each outcome under the target; an outcome's digits are its codes, layer by
+    layer, step by step."""
+    table = _table(TARGET, steps)
     joint = []
-    for sequence in itertools.product(range(LEVELS), repeat=LAYERS):
+    for outcome in itertools.product(range(LEVELS), repeat=steps * layers):
+        codes = torch.tensor(outcome).view(layers, steps).T[:, None]  # (T, D, L)
         probability = 1.0
-        for layer, code in enumerate(sequence):
-            coarser = torch.tensor(sequence[:layer]).reshape(1, 1, layer)
-            probability *= float(TARGET(0, layer, coarser).softmax(-1)[0, 0, code])
+        for layer in range(layers):
+            p = table(0, layer, codes[..., :layer]).softmax(-1)
+            probability *= float(p.gather(-1, codes[..., layer, None]).prod())
         joint.append(probability)
     return np.array(joint)
 
 
-def _backbone(table) -> TableBackbone:  # type: ignore[no-untyped-def]
-    return TableBackbone(table, steps=1, latent_dim=1)
-
-
-def _counts(codes: Tensor) -> np.ndarray:
-    index = torch.zeros(len(codes), dtype=torch.int64)
-    for layer in range(LAYERS):
-        index = index * LEVELS + codes[:, 0, 0, layer]
-    return np.bincount(index.numpy(), minlength=LEVELS**LAYERS)
-
-
 def _p_value(codes: Tensor) -> float:
-    return float(chisquare(_counts(codes), _expected() * len(codes)).pvalue)
+    """Of a chi-square test against the target; outcomes expected less than five times are one."""
+    count, steps, _, layers = codes.shape
+    digits = codes[:, :, 0].transpose(1, 2).flatten(1)
+    places = LEVELS ** torch.arange(steps * layers - 1, -1, -1)
+    observed = np.bincount((digits * places).sum(1).numpy(), minlength=LEVELS ** (steps * layers))
+    expected = _expected(steps, layers) * count
+    rare = expected < 5
+    pooled = [
+        np.append(counts[~rare], counts[rare].sum()) if rare.any() else counts
+        for counts in (observed, expected)
+    ]
+    return float(chisquare(*pooled).pvalue)
 
 
-def _decode(rule: Rule, draft_layers: int) -> Tensor:
+def _decode(rule: Rule, steps: int, layers: int, draft_layers: int) -> Tensor:
     context = torch.zeros(DRAWS, 1, 1, dtype=torch.float64)
     uniforms = Uniforms(tuple((7, draft_layers, row) for row in range(DRAWS)))
     return speculative(
-        _backbone(TARGET),
-        _backbone(DRAFT),
+        _backbone(TARGET, steps),
+        _backbone(DRAFT, steps),
         context,
         context,
         rule,
-        LAYERS,
+        layers,
         draft_layers,
         uniforms,
         Stopwatch(),
     ).codes
 
 
-@pytest.mark.parametrize("draft_layers", range(LAYERS))
-def test_speculative_samples_follow_the_target_distribution(draft_layers: int) -> None:
-    assert _p_value(_decode(Sampling(), draft_layers)) > FALSE_ALARM
+@pytest.mark.parametrize(
+    ("steps", "layers", "draft_layers"),
+    [(steps, layers, k) for steps, layers in SHAPES for k in range(layers)],
+)
+def test_speculative_samples_follow_the_target_distribution(
+    steps: int, layers: int, draft_layers: int
+) -> None:
+    assert _p_value(_decode(Sampling(), steps, layers, draft_layers)) > FALSE_ALARM
 
 
-def test_direct_samples_follow_the_target_distribution() -> None:
+@pytest.mark.parametrize(("steps", "layers"), SHAPES)
+def test_direct_samples_follow_the_target_distribution(steps: int, layers: int) -> None:
     context = torch.zeros(DRAWS, 1, 1, dtype=torch.float64)
     uniforms = Uniforms(tuple((11, row) for row in range(DRAWS)))
-    codes = autoregressive(
-        _backbone(TARGET), context, Sampling(), LAYERS, uniforms, Stopwatch()
-    ).codes
+    target = _backbone(TARGET, steps)
+    codes = autoregressive(target, context, Sampling(), layers, uniforms, Stopwatch()).codes
     assert _p_value(codes) > FALSE_ALARM
 
 
-def test_negative_control_a_residual_of_p_instead_of_p_minus_q_is_caught() -> None:
+@pytest.mark.parametrize(("steps", "layers"), SHAPES)
+def test_negative_control_a_residual_of_p_instead_of_p_minus_q_is_caught(
+    steps: int, layers: int
+) -> None:
     class Broken(Sampling):
         def judge(self, guess, draft_logits, target_logits, u_accept, u_choose) -> Verdict:  # type: ignore[no-untyped-def]
             verdict = super().judge(guess, draft_logits, target_logits, u_accept, u_choose)
             wrong = inverse_cdf(target_logits.softmax(dim=-1), u_choose)
             return Verdict(verdict.accepted, torch.where(verdict.accepted, guess, wrong))
 
-    assert _p_value(_decode(Broken(), LAYERS - 1)) < FALSE_ALARM
+    assert _p_value(_decode(Broken(), steps, layers, layers - 1)) < FALSE_ALARM
 
 
 def test_draws_of_a_row_do_not_depend_on_the_batch_around_it() -> None:

@@ -40,14 +40,14 @@ def test_errors_are_counted_and_never_as_failures(tmp_path: Path) -> None:
 
 def test_acceptance_sums_tokens_over_ragged_layers(tmp_path: Path) -> None:
     traces = [
-        DecodeTrace((10, 10, 0), (9, 5, 0), 2, 3),
+        DecodeTrace((10, 10, 0), (9, 5, 0), 2, 3, (0, 10, 0), (0, 8, 0)),
         DecodeTrace((30, 0), (11, 0), 1, 2, canonical=True),
     ]
     arm = only_arm(write(tmp_path, [with_traces(0, traces)]))
     assert arm.acceptance == [
-        report.LayerAcceptance(0, 40, 20, 0.5),
-        report.LayerAcceptance(1, 10, 5, 0.5),
-        report.LayerAcceptance(2, 0, 0, None),
+        report.LayerAcceptance(0, 40, 20, 0.5, 0, 0, None),
+        report.LayerAcceptance(1, 10, 5, 0.5, 10, 8, 0.8),
+        report.LayerAcceptance(2, 0, 0, None, 0, 0, None),
     ]
     assert (arm.cost.passes_mean, arm.cost.passes_median) == (1.5, 1.5)
     assert arm.cost.near_ties == 0.5
