@@ -104,23 +104,22 @@ def speculative(
     books = _Books(target, context, layers)
     guess = _Guess(draft, draft_context, rule, layers)
     with stopwatch("draft"):
-        guess.draft(draft_layers, uniforms)
+        guess.propose(books, 0, draft_layers, uniforms)
     with stopwatch("target"):
         logits, cache = target.prefill(context, guess.codes[..., :draft_layers])
-        first = 0
-        stood = _judge(books, guess, logits, first, draft_layers, rule, uniforms)
+        _judge(books, guess, logits, 0, draft_layers, rule, uniforms)
     while len(rows := books.unfinished()) > 0:
         with stopwatch("draft"):
             if len(rows) < len(books.open_rows):
                 books.keep(rows)
                 guess.keep(rows)
-                logits, stood, cache = logits[rows], stood[rows], cache.select(rows)
+                cache = cache.select(rows)
                 uniforms = uniforms.rows(rows.tolist()) if uniforms else None
-            guess.redraft(books, logits, stood, first, uniforms)
-        with stopwatch("target"):
             first = int(books.final.min())
+            guess.propose(books, first, layers - 1, uniforms)
+        with stopwatch("target"):
             logits = target.extend(cache, guess.codes[..., first - 1 : layers - 1], first)
-            stood = _judge(books, guess, logits, first, layers - 1, rule, uniforms)
+            _judge(books, guess, logits, first, layers - 1, rule, uniforms)
     return books.decoded()
 
 
@@ -132,12 +131,11 @@ def _judge(
     guessed: int,
     rule: Rule,
     uniforms: Uniforms | None,
-) -> Tensor:
+) -> None:
     """Finalise layers in every row from its first open one through its first rejected token, or
     through the layer behind the last guess, which is the target's free choice.
 
-    `logits` (B, n, T, D, V) are those of layers first.. given the guess. Returns bool (B, T, D):
-    the latents whose guess stood in all layers finalised now.
+    `logits` (B, n, T, D, V) are those of layers first.. given the guess.
     """
     books.rounds += 1
     books.passes += 1
@@ -159,7 +157,7 @@ def _judge(
         )
     if free:
         codes[:, len(drafted) :] = rule.take(logits[:, len(drafted) :], choose(free))
-    return books.settle(first, accepted, codes, len(drafted), _margin(logits))
+    books.settle(first, accepted, codes, len(drafted), _margin(logits))
 
 
 class _Books:
@@ -180,31 +178,30 @@ class _Books:
 
     def settle(
         self, first: int, accepted: Tensor, codes: Tensor, drafted: int, margin: Tensor
-    ) -> Tensor:
+    ) -> None:
         """Make layers final, from each row's first open one through its first rejected token.
 
         For layers first.. (n of them, the first `drafted` of which had a guess): accepted and
-        codes (B, n, T, D), margin (B, n). Returns bool (B, T, D): the latents that were accepted
-        in every layer made final.
+        codes (B, n, T, D), margin (B, n).
         """
         count = codes.shape[1]
         layers = torch.arange(first, first + count, device=codes.device)
-        past = layers < self.final[:, None]
-        passable = past | accepted.flatten(2).all(dim=2)
-        settled = ~past
-        settled[:, 1:] &= passable[:, :-1].cumprod(dim=1).bool()
-        here = settled[:, :, None, None]
+        settled = layers >= self.final[:, None]
+        stops = settled & ~accepted.flatten(2).all(dim=2)
+        stops[:, -1] = True
+        last = first + stops.int().argmax(dim=1)  # the first stop
+        settled &= layers <= last[:, None]
         held = self.codes[..., first : first + count]
+        here = settled[:, :, None, None]
         held.copy_(torch.where(here, codes, held.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        self.final = last + 1
         self.margin = torch.minimum(
             self.margin, margin.masked_fill(~settled, torch.inf).amin(dim=1)
         )
-        self.final = self.final + settled.sum(dim=1)
         judged = settled[:, :drafted]
         part = (slice(None), min(self.rounds - 1, 1), slice(first, first + drafted))
         self.judged[part] += judged * codes[0, 0].numel()
         self.kept[part] += judged * accepted[:, :drafted].sum(dim=(2, 3))
-        return (accepted | ~here).all(dim=1)
 
     def unfinished(self) -> Tensor:
         """Indices, among the open rows, of those that need another pass."""
@@ -248,41 +245,18 @@ class _Guess:
         self.codes = _no_codes(draft, context, layers - 1)
         self.logits: dict[int, Tensor] = {}
 
-    def draft(self, draft_layers: int, uniforms: Uniforms | None) -> None:
-        """Guess layers 0..draft_layers - 1, coarse to fine."""
-        for layer in range(draft_layers):
+    def propose(self, books: _Books, start: int, stop: int, uniforms: Uniforms | None) -> None:
+        """Guess layers start..stop - 1 anew, each given those before it; rows in which a layer is
+        final keep it. Layers before `start` are final in every row."""
+        self.codes[..., :start] = books.codes[..., :start]
+        uneven = bool((books.final != start).any())
+        for layer in range(start, stop):
             self.logits[layer] = self._step(layer)
-            self.codes[..., layer] = self._take(layer, 0, self.logits[layer], uniforms)
-
-    def redraft(
-        self,
-        books: _Books,
-        target_logits: Tensor,
-        stood: Tensor,
-        first: int,
-        uniforms: Uniforms | None,
-    ) -> None:
-        """Guess the open layers again: per latent the target's own output of the last pass while
-        all its coarser codes stood there, the draft's where they changed.
-
-        `target_logits` (B, n, T, D, V) are those of the last pass, for layers first..;
-        `stood` (B, T, D) tells whose guess stood in the layers that this pass made final.
-        """
-        start = int(books.final.min())
-        for layer in range(self.codes.shape[-1]):
-            is_open = (books.final <= layer)[:, None, None]
-            known = books.codes[..., layer]
-            if layer < start:
-                self.codes[..., layer] = known
-                continue
-            logits = self._step(layer)
-            if layer - first < target_logits.shape[1]:
-                logits = torch.where(stood[..., None], target_logits[:, layer - first], logits)
-            fresh = self._take(layer, books.rounds, logits, uniforms)
-            repeated = fresh == self.codes[..., layer]
-            stood = stood & (~is_open | repeated)
-            self.codes[..., layer] = torch.where(is_open, fresh, known)
-            self.logits[layer] = logits
+            guess = self._take(layer, books.rounds, self.logits[layer], uniforms)
+            if uneven:
+                is_open = (books.final <= layer)[:, None, None]
+                guess = torch.where(is_open, guess, books.codes[..., layer])
+            self.codes[..., layer] = guess
 
     def stacked_logits(self, layers: range) -> Tensor:
         """What the guesses of `layers` were taken from: (B, n, T, D, V)."""
