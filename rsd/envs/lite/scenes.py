@@ -61,27 +61,47 @@ CAMERAS: dict[str, tuple[str, str]] = {
 SEEN_ONLY = {"conaffinity": "0", "contype": "0", "group": "1"}
 
 
+FLOOR = {
+    **{"name": "floor", "type": "plane", "size": "3 3 .125", "pos": "0 0 0"},
+    **{"condim": "3", "group": "1", "material": "floorplane"},
+}
+
+
 def tabletop() -> bytes:
     """The table arena. LIBERO finds geoms, textures and the site by the names used here, and sets
     the table's size and the textures' files itself."""
-    root = ET.Element("mujoco", model="table_arena")
-    _add_looks(child(root, "asset"))
-    world = child(root, "worldbody")
-    child(
-        world,
-        "geom",
-        name="floor",
-        type="plane",
-        size="3 3 .125",
-        pos="0 0 0",
-        condim="3",
-        group="1",
-        material="floorplane",
-    )
-    for name, (pos, quat, size) in WALLS.items():
+    root, world = _arena("table_arena", "light-gray-floor-tile.png", "light-gray-plaster.png")
+    child(world, "geom", **FLOOR)
+    _add_walls(world, WALLS)
+    _add_table(world)
+    _add_lights_and_cameras(world)
+    return to_bytes(root)
+
+
+def floor() -> bytes:
+    """The arena without a table."""
+    tiles, walls = "tile_grigia_caldera_porcelain_floor.png", "light-gray-plaster.png"
+    root, world = _arena("table_arena", tiles, walls)
+    child(child(world, "body", name="floor", pos="0 0 0"), "geom", **FLOOR)
+    _add_walls(world, WALLS)
+    _add_lights_and_cameras(world)
+    return to_bytes(root)
+
+
+def _arena(name: str, floor: str, wall: str) -> tuple[ET.Element, ET.Element]:
+    """(root, worldbody) of a scene file with the surfaces that all scenes share."""
+    root = ET.Element("mujoco", model=name)
+    _add_looks(child(root, "asset"), floor, wall)
+    return root, child(root, "worldbody")
+
+
+def _add_walls(world: ET.Element, walls: dict[str, tuple[str, str, str]]) -> None:
+    for name, (pos, quat, size) in walls.items():
         place = {"pos": pos, "quat": quat, "size": size, "type": "box"}
         child(world, "geom", name=f"wall_{name}_visual", material="walls_mat", **place, **SEEN_ONLY)
-    _add_table(world)
+
+
+def _add_lights_and_cameras(world: ET.Element) -> None:
     for name, pos in LIGHTS.items():
         child(
             world,
@@ -96,18 +116,17 @@ def tabletop() -> bytes:
         )
     for name, (pos, quat) in CAMERAS.items():
         child(world, "camera", name=name, mode="fixed", pos=pos, quat=quat)
-    return to_bytes(root)
 
 
-def _add_looks(asset: ET.Element) -> None:
+def _add_looks(asset: ET.Element, floor: str, wall: str) -> None:
     sky = {"rgb1": ".9 .9 1.", "rgb2": ".2 .3 .4", "width": "16", "height": "16"}
     child(asset, "texture", type="skybox", builtin="gradient", **sky)
     tables = "martin_novak_wood_table.png"
     files = {
-        "texplane": ("2d", "light-gray-floor-tile.png"),
+        "texplane": ("2d", floor),
         "tex-table": ("cube", tables),
         "tex-table-legs": ("cube", tables),
-        "tex-wall": ("2d", "light-gray-plaster.png"),
+        "tex-wall": ("2d", wall),
     }
     for name, (kind, file) in files.items():
         child(asset, "texture", name=name, type=kind, file=f"../textures/{file}")
@@ -140,4 +159,5 @@ def _add_table(world: ET.Element) -> None:
 # path in the tree -> content. One entry a scene.
 SCENES: dict[str, Callable[[], bytes]] = {
     "scenes/libero_tabletop_base_style.xml": tabletop,
+    "scenes/libero_floor_base_style.xml": floor,
 }
