@@ -21,7 +21,7 @@ from rsd.envs.lite.scenes import SCENES, TEXTURES
 
 __all__ = ["SUITES", "fingerprint", "simplify_robot", "write_tree"]
 
-SUITES = ("libero_spatial", "libero_object")  # every task of these runs on the pack
+SUITES = ("libero_spatial", "libero_object", "libero_goal")  # every task of these runs on the pack
 
 
 @functools.cache

@@ -60,11 +60,12 @@ class Region:
         child(body, "site", type="box", group="0", **dataclasses.asdict(self))
 
 
-def add_look(asset: ET.Element, name: str, look: Look, folder: str, **material: str) -> Files:
+def add_look(asset: ET.Element, name: str, look: Look, folder: str) -> Files:
     """Mesh, palette texture and material called `name`; returns the texture's file. folder: of
     the object's XML file."""
     picture = f"{name}.png"
     child(asset, "texture", name=f"tex-{name}", type="2d", file=picture)
-    add_material(asset, name, f"tex-{name}", **material)
+    opacity = {} if look.alpha == 1 else {"rgba": f"1 1 1 {look.alpha:g}"}
+    add_material(asset, name, f"tex-{name}", **opacity)
     asset.append(look.mesh.element(f"{name}_vis", len(look.cells)))
     return {f"{folder}/{picture}": image.png(image.palette(look.cells))}

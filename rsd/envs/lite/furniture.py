@@ -3,7 +3,7 @@ LIBERO's meshes; boards are drawn where LIBERO's collision boxes lie."""
 
 from __future__ import annotations
 
-from rsd.envs.lite import collision
+from rsd.envs.lite import collision, image
 from rsd.envs.lite.image import Colour
 from rsd.envs.lite.look import Look, flat_look
 from rsd.envs.lite.mesh import Mesh, box, cuboids, lathe, merge
@@ -76,3 +76,23 @@ def knob_look() -> Look:
 def basket_look() -> Look:
     """An open box of light wood, its walls leaning outwards."""
     return flat_look(cuboids(collision.boxes("basket/basket")), (170, 120, 68))
+
+
+PLANKS = {"a": (236, 196, 148), "b": (222, 180, 130), "c": (206, 162, 112), "d": (172, 130, 88)}
+
+
+def rack_boards_look() -> Look:
+    """Two sloping boards of light planks."""
+    boards = cuboids(collision.boxes("wine_rack/wine_rack_planes")).pictured(2, 1, cell=1)
+    return Look(boards, [image.flat(PLANKS["b"]), image.drawn("abcdabdcabdabcdabc", **PLANKS)])
+
+
+def rack_stoppers_look() -> Look:
+    """Strips of clear plastic along the boards' lower edges."""
+    strips = cuboids(collision.boxes("wine_rack/wine_rack_stoppers"))
+    return Look(strips, [image.flat((0, 88, 139))], alpha=0.1)
+
+
+def rack_stand_look() -> Look:
+    """Foot and post of red-brown wood."""
+    return flat_look(cuboids(collision.boxes("wine_rack/wine_rack_stand")), (92, 30, 16))

@@ -27,7 +27,8 @@ INK: dict[str, Colour] = {  # letters of the pictures
     "s": (150, 186, 226),
     "n": (84, 40, 24),
     "i": (78, 82, 156),
-    "m": (170, 178, 198),
+    "m": (150, 162, 190),
+    "l": (172, 176, 204),
 }
 TIN: Colour = (96, 96, 98)
 
@@ -266,10 +267,10 @@ CHEESE_LABEL = """
     mmmmmmmmmmmmmmmm
     mmmmmiiiiiimmmmm
     mmmiiiiiiiiiimmm
-    mmiiwwiiwiiwiimm
-    mmiwiiwiwwiwwimm
-    mmiiwwiwiwiwiimm
-    mmmiiiiwwiiiimmm
+    mmiilliiliiliimm
+    mmiliilillillimm
+    mmiillilililiimm
+    mmmiiiilliiiimmm
     mmmmmiiiiiimmmmm
     mmmmmmmmmmmmmmmm
 """

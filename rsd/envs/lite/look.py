@@ -16,6 +16,7 @@ class Look:
 
     mesh: Mesh
     cells: Sequence[Image]
+    alpha: float = 1.0  # opacity
 
 
 def flat_look(mesh: Mesh, *colours: Colour) -> Look:

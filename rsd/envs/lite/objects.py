@@ -13,7 +13,12 @@ from functools import partial
 from rsd.envs.lite import collision
 from rsd.envs.lite.bodies import Extent, Files, Region, add_look, object_root
 from rsd.envs.lite.fixtures import Wood, cabinet, flat_stove
-from rsd.envs.lite.furniture import basket_look
+from rsd.envs.lite.furniture import (
+    basket_look,
+    rack_boards_look,
+    rack_stand_look,
+    rack_stoppers_look,
+)
 from rsd.envs.lite.groceries import (
     alphabet_soup_look,
     bbq_sauce_look,
@@ -29,10 +34,18 @@ from rsd.envs.lite.groceries import (
 )
 from rsd.envs.lite.look import Look
 from rsd.envs.lite.mjcf import Vector, add_boxes, add_visual, numbers, to_bytes
-from rsd.envs.lite.tableware import bowl_look, plate_look, ramekin_look
+from rsd.envs.lite.tableware import (
+    bowl_look,
+    plate_look,
+    ramekin_look,
+    wine_bottle_look,
+    wine_cork_look,
+    wine_label_look,
+)
 
 SCANNED = "stable_scanned_objects"
 HOPE = "stable_hope_objects"
+TURBOSQUID = "turbosquid_objects"
 
 USUAL_EXTENT = Extent()
 
@@ -71,6 +84,12 @@ CONTAIN_REGION = Region(
     "0.06108 0.06108 0.06949",
     quat="0 0 0 1",
     rgba="0.8 0 0 0",
+)
+RACK_REGION = Region(
+    "top_region",
+    "0 -0.08003 0.21745",
+    "0.10087 0.02200 0.00251",
+    quat="0.8549119 -0.5187733 0 0",
 )
 FREE_OBJECTS: dict[str, Callable[[str], Files]] = {
     "akita_black_bowl": partial(
@@ -118,6 +137,25 @@ FREE_OBJECTS: dict[str, Callable[[str], Files]] = {
     "orange_juice": partial(free_object, folder=HOPE, looks={"textured": orange_juice_look}),
     "salad_dressing": partial(free_object, folder=HOPE, looks={"textured": salad_dressing_look}),
     "tomato_sauce": partial(free_object, folder=HOPE, looks={"textured": tomato_sauce_look}),
+    "wine_bottle": partial(
+        free_object,
+        folder=TURBOSQUID,
+        looks={
+            "wine_bottle_red_main": wine_bottle_look,
+            "wine_bottle_red_cork": wine_cork_look,
+            "wine_bottle_red_logo": wine_label_look,
+        },
+    ),
+    "wine_rack": partial(
+        free_object,
+        folder=TURBOSQUID,
+        looks={
+            "wine_rack_planes": rack_boards_look,
+            "wine_rack_stoppers": rack_stoppers_look,
+            "wine_rack_stand": rack_stand_look,
+        },
+        regions=(RACK_REGION,),
+    ),
 }
 DARK_WOOD = Wood(shell=(52, 45, 39), drawers=(58, 50, 43))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rsd.envs.lite import image
+from rsd.envs.lite.image import Colour
 from rsd.envs.lite.look import Look, flat_look
 from rsd.envs.lite.mesh import lathe
 
@@ -36,3 +38,40 @@ def ramekin_look() -> Look:
     return flat_look(
         lathe([*outside, *rim, *inside], cells), (188, 186, 183), (232, 231, 228), (96, 94, 92)
     )
+
+
+BOTTLE_GLASS: Colour = (5, 13, 5)
+WINE_LABEL = """
+    gggggggggggggggg
+    ggwwwwwwwwwwwwgg
+    ggwwwwwwwwwwwwgg
+    ggwwwwwwwwwwwwgg
+    ggwwwwkkkkwwwwgg
+    ggwwwwwwwwwwwwgg
+    ggwwkkwkkwkkwwgg
+    ggwwwwwwwwwwwwgg
+    ggwwwwkwkkwwwwgg
+    ggwwwwwwwwwwwwgg
+    gggggggggggggggg
+"""
+
+
+def wine_bottle_look() -> Look:
+    """Nearly black green glass."""
+    body = [(0, 0.0), (0.0216, 0.0), (0.0216, 0.0570), (0.0213, 0.0640), (0.0182, 0.0791)]
+    neck = [(0.0143, 0.0885), (0.0100, 0.1000), (0.0081, 0.1124), (0.0075, 0.1208)]
+    mouth = [(0.0079, 0.1400), (0.0079, 0.1495), (0, 0.1499)]
+    return flat_look(lathe([*body, *neck, *mouth], segments=20), BOTTLE_GLASS)
+
+
+def wine_cork_look() -> Look:
+    """The cork, most of it above the neck."""
+    profile = [(0, 0.1387), (0.0074, 0.1387), (0.0076, 0.1588), (0, 0.1588)]
+    return flat_look(lathe(profile, segments=12), (206, 146, 84))
+
+
+def wine_label_look() -> Look:
+    """A sleeve of glass around the bottle with the label on its front (-y)."""
+    sleeve = lathe([(0, 0.0071), (0.0218, 0.0071), (0.0218, 0.0610), (0, 0.0610)], segments=24)
+    label = image.drawn(WINE_LABEL, g=BOTTLE_GLASS, w=(196, 186, 164), k=(70, 64, 60))
+    return Look(sleeve.pictured(1, -1, cell=1), [image.flat(BOTTLE_GLASS), label])
