@@ -21,18 +21,22 @@ from rsd.envs.lite.scenes import SCENES, TEXTURES
 
 __all__ = ["SUITES", "fingerprint", "simplify_robot", "write_tree"]
 
-SUITES = ("libero_spatial", "libero_object", "libero_goal")  # every task of these runs on the pack
+SUITES = (
+    "libero_spatial",
+    "libero_object",
+    "libero_goal",
+    "libero_10",
+)  # every task of these runs on the pack
 
 
 @functools.cache
 def _files() -> dict[str, bytes]:
     """Every file of the tree: relative POSIX path -> bytes, sorted by path."""
-    files = {path: build() for path, build in SCENES.items()}
-    files |= {
+    files = {
         f"textures/{name}": image.png(paint(colour)) for name, (paint, colour) in TEXTURES.items()
     }
-    for build_object in OBJECTS.values():
-        files |= build_object()
+    for build in (*SCENES, *OBJECTS.values()):
+        files |= build()
     return dict(sorted(files.items()))
 
 

@@ -1,4 +1,4 @@
-"""Fixtures with moving parts: cabinets, stove.
+"""Fixtures with moving parts: cabinets, stove, microwave.
 
 Bodies, joints, sites, geom order and collision boxes are those of LIBERO's files.
 """
@@ -10,7 +10,19 @@ from dataclasses import dataclass
 
 from rsd.envs.lite import collision
 from rsd.envs.lite.bodies import Extent, Files, Region, add_look, object_root
-from rsd.envs.lite.furniture import burner_look, cabinet_look, drawer_look, handle_look, knob_look
+from rsd.envs.lite.furniture import (
+    METAL,
+    burner_look,
+    cabinet_look,
+    drawer_look,
+    handle_look,
+    knob_look,
+    microwave_button_look,
+    microwave_door_look,
+    microwave_feet_look,
+    microwave_look,
+    microwave_window_look,
+)
 from rsd.envs.lite.image import Colour
 from rsd.envs.lite.look import Look
 from rsd.envs.lite.mjcf import add_boxes, add_visual, child, to_bytes
@@ -161,3 +173,63 @@ def add_knob(base: ET.Element) -> None:
     )
     add_visual(body, "stove_knob_vis", "stove_knob")
     add_boxes(body, collision.boxes("flat_stove/stove_knob_button"))
+
+
+OVEN_CONTACT = {
+    **{"contype": "0", "conaffinity": "1", "condim": "3", "group": "0"},
+    **{"margin": "0.001", "solimp": ".8 .9 .01", "solref": ".02 1"},
+}
+OVEN_WALLS = (  # pos, half edges: both sides, back, top, bottom, front of the controls
+    ("-0.158 0.0115 0.0935", "0.0145 0.09955 0.0935"),
+    ("0.118 0.0115 0.0935", "0.0545 0.09955 0.0935"),
+    ("-0.0405 0.0955 0.0935", "0.1035 0.015 0.0935"),
+    ("-0.04 -0.0035 0.1775", "0.1035 0.0845 0.0095"),
+    ("-0.04 -0.004 0.012", "0.1035 0.084 0.012"),
+    ("0.13 -0.0985 0.0935", "0.0425 0.012 0.0935"),
+)
+DOOR_HANDLE = (  # a bar on two posts, in the frame of the hinge
+    {"type": "capsule", "pos": "0.2375 -0.054 0", "size": "0.01 0.065"},
+    {"type": "capsule", "pos": "0.2375 -0.0375 0.065", "size": "0.01 0.015", "euler": "1.57 0 0"},
+    {"type": "capsule", "pos": "0.2375 -0.0375 -0.065", "size": "0.01 0.015", "euler": "1.57 0 0"},
+)
+SEEN_ONLY = {"conaffinity": "0", "contype": "0", "group": "1"}
+
+
+def microwave() -> Files:
+    """The microwave oven: a shell and a door that swings from 0 (closed) to -2.094 rad."""
+    root, asset, body = object_root("microwave")
+    root.insert(0, ET.Element("compiler", angle="radian"))
+    grey = " ".join(f"{channel / 255:.3f}" for channel in METAL)
+    child(asset, "material", name="micro_metal", rgba=f"{grey} 1", reflectance="0")
+    files: Files = {}
+    looks = (microwave_look, microwave_button_look, microwave_feet_look)
+    for name, look in zip(("micro", "microbutton", "microfeet"), looks, strict=True):
+        files |= add_look(asset, name, look(), ARTICULATED)
+        add_visual(body, f"{name}_vis", name)
+    unseen = "1 0 0 0"
+    Region("top_side", "0 0.01 0.20", "0.12 0.0835 0.005", rgba=unseen).add_to(body)
+    Region("heating_region", "0 0.01 0.096", "0.12 0.0835 0.08", rgba=unseen).add_to(body)
+    for pos, size in OVEN_WALLS:
+        child(body, "geom", type="box", pos=pos, size=size, mass=".5", **OVEN_CONTACT)
+    files |= add_oven_door(body, asset)
+    Extent(top=0.06, side=0.015).add_to(root)
+    return files | {f"{ARTICULATED}/microwave.xml": to_bytes(root)}
+
+
+def add_oven_door(body: ET.Element, asset: ET.Element) -> Files:
+    """Hinge, door, window and handle; returns the textures."""
+    door = child(body, "body", name="microdoorroot", pos="-0.1725 -0.088 0.096")
+    swing = {"type": "hinge", "axis": "0 0 1", "limited": "true", "range": "-2.094 0"}
+    child(door, "joint", name="microjoint", damping="0.5", **swing)
+    files: Files = {}
+    looks = {"microdoor": microwave_door_look, "microwindow": microwave_window_look}
+    for name, look in looks.items():
+        files |= add_look(asset, name, look(), ARTICULATED)
+        add_visual(door, f"{name}_vis", name, pos="0.1725 0.088 -0.096")
+    for part in DOOR_HANDLE:
+        child(door, "geom", material="micro_metal", **part, **SEEN_ONLY)
+    for part in DOOR_HANDLE:
+        child(door, "geom", mass="0.020", **part, **OVEN_CONTACT)
+    slab = {"type": "box", "pos": "0.1295 -0.013 0", "size": "0.1295 0.012 0.0925"}
+    child(door, "geom", mass="0.20", **slab, **OVEN_CONTACT)
+    return files

@@ -78,7 +78,7 @@ def basket_look() -> Look:
     return flat_look(cuboids(collision.boxes("basket/basket")), (170, 120, 68))
 
 
-PLANKS = {"a": (236, 196, 148), "b": (222, 180, 130), "c": (206, 162, 112), "d": (172, 130, 88)}
+PLANKS = {"a": (232, 196, 152), "b": (224, 186, 140), "c": (212, 172, 126), "d": (186, 146, 104)}
 
 
 def rack_boards_look() -> Look:
@@ -96,3 +96,70 @@ def rack_stoppers_look() -> Look:
 def rack_stand_look() -> Look:
     """Foot and post of red-brown wood."""
     return flat_look(cuboids(collision.boxes("wine_rack/wine_rack_stand")), (92, 30, 16))
+
+
+def caddy_look() -> Look:
+    """A desk tidy of brown board with four compartments."""
+    return flat_look(cuboids(collision.boxes("desk_caddy/desk_caddy")), (130, 96, 62))
+
+
+def book_look(scale: float = 1.0) -> Look:
+    """A black book, its spine on +y; scale: against the object's size."""
+    parts = [
+        box((-0.0155, -0.0687, 0.0), (-0.0125, 0.0446, 0.1382)),
+        box((0.0116, -0.0687, 0.0), (0.0146, 0.0446, 0.1382)),
+        box((-0.0155, 0.0416, 0.0), (0.0146, 0.0446, 0.1382)),
+        box((-0.0125, -0.0660, 0.0025), (0.0116, 0.0416, 0.1355), cell=1),
+    ]
+    return flat_look(merge(*parts).scaled(scale), (16, 15, 14), (96, 96, 98))
+
+
+BLACK_METAL: Colour = (52, 52, 52)
+
+
+def microwave_look() -> Look:
+    """The oven's shell: open in front (-y), where the door is; controls at the right."""
+    low, high, front, back = 0.0047, 0.1869, -0.0880, 0.1104
+    panels = [
+        box((-0.1723, front, low), (-0.1435, back, high)),
+        box((0.0635, front, low), (0.1723, back, high)),
+        box((0.0880, -0.1104, low), (0.1723, front, high)),
+        box((-0.1723, 0.0805, low), (0.1723, back, high)),
+        box((-0.1723, front, 0.1680), (0.1723, back, high)),
+        box((-0.1723, front, low), (0.1723, back, 0.0240)),
+    ]
+    return flat_look(merge(*panels), BLACK_METAL)
+
+
+def microwave_door_look() -> Look:
+    """The door: a frame around the window."""
+    low, high = (-0.1723, -0.1104, 0.0047), (0.0861, -0.0904, 0.1869)
+    (_, front, bottom), (_, back, top) = low, high
+    panels = [
+        box(low, (-0.1300, back, top)),
+        box((0.0438, front, bottom), high),
+        box((-0.1300, front, bottom), (0.0438, back, 0.0346)),
+        box((-0.1300, front, 0.1571), (0.0438, back, top)),
+    ]
+    return flat_look(merge(*panels), BLACK_METAL)
+
+
+def microwave_window_look() -> Look:
+    """Dark glass."""
+    return Look(
+        box((-0.1300, -0.1069, 0.0346), (0.0438, -0.0942, 0.1571)),
+        [image.flat((102, 102, 102))],
+        alpha=0.25,
+    )
+
+
+def microwave_button_look() -> Look:
+    """The bar that opens the door."""
+    return flat_look(box((0.0938, -0.1124, 0.0117), (0.1581, -0.1081, 0.0303)), METAL)
+
+
+def microwave_feet_look() -> Look:
+    """Four feet."""
+    foot = lathe([(0, 0), (0.0085, 0), (0.0085, 0.0065), (0, 0.0065)], segments=10)
+    places = [(x, y, 0.0) for x in (-0.1488, 0.1503) for y in (-0.0575, 0.0777)]
+    return flat_look(merge(*(foot.moved(place) for place in places)), METAL)

@@ -38,6 +38,10 @@ class Mesh:
         """The same mesh elsewhere; offset in metres."""
         return replace(self, vertices=self.vertices + np.asarray(offset))
 
+    def scaled(self, factor: float) -> Mesh:
+        """The same mesh in another size."""
+        return replace(self, vertices=self.vertices * factor)
+
     def turned(self, axis: int) -> Mesh:
         """The same mesh with its z axis along another one, the three axes permuted cyclically."""
         order = [(k - axis - 1) % 3 for k in range(3)]

@@ -62,8 +62,9 @@ def add_boxes(body: ET.Element, groups: Iterable[Boxes]) -> None:
             )
 
 
-def add_visual(body: ET.Element, mesh: str, material: str) -> None:
-    """A mesh geom that is seen and never touched (group 1)."""
+def add_visual(body: ET.Element, mesh: str, material: str, **place: str) -> None:
+    """A mesh geom that is seen and never touched (group 1); place: name, pos, quat where it has
+    them."""
     child(
         body,
         "geom",
@@ -73,6 +74,7 @@ def add_visual(body: ET.Element, mesh: str, material: str) -> None:
         conaffinity="0",
         contype="0",
         group="1",
+        **place,
     )
 
 

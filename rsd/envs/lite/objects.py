@@ -12,9 +12,11 @@ from functools import partial
 
 from rsd.envs.lite import collision
 from rsd.envs.lite.bodies import Extent, Files, Region, add_look, object_root
-from rsd.envs.lite.fixtures import Wood, cabinet, flat_stove
+from rsd.envs.lite.fixtures import Wood, cabinet, flat_stove, microwave
 from rsd.envs.lite.furniture import (
     basket_look,
+    book_look,
+    caddy_look,
     rack_boards_look,
     rack_stand_look,
     rack_stoppers_look,
@@ -36,8 +38,14 @@ from rsd.envs.lite.look import Look
 from rsd.envs.lite.mjcf import Vector, add_boxes, add_visual, numbers, to_bytes
 from rsd.envs.lite.tableware import (
     bowl_look,
+    frypan_look,
+    moka_handle_look,
+    moka_pot_look,
     plate_look,
+    porcelain_mug_look,
     ramekin_look,
+    red_coffee_mug_look,
+    white_yellow_mug_look,
     wine_bottle_look,
     wine_cork_look,
     wine_label_look,
@@ -91,6 +99,19 @@ RACK_REGION = Region(
     "0.10087 0.02200 0.00251",
     quat="0.8549119 -0.5187733 0 0",
 )
+CADDY_REGIONS = (
+    Region(
+        "right_contain_region", "0.00631 -0.14339 0.06558", "0.06196 0.06216 0.06046", "0 0 1 0"
+    ),
+    Region("left_contain_region", "0.00631 0.14551 0.06558", "0.06196 0.06216 0.06046", "0 0 1 0"),
+    Region("back_contain_region", "0.03364 -0.00064 0.08558", "0.02775 0.06216 0.06046", "0 0 1 0"),
+    Region(
+        "front_contain_region",
+        "-0.03102 -0.00064 0.04054",
+        "0.02775 0.03595 0.06216",
+        "0 0 0.70711 -0.70711",
+    ),
+)
 FREE_OBJECTS: dict[str, Callable[[str], Files]] = {
     "akita_black_bowl": partial(
         free_object,
@@ -137,6 +158,27 @@ FREE_OBJECTS: dict[str, Callable[[str], Files]] = {
     "orange_juice": partial(free_object, folder=HOPE, looks={"textured": orange_juice_look}),
     "salad_dressing": partial(free_object, folder=HOPE, looks={"textured": salad_dressing_look}),
     "tomato_sauce": partial(free_object, folder=HOPE, looks={"textured": tomato_sauce_look}),
+    "black_book": partial(free_object, folder=TURBOSQUID, looks={"black_book": book_look}),
+    "chefmate_8_frypan": partial(
+        free_object, folder=SCANNED, looks={"chefmate_8_frypan": frypan_look}
+    ),
+    "desk_caddy": partial(
+        free_object, folder=TURBOSQUID, looks={"desk_caddy": caddy_look}, regions=CADDY_REGIONS
+    ),
+    "moka_pot": partial(
+        free_object,
+        folder=TURBOSQUID,
+        looks={"moka_pot_body": moka_pot_look, "moka_pot_handle": moka_handle_look},
+    ),
+    "porcelain_mug": partial(
+        free_object, folder=TURBOSQUID, looks={"porcelain_mug": porcelain_mug_look}
+    ),
+    "red_coffee_mug": partial(
+        free_object, folder=TURBOSQUID, looks={"red_coffee_mug": red_coffee_mug_look}
+    ),
+    "white_yellow_mug": partial(
+        free_object, folder=TURBOSQUID, looks={"white_yellow_mug": white_yellow_mug_look}
+    ),
     "wine_bottle": partial(
         free_object,
         folder=TURBOSQUID,
@@ -158,10 +200,13 @@ FREE_OBJECTS: dict[str, Callable[[str], Files]] = {
     ),
 }
 DARK_WOOD = Wood(shell=(52, 45, 39), drawers=(58, 50, 43))
+WHITE_WOOD = Wood(shell=(216, 214, 214), drawers=(208, 206, 206))
 
 # BDDL category -> files. One entry an object.
 OBJECTS: dict[str, Callable[[], Files]] = {
     **{name: partial(build, name) for name, build in FREE_OBJECTS.items()},
     "wooden_cabinet": partial(cabinet, "wooden_cabinet", DARK_WOOD),
+    "white_cabinet": partial(cabinet, "white_cabinet", WHITE_WOOD),
     "flat_stove": flat_stove,
+    "microwave": microwave,
 }
