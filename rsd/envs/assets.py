@@ -60,6 +60,8 @@ def resolve(choice: str, suites: Iterable[str]) -> ResolvedAssets:
     if choice == "auto":
         complete = _official_is_here() and not _all_missing(official_dir(), suites)
         choice = "official" if complete else "lite"
+    if choice == "lite":
+        _refuse_suites_beyond_lite(suites)
     named: dict[str, Callable[[], ResolvedAssets]] = {"lite": _lite, "official": _official}
     assets = named[choice]() if choice in named else _local(choice)
     _check(assets, suites)
@@ -80,6 +82,18 @@ def _official() -> ResolvedAssets:
         )
     digest = tree_sha256(official_dir())
     return ResolvedAssets("official", official_dir(), digest, "downloaded before")
+
+
+def _refuse_suites_beyond_lite(suites: Iterable[str]) -> None:
+    from rsd.envs import lite
+
+    beyond = sorted(set(suites) - set(lite.SUITES))
+    if beyond:
+        raise UserError(
+            f"the embedded assets do not cover {', '.join(beyond)} "
+            f"(only {', '.join(lite.SUITES)}); `make assets` downloads LIBERO's own, "
+            "`--assets PATH` takes a local tree"
+        )
 
 
 def _lite() -> ResolvedAssets:

@@ -2,7 +2,7 @@
 
 Bodies, joints, sites, geom names, masses and collision shapes are LIBERO's; visuals are a few
 thousand triangles in flat colours. Physics is the same as on LIBERO's own files, pictures are not:
-results name their assets and are never pooled. Covers libero_spatial: `objects.OBJECTS` and
+results name their assets and are never pooled. Covers `SUITES`: `objects.OBJECTS` and
 `scenes.SCENES` are the whole inventory.
 
 No torch, no ray, no simulator: numpy and the standard library.
@@ -19,18 +19,24 @@ from rsd.envs.lite.objects import OBJECTS
 from rsd.envs.lite.robot import simplify_robot
 from rsd.envs.lite.scenes import SCENES, TEXTURES
 
-__all__ = ["fingerprint", "simplify_robot", "write_tree"]
+__all__ = ["SUITES", "fingerprint", "simplify_robot", "write_tree"]
+
+SUITES = (
+    "libero_spatial",
+    "libero_object",
+    "libero_goal",
+    "libero_10",
+)  # every task of these runs on the pack
 
 
 @functools.cache
 def _files() -> dict[str, bytes]:
     """Every file of the tree: relative POSIX path -> bytes, sorted by path."""
-    files = {path: build() for path, build in SCENES.items()}
-    files |= {
+    files = {
         f"textures/{name}": image.png(paint(colour)) for name, (paint, colour) in TEXTURES.items()
     }
-    for build_object in OBJECTS.values():
-        files |= build_object()
+    for build in (*SCENES, *OBJECTS.values()):
+        files |= build()
     return dict(sorted(files.items()))
 
 

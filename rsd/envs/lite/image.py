@@ -25,8 +25,22 @@ def flat(colour: Colour, size: tuple[int, int] = (CELL_PX, CELL_PX)) -> Image:
 
 
 def palette(cells: Sequence[Image]) -> Image:
-    """Cells of one size side by side."""
-    return np.concatenate(cells, axis=1)
+    """Cells side by side, small ones stretched to the largest height and width."""
+    height, width = np.max([cell.shape[:2] for cell in cells], axis=0)
+    return np.concatenate([_stretched(cell, height, width) for cell in cells], axis=1)
+
+
+def _stretched(image: Image, height: int, width: int) -> Image:
+    rows = np.arange(height) * image.shape[0] // height
+    columns = np.arange(width) * image.shape[1] // width
+    return image[rows][:, columns]
+
+
+def drawn(picture: str, **colours: Colour) -> Image:
+    """A picture of one letter a dot; colours: letter -> colour. A dot is 4 by 4 pixels, so that
+    the palette's neighbouring cells do not blend in at once when it is seen small."""
+    dots = np.array([[colours[letter] for letter in line] for line in picture.split()])
+    return dots.astype(np.uint8).repeat(4, axis=0).repeat(4, axis=1)
 
 
 def tile(colour: Colour) -> Image:

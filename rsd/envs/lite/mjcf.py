@@ -9,7 +9,7 @@ from dataclasses import dataclass
 Vector = tuple[float, float, float]
 Row = tuple[int, int, int, int, int, int, int]
 
-UNIT = 1e-5  # of the integers in Boxes: LIBERO's files carry five decimals
+UNIT = 1e-6  # of the integers in Boxes: LIBERO's files carry up to six decimals
 
 # Contact settings of every collision box, as in LIBERO's object files.
 SURFACE = {
@@ -22,8 +22,8 @@ SURFACE = {
 
 @dataclass(frozen=True)
 class Boxes:
-    """Collision boxes of one size. Integers in units of 1e-5: metres, and quaternions (w, x, y, z)
-    that MuJoCo normalises; so the decimals that MuJoCo reads are exactly LIBERO's."""
+    """Collision boxes of one size. Integers in units of 1e-6: micrometres, and quaternions
+    (w, x, y, z) that MuJoCo normalises; so the numbers that MuJoCo reads are exactly LIBERO's."""
 
     half: tuple[int, int, int]  # half edges
     rows: tuple[Row, ...]  # pos (3), quat (4), in the frame of the body
@@ -36,8 +36,8 @@ def numbers(values: Iterable[float], digits: int) -> str:
 
 
 def decimals(integers: Iterable[int]) -> str:
-    """Integers in units of 1e-5 as decimals."""
-    return " ".join(f"{integer * UNIT:.5f}" for integer in integers)
+    """Integers in units of 1e-6 as decimals."""
+    return " ".join(f"{integer * UNIT:.6f}" for integer in integers)
 
 
 def child(parent: ET.Element, tag: str, **attributes: str) -> ET.Element:
@@ -62,8 +62,9 @@ def add_boxes(body: ET.Element, groups: Iterable[Boxes]) -> None:
             )
 
 
-def add_visual(body: ET.Element, mesh: str, material: str) -> None:
-    """A mesh geom that is seen and never touched (group 1)."""
+def add_visual(body: ET.Element, mesh: str, material: str, **place: str) -> None:
+    """A mesh geom that is seen and never touched (group 1); place: name, pos, quat where it has
+    them."""
     child(
         body,
         "geom",
@@ -73,6 +74,7 @@ def add_visual(body: ET.Element, mesh: str, material: str) -> None:
         conaffinity="0",
         contype="0",
         group="1",
+        **place,
     )
 
 
