@@ -160,6 +160,10 @@ class ClusterConfig:
     max_wait_ms: float = 0.0
     """How long a replica with nothing to do waits for more requests while others may come"""
 
+    decode_limit_s: float = 120.0
+    """Wall seconds a replica may take to decode one batch before it counts as hung: it is replaced
+    and what it decoded is asked again"""
+
     retries: int = 2
     """Times an episode is tried again after an exception, a dead worker or a hang, before it is
     recorded as an error"""
@@ -379,6 +383,7 @@ _LEAST: dict[str, _Least] = {
     "worker_memory_gb": _Least(0.1, "a simulator takes more than 1"),
     "max_batch_size": _Least(1, "1 is no batching"),
     "max_wait_ms": _Least(0, "0 never waits"),
+    "decode_limit_s": _Least(1, "a model needs time"),
     "retries": _Least(0, "0 records the first error"),
     "time_limit_s": _Least(1, "a simulator takes seconds to make"),
     "episodes_per_worker": _Least(1, "1 is a process an episode"),

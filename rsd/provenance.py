@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,23 @@ PACKAGES = (
     "torch",
     "transformers",
 )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A node in one of its roles in a run, as run.json keeps it."""
+
+    role: str  # replica | worker
+    node: str
+    runs_on: str  # replica: cpu or cuda; worker: its renderer and what draws for it
+    cpu: str  # model
+    cpus: int  # that the process may use
+    gpus: tuple[str, ...]  # models of all of the node
+
+
+def machine(role: str, runs_on: str) -> Machine:
+    """This process's node."""
+    return Machine(role, platform.node(), runs_on, _cpu_model(), cpus(), tuple(gpus()))
 
 
 def provenance() -> dict[str, Any]:
@@ -75,15 +93,13 @@ def packages() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """The driver's machine; each row names the node that it ran on."""
+    """The driver's machine; those of replicas and workers are noted when they are up (Machine)."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "node": platform.node(),
         "cpu": _cpu_model(),
-        "cpus": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cpus": cpus(),
         "memory_bytes": memory_bytes(),
         "gpus": gpus(),
     }

@@ -9,6 +9,7 @@ where its episode part exists. So a writer may be killed between any two instruc
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import io
 import json
@@ -27,6 +28,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from rsd.errors import UserError
+from rsd.provenance import Machine
 from rsd.types import EpisodeKey, EpisodeResult
 
 SCHEMA_VERSION = "2"  # raise it with every change of a column's name, type, unit or meaning
@@ -369,7 +371,7 @@ class Books:
     def __init__(
         self,
         folder: _Folder,
-        run_id: str,
+        run: dict[str, Any],
         stored: set[EpisodeKey],
         parts: int,
         lock: IO[bytes] | None,
@@ -377,9 +379,10 @@ class Books:
         flush_seconds: float,
         clock: Callable[[], float],
     ) -> None:
-        self.run_id = run_id
+        self.run_id: str = run["run_id"]
         self.output = folder.shown
         self._folder = folder
+        self._run = run
         self._stored = stored
         self._parts = parts
         self._lock = lock
@@ -422,14 +425,23 @@ class Books:
         lock = folder.lock()
         _sweep(folder)
         stored = _stored_keys(folder)
-        session = {"started_at": _utc(clock()), "changes": changes}
-        _write_run(folder, run | {"sessions": [*sessions, session]})
+        session = {"started_at": _utc(clock()), "changes": changes, "machines": []}
+        run["sessions"] = [*sessions, session]
+        _write_run(folder, run)
         parts = len(_visible(folder.names(EPISODES)))
-        return cls(folder, run["run_id"], stored, parts, lock, flush_every, flush_seconds, clock)
+        return cls(folder, run, stored, parts, lock, flush_every, flush_seconds, clock)
 
     def recorded(self) -> set[EpisodeKey]:
         """Keys of the rows that are stored; buffered ones are not."""
         return set(self._stored)
+
+    def note_machine(self, machine: Machine) -> None:
+        """Keep in run.json, once, what this session runs on."""
+        noted: list[dict[str, Any]] = self._run["sessions"][-1]["machines"]
+        entry = json.loads(json.dumps(dataclasses.asdict(machine)))  # as JSON has it
+        if entry not in noted:
+            noted.append(entry)
+            _write_run(self._folder, self._run)
 
     def add(self, result: EpisodeResult, *, attempts: int, worker: str, node: str) -> None:
         """Enter one finished episode; raises ValueError where its key is in the books already."""

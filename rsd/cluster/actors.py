@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from rsd.cluster.worker import EnvWorker, NoReplicaError, WorkerSettings
 from rsd.envs import check_node
 from rsd.envs.rendering import process_variables
 from rsd.errors import UserError
-from rsd.provenance import source_sha256
+from rsd.provenance import Machine, machine, source_sha256
 from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, EpisodeResult
 
 REPLICA_RESTARTS = 20  # deaths of one replica (a lost node not counted) after which it stays dead
@@ -35,23 +33,26 @@ RETRY_S = 0.2
 class WorkerInfo:
     """What a worker says of itself when it is up."""
 
-    node: str
-    pid: int
+    machine: Machine
     source_sha256: str  # of the code that it runs
     problem: str  # why its node cannot run the suites; empty if it can
+
+
+def worker_info(suite: str, settings: WorkerSettings) -> WorkerInfo:
+    """Checks this node for the suite's simulator, before an episode pays for it."""
+    renderer, problem = settings.renderer, ""
+    try:
+        renderer = check_node(suite, settings.assets, settings.renderer)
+    except UserError as error:
+        problem = str(error)
+    return WorkerInfo(machine("worker", renderer), source_sha256(), problem)
 
 
 class EnvWorkerActor(EnvWorker):
     """A worker whose policy is elsewhere."""
 
     def info(self, suite: str) -> WorkerInfo:
-        """Also checks the node for the suite's simulator, before an episode pays for it."""
-        problem = ""
-        try:
-            check_node(suite, self._settings.assets, self._settings.renderer)
-        except UserError as error:
-            problem = str(error)
-        return WorkerInfo(platform.node(), os.getpid(), source_sha256(), problem)
+        return worker_info(suite, self._settings)
 
     def episode(
         self, key: EpisodeKey, decoding: Decoding, replicas: Sequence[ActorHandle]
@@ -144,3 +145,8 @@ def start_actor(
 def stop(actor: ActorHandle) -> None:
     """End an actor's process for good."""
     ray.kill(actor)
+
+
+def restart(actor: ActorHandle) -> None:
+    """End an actor's process; Ray starts another in its place, which counts as a death."""
+    ray.kill(actor, no_restart=False)

@@ -16,7 +16,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from rsd.cluster import actors, scaling
-from rsd.cluster.crew import RunStoppedError, cluster_size
+from rsd.cluster.actors import WorkerInfo, worker_info
+from rsd.cluster.crew import RunStoppedError, check_worker, cluster_size
 from rsd.cluster.scaling import Footprint, Wishes
 from rsd.cluster.worker import KILL_GRACE_S, SimulatorSlot, WorkerSettings, time_limit
 from rsd.collection import CollectionSettings, Failure, Quota, Store, collect_demonstration
@@ -58,8 +59,8 @@ class Collector:
         self._collection = collection
         self._simulator = SimulatorSlot(settings, LiberoEnvironment)
 
-    def ready(self) -> None:
-        """Answers when the process is up."""
+    def info(self, suite: str) -> WorkerInfo:
+        return worker_info(suite, self._settings)
 
     def collect(self, task: Task, seed: int) -> Attempt:
         """Try one placement. Exceptions propagate and leave no simulator behind."""
@@ -147,7 +148,7 @@ class CollectionRun:
         self._done_now: Counter[Task] = Counter()
         self._failed_now: Counter[Task] = Counter()
         self._tries: Counter[tuple[Task, int]] = Counter()
-        self._starting: dict[ray.ObjectRef[Any], _Member] = {}
+        self._starting: dict[ray.ObjectRef[WorkerInfo], _Member] = {}
         self._idle: list[_Member] = []
         self._busy: dict[ray.ObjectRef[Any], _Member] = {}
         self._deaths_in_a_row = 0
@@ -217,15 +218,21 @@ class CollectionRun:
         actor = actors.start_actor(
             Collector, self._footprint, variables, settings, self._plan.collection
         )
-        self._starting[actor.ready.remote()] = _Member(actor)
+        self._starting[actor.info.remote(self._plan.tasks[0].suite)] = _Member(actor)
 
-    def _welcome(self, ref: ray.ObjectRef[Any], member: _Member) -> None:
+    def _welcome(self, ref: ray.ObjectRef[WorkerInfo], member: _Member) -> None:
         try:
-            ray.get(ref)
-            self._idle.append(member)
+            info = ray.get(ref)
         except RayActorError as error:
             self._count_death(error)
             self._replace(member)
+            return
+        try:
+            check_worker(info, self._plan.code["source_sha256"])
+        except RunStoppedError:
+            ray.kill(member.actor)
+            raise
+        self._idle.append(member)
 
     def _count_death(self, error: RayActorError) -> None:
         self._deaths_in_a_row += 1

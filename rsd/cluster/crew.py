@@ -23,7 +23,7 @@ from rsd.cluster.scaling import ClusterSize, Footprint, Wishes
 from rsd.cluster.worker import KILL_GRACE_S, WorkerSettings
 from rsd.config import EvaluateConfig
 from rsd.preflight import RunPlan
-from rsd.provenance import source_sha256
+from rsd.provenance import Machine, source_sha256
 from rsd.types import Decoding, EpisodeResult
 
 LOOK_S = 5.0  # between two looks at the cluster's size and the replicas' health
@@ -48,6 +48,14 @@ class Member:
     task: TaskId | None = None  # of its simulator
     episodes: int = 0
     deadline: float = math.inf  # on the crew's clock, when it counts as hung
+
+
+@dataclass(frozen=True)
+class _Ping:
+    """A question to a replica that any living one answers, whatever it is doing."""
+
+    replica: ActorHandle
+    deadline: float  # on the crew's clock
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,23 @@ def worker_settings(run: RunPlan) -> WorkerSettings:
     )
 
 
+def check_code(node: str, sha256: str, drivers: str) -> None:
+    """Raises RunStoppedError where a node runs other sources than the driver."""
+    if sha256 != drivers:
+        raise RunStoppedError(
+            f"node {node} runs other code than the driver (source {sha256[:12]}, the driver's is "
+            f"{drivers[:12]}): upload one working folder to all nodes with `ray job submit "
+            "--working-dir .`, and leave the code as it is while a run goes on"
+        )
+
+
+def check_worker(info: WorkerInfo, drivers: str) -> None:
+    """Raises RunStoppedError for a worker whose node cannot do what the driver's can."""
+    check_code(info.machine.node, info.source_sha256, drivers)
+    if info.problem:
+        raise RunStoppedError(f"node {info.machine.node} cannot run episodes: {info.problem}")
+
+
 def cluster_size() -> ClusterSize:
     """What the connected cluster has now."""
     resources = ray.cluster_resources()
@@ -93,18 +118,20 @@ class Crew:
         self,
         run: RunPlan,
         say: Callable[[str], None],
+        note_machine: Callable[[Machine], None] = lambda machine: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.members: list[Member] = []
         self.waited_s = 0.0  # seconds in which the driver had nothing to do
         self._run = run
         self._say = say
+        self._note_machine = note_machine
         self._clock = clock
         self._source_sha256 = source_sha256()
         self._cluster = run.config.cluster
         self._wishes = wishes_of(run.config)
         self._replicas: list[ActorHandle] = []
-        self._pings: dict[ray.ObjectRef[ReplicaInfo], ActorHandle] = {}
+        self._pings: dict[ray.ObjectRef[ReplicaInfo], _Ping] = {}
         self._answering: set[ActorHandle] = set()
         self._pending: dict[ray.ObjectRef[Any], Member] = {}
         self._names = itertools.count()
@@ -112,7 +139,7 @@ class Crew:
         self._looked = -math.inf
         self._started = clock()
         self._told = False
-        self._devices: set[str] = set()
+        self._told_machines: set[Machine] = set()
         self._measure(cluster_size())
 
     def __enter__(self) -> Crew:
@@ -160,6 +187,7 @@ class Crew:
             deterministic=self._run.config.policy.deterministic,
             device="cuda" if self._replica_footprint.gpus else "cpu",
             limits=BatchLimits(self._cluster.max_batch_size, self._cluster.max_wait_ms / 1000),
+            decode_limit_s=self._cluster.decode_limit_s,
         )
         for _ in range(decision.change):
             name = f"replica-{len(self._replicas)}"
@@ -197,16 +225,20 @@ class Crew:
 
     def _ping_replicas(self) -> None:
         callers = math.ceil(len(self.members) / max(1, len(self._replicas)))
-        for replica in set(self._replicas) - set(self._pings.values()):
+        limit_s = self._cluster.decode_limit_s + KILL_GRACE_S
+        for replica in set(self._replicas) - {ping.replica for ping in self._pings.values()}:
             replica.expect.remote(callers)
-            self._pings[replica.info.remote()] = replica
+            # one that has not answered yet loads its model, which may take as long as it likes
+            deadline = self._clock() + limit_s if replica in self._answering else math.inf
+            self._pings[replica.info.remote()] = _Ping(replica, deadline)
 
     def _check_replicas(self) -> None:
         if not self._pings:
             return
         answered, _ = ray.wait(list(self._pings), num_returns=len(self._pings), timeout=0)
         for ref in answered:
-            replica = self._pings.pop(ref)
+            replica = self._pings.pop(ref).replica
+            answered_before = replica in self._answering
             self._answering.discard(replica)
             try:
                 self._check_replica(ray.get(ref))
@@ -216,27 +248,42 @@ class Crew:
                 if not self._replicas:
                     raise RunStoppedError(f"every replica of the policy is dead: {error}") from None
                 self._say(f"a replica is dead for good: {error}")
-            except RayActorError:  # Ray is restarting it
-                continue
+            except RayActorError:
+                if answered_before:
+                    self._say(
+                        "a replica died and is being restarted; what it decoded is asked again (if "
+                        f"a batch took it {self._cluster.decode_limit_s:g} s, its stack is in its "
+                        "log)"
+                    )
+        self._restart_silent_replicas()
+
+    def _restart_silent_replicas(self) -> None:
+        """Those whose process does not even run the thread that would end it."""
+        overdue = [ref for ref, ping in self._pings.items() if self._clock() > ping.deadline]
+        for ref in overdue:
+            replica = self._pings.pop(ref).replica
+            self._answering.discard(replica)
+            self._say("a replica does not answer any more: it is killed and restarted")
+            actors.restart(replica)
 
     def _check_replica(self, info: ReplicaInfo) -> None:
-        self._check_code(info.node, info.source_sha256)
+        node = info.machine.node
+        check_code(node, info.source_sha256, self._source_sha256)
         if info.checkpoint_sha256 != self._run.policy.sha256:
             raise RunStoppedError(
-                f"node {info.node} has another checkpoint at {self._run.config.policy.policy!r}: "
+                f"node {node} has another checkpoint at {self._run.config.policy.policy!r}: "
                 f"{info.checkpoint_sha256[:12]}, the driver's is {self._run.policy.sha256[:12]}"
             )
-        if info.device not in self._devices:
-            self._devices.add(info.device)
-            self._say(f"a replica decides on {info.device} of node {info.node}")
+        self._note(info.machine)
 
-    def _check_code(self, node: str, sha256: str) -> None:
-        if sha256 != self._source_sha256:
-            raise RunStoppedError(
-                f"node {node} runs other code than the driver (source {sha256[:12]}, the driver's "
-                f"is {self._source_sha256[:12]}): upload one working folder to all nodes with "
-                "`ray job submit --working-dir .`, and leave the code as it is while a run goes on"
-            )
+    def _note(self, machine: Machine) -> None:
+        """Keep what the run runs on; say what decides."""
+        self._note_machine(machine)
+        if machine.role == "replica" and machine not in self._told_machines:
+            self._told_machines.add(machine)
+            models = ", ".join(sorted(set(machine.gpus)))
+            device = f"{machine.runs_on} ({models})" if machine.runs_on == "cuda" else machine.cpu
+            self._say(f"a replica decides on {device} of node {machine.node}")
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -306,10 +353,9 @@ class Crew:
             self.replace(member)
             return
         self._start_failures = 0
-        self._check_code(info.node, info.source_sha256)
-        if info.problem:
-            raise RunStoppedError(f"node {info.node} cannot run episodes: {info.problem}")
-        member.node = info.node
+        check_worker(info, self._source_sha256)
+        self._note(info.machine)
+        member.node = info.machine.node
 
     def _hung(self) -> list[Report]:
         now = self._clock()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import faulthandler
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from rsd.cluster.batching import BatchLimits, MicroBatcher
+from rsd.cluster.worker import STANDARD_ERROR
 from rsd.models import load_policy
-from rsd.provenance import gpus, source_sha256
+from rsd.provenance import Machine, machine, source_sha256
 from rsd.types import Chunk, ChunkRequest
 
 
@@ -21,6 +21,7 @@ class ReplicaSettings:
     deterministic: bool
     device: str  # cpu | cuda
     limits: BatchLimits
+    decode_limit_s: float  # for one batch, after which the process ends itself
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,7 @@ class ReplicaInfo:
 
     checkpoint_sha256: str
     source_sha256: str  # of the code that it runs
-    device: str  # cpu, or cuda with the models of its node's GPUs
-    node: str
-    pid: int
-    queue: int  # requests that wait
+    machine: Machine
 
 
 class PolicyReplica:
@@ -45,11 +43,11 @@ class PolicyReplica:
         self._policy = load_policy(
             settings.policy, deterministic=settings.deterministic, device=settings.device
         )
-        self._batcher = MicroBatcher(self._policy.act, settings.limits)
+        self._batcher = MicroBatcher(self._decode, settings.limits)
+        self._decode_limit_s = settings.decode_limit_s
         self._on_queue = on_queue
         self._source_sha256 = source_sha256()
-        models = ", ".join(sorted(set(gpus())))
-        self._device = settings.device + (f" ({models})" if settings.device == "cuda" else "")
+        self._machine = machine("replica", settings.device)
 
     async def act(self, request: ChunkRequest) -> Chunk:
         """Decode one chunk; raises what the policy raises."""
@@ -68,8 +66,14 @@ class PolicyReplica:
         return ReplicaInfo(
             self._policy.checkpoint_sha256,
             self._source_sha256,
-            self._device,
-            platform.node(),
-            os.getpid(),
-            len(self._batcher),
+            self._machine,
         )
+
+    def _decode(self, requests: list[ChunkRequest]) -> list[Chunk]:
+        """The policy's answers, or the end of this process: a device that hangs does not come back
+        to the interpreter, so a thread without it dumps the stack and exits."""
+        faulthandler.dump_traceback_later(self._decode_limit_s, exit=True, file=STANDARD_ERROR)
+        try:
+            return self._policy.act(requests)
+        finally:
+            faulthandler.cancel_dump_traceback_later()

@@ -72,7 +72,7 @@ def evaluate(run: RunPlan, books: Books, console: Console) -> Standing:
     with (
         make_progress(console) as progress,
         Interrupts(progress.say) as interrupts,
-        Crew(run, progress.say) as crew,
+        Crew(run, progress.say, books.note_machine) as crew,
     ):
         return Driver(run, books, crew, progress, interrupts).run()
 

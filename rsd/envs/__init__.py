@@ -27,7 +27,7 @@ class Family:
     suites: dict[str, Suite]
     assets: Callable[[str, list[str]], ResolvedAssets]  # choice, suites of the run
     renderer: Callable[[str], str]  # choice -> osmesa | egl | none
-    check_node: Callable[[ResolvedAssets, str], None]  # what the driver resolved, on this node
+    check_node: Callable[[ResolvedAssets, str], str]  # what the driver resolved, on this node
     make: Callable[[str, int, ResolvedAssets, str, ImageSpec], Environment]
 
 
@@ -48,12 +48,12 @@ def _libero_renderer(choice: str) -> str:
     return rendering.resolve(choice)
 
 
-def _check_libero_node(assets: ResolvedAssets, renderer: str) -> None:
+def _check_libero_node(assets: ResolvedAssets, renderer: str) -> str:
     from rsd.envs import rendering
     from rsd.envs.assets import activate
 
     activate(assets)
-    rendering.resolve(renderer)
+    return rendering.describe(renderer)
 
 
 def _libero(
@@ -76,7 +76,7 @@ FAMILIES: dict[str, Family] = {
         toy.SUITES,
         assets=_toy_assets,
         renderer=lambda choice: "none",
-        check_node=lambda assets, renderer: None,
+        check_node=lambda assets, renderer: renderer,
         make=toy.ToyEnvironment,
     ),
 }
@@ -95,9 +95,10 @@ def suite_of(name: str) -> Suite:
     return FAMILIES[family_of(name)].suites[name]
 
 
-def check_node(suite: str, assets: ResolvedAssets, renderer: str) -> None:
-    """Check that this node has what a suite's simulators need; raises UserError."""
-    FAMILIES[family_of(suite)].check_node(assets, renderer)
+def check_node(suite: str, assets: ResolvedAssets, renderer: str) -> str:
+    """Check that this node has what a suite's simulators need; returns the renderer and what draws
+    for it here. Raises UserError."""
+    return FAMILIES[family_of(suite)].check_node(assets, renderer)
 
 
 def make_environment(

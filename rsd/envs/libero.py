@@ -1,8 +1,8 @@
 """LIBERO as an rsd Environment: the protocol to the letter, rendering only what is looked at.
 
-Source names as in PROTOCOL.md. Two departures, both without effect on states or pixels
-(tests/envs/test_protocol.py): frames are drawn when `observe` asks for them, and the compiled
-model of a task is reused over trials.
+Source names as in PROTOCOL.md. Three departures, all without effect on states or pixels
+(tests/envs/test_protocol.py): frames are drawn when `observe` asks for them, the compiled model of
+a task is reused over trials, and control steps are our own (rsd/envs/control.py).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 
 from rsd.envs import rendering
 from rsd.envs.assets import ResolvedAssets, activate
+from rsd.envs.control import ControlLoop
 from rsd.envs.worlds import World, WorldStream
 from rsd.suites import TRIALS_PER_TASK, WAIT_ACTION, WAIT_STEPS, get_task, load_initial_states
 from rsd.types import ImageSpec, Observation, SimTimings
 
 CONTROL_HZ = 20  # PROTOCOL 5
-HORIZON = 1000  # PROTOCOL 5; longer than any episode, so that only success or max_steps end one
 _SNAPSHOT = "rsd_snapshot"
 
 
@@ -51,6 +51,7 @@ class LiberoEnvironment:
         self._frames: rendering.FrameRenderer | None = None
         self._proprio = np.zeros(8, dtype=np.float32)
         self._control: Any = None  # libero's ControlEnv
+        self._loop: ControlLoop  # of the last reset
         self._observables: dict[str, Any] = {}
         self._samplers: list[Any] = []
         self.instruction = self._task.instruction
@@ -80,9 +81,9 @@ class LiberoEnvironment:
     def step(self, action: np.ndarray) -> bool:
         """One control step; True where LIBERO's goal predicate holds (PROTOCOL 5)."""
         started = time.perf_counter()
-        _, _, success, _ = self._env.step(action)
+        success = self._loop.step(action)
         self.timings.physics_s += time.perf_counter() - started
-        return bool(success)
+        return success
 
     def observe(self) -> Observation:
         """Draw the frame of LIBERO's own sampling instant of the last step."""
@@ -156,7 +157,6 @@ class LiberoEnvironment:
                 has_offscreen_renderer=False,
                 use_camera_obs=False,
                 control_freq=CONTROL_HZ,
-                horizon=HORIZON,
             )
             self._observables = self._env._observables
             self._samplers = self._env.object_property_initializers
@@ -196,6 +196,7 @@ class LiberoEnvironment:
                 self._env.reset()
             except RandomizationError:
                 continue
+            self._loop = ControlLoop(self._env)
             return attempt
         raise AssertionError
 

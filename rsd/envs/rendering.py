@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,14 @@ INSTALL_COMMAND = "apt-get install -y libosmesa6"
 # a library to be imported; this one needs none until a context is made.
 _NO_CONTEXT = "glx"
 
-_PROBE = "import mujoco; c = mujoco.GLContext(64, 64); c.make_current(); c.free()"
+_PROBE = """
+import mujoco
+context = mujoco.GLContext(64, 64)
+context.make_current()
+from OpenGL import GL
+print(GL.glGetString(GL.GL_RENDERER).decode())
+context.free()
+"""
 
 
 def resolve(choice: str) -> str:
@@ -42,13 +50,28 @@ def resolve(choice: str) -> str:
         return choice
     if choice not in ("auto", *BACKENDS):
         raise unknown("renderer", choice, ("auto", *BACKENDS))
-    candidates = BACKENDS if choice == "auto" else (choice,)
+    return _first_working(BACKENDS if choice == "auto" else (choice,))[0]
+
+
+def describe(backend: str) -> str:
+    """A backend and what draws for it here, as in `osmesa (llvmpipe (LLVM 15.0.6, 256 bits))`.
+
+    Raises UserError as `resolve` does.
+    """
+    if backend == NO_RENDERER:
+        return backend
+    name, draws = _first_working((backend,))
+    return f"{name} ({draws})"
+
+
+def _first_working(candidates: Sequence[str]) -> tuple[str, str]:
+    """(backend, what draws for it); raises UserError where none of them works."""
     failures = []
     for backend in candidates:
-        failure = _probe(backend)
-        if failure is None:
-            return backend
-        failures.append(f"  {backend}: {failure}")
+        works, told = _probe(backend)
+        if works:
+            return backend, told
+        failures.append(f"  {backend}: {told}")
     raise UserError(
         "no headless renderer works on this machine:\n"
         + "\n".join(failures)
@@ -56,15 +79,15 @@ def resolve(choice: str) -> str:
     )
 
 
-def _probe(backend: str) -> str | None:
+def _probe(backend: str) -> tuple[bool, str]:
+    """Whether a backend works here, and what draws for it or else why not."""
     env = {**os.environ, **_choice(backend)}
     done = subprocess.run(
         [sys.executable, "-c", _PROBE], env=env, capture_output=True, text=True, timeout=120
     )
-    if done.returncode == 0:
-        return None
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"exit status {done.returncode}"
+    works = done.returncode == 0
+    lines = (done.stdout if works else done.stderr).strip().splitlines()
+    return works, lines[-1] if lines else f"exit status {done.returncode}"
 
 
 def process_variables(backend: str) -> dict[str, str]:

@@ -57,7 +57,12 @@ def _load_checkpoint(spec: str, deterministic: bool, device: str) -> Policy:
 _TOY = PolicyKind(_inspect_toy, _load_toy)
 _CHECKPOINT = PolicyKind(_inspect_checkpoint, _load_checkpoint)
 
-POLICIES: dict[str, PolicyKind] = {"toy": _TOY, "toy-nan": _TOY, "toy-crash": _TOY}
+POLICIES: dict[str, PolicyKind] = {
+    "toy": _TOY,
+    "toy-nan": _TOY,
+    "toy-crash": _TOY,
+    "toy-hang": _TOY,
+}
 
 
 def inspect_policy(spec: str) -> PolicyInfo:

@@ -3,11 +3,13 @@
 `toy`        walks to the target
 `toy-nan`    the same, with NaN actions in odd trials
 `toy-crash`  the same, with an exception in odd trials
+`toy-hang`   the same, but every process hangs for good when it decodes for the 30th time
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 import zlib
 
 import numpy as np
@@ -15,7 +17,8 @@ import numpy as np
 from rsd.envs.toy import SPEED
 from rsd.types import ACTION_DIM, Chunk, ChunkRequest, DecodeTrace, ImageSpec
 
-VARIANTS = ("toy", "toy-nan", "toy-crash")
+VARIANTS = ("toy", "toy-nan", "toy-crash", "toy-hang")
+HANGS_AT = 30  # decodes of a process
 CHUNK_STEPS = 8
 LAYERS = 3
 LATENTS = 2
@@ -32,8 +35,12 @@ class ToyPolicy:
     def __init__(self, variant: str = "toy") -> None:
         self.variant = variant
         self.checkpoint_sha256 = sha256(variant)
+        self._decoded = 0
 
     def act(self, requests: list[ChunkRequest]) -> list[Chunk]:
+        self._decoded += 1
+        while self.variant == "toy-hang" and self._decoded >= HANGS_AT:
+            time.sleep(1)
         return [self._decode(request, len(requests)) for request in requests]
 
     def _decode(self, request: ChunkRequest, batch_size: int) -> Chunk:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 import random
 import threading
 import time
@@ -16,6 +17,7 @@ from rsd import records
 from rsd.cluster.session import evaluate
 from rsd.config import parse
 from rsd.envs.assets import ResolvedAssets
+from rsd.models.toy import HANGS_AT
 from rsd.preflight import open_books, prepare
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.timeout(240)]
@@ -79,6 +81,56 @@ def test_with_two_replicas_the_other_one_answers(tmp_path: Path) -> None:
     assert not killer.is_alive()
     assert_exactly_once(tmp_path, arms=2, episodes_per_arm=40)
     assert (rows(tmp_path)["attempts"] == 1).all()
+
+
+def test_a_replica_whose_device_hangs_is_replaced_and_asked_again(tmp_path: Path) -> None:
+    flags = ["--task-suite", "toy", "--tasks", "0", "--num-trials", "10", "--policy", "toy-hang"]
+    _, text = run_toy(tmp_path, *flags, "--decode-limit-s", "1")
+    assert len(records.read_chunks(str(tmp_path))) > 2 * HANGS_AT
+    assert "a replica died and is being restarted" in text
+    assert_exactly_once(tmp_path, arms=2, episodes_per_arm=10)
+    assert (rows(tmp_path)["attempts"] == 1).all()
+
+
+def test_a_replica_that_does_not_answer_at_all_is_killed_and_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its whole process stands still, the thread included that watches over decodes."""
+    from rsd.cluster import crew
+
+    monkeypatch.setattr(crew, "LOOK_S", 0.5)
+    monkeypatch.setattr(crew, "KILL_GRACE_S", 2.0)
+    stopped: list[psutil.Process] = []
+
+    def stop_one() -> None:
+        while not processes("EnvWorkerActor.episode"):
+            time.sleep(0.05)
+        time.sleep(1)
+        stopped.extend(processes("PolicyReplicaActor"))
+        stopped[0].suspend()
+
+    stopper = threading.Thread(target=stop_one, daemon=True)
+    stopper.start()
+    _, text = run_toy(tmp_path, *FORTY, "--decode-limit-s", "1", "--time-limit-s", "200")
+    assert len(stopped) == 1 and not stopped[0].is_running()
+    assert "a replica does not answer any more" in text
+    assert_exactly_once(tmp_path, arms=2, episodes_per_arm=40)
+    assert (rows(tmp_path)["attempts"] == 1).all()
+
+
+def test_run_json_names_the_machines_of_replicas_and_workers(tmp_path: Path) -> None:
+    flags = ["--task-suite", "toy", "--tasks", "0", "--arms", "parallel"]
+    run_toy(tmp_path, *flags)
+    run_toy(tmp_path, *flags, "--num-trials", "1", "--resume")  # nothing left to run
+    first, second = records.read_run(str(tmp_path))["sessions"]
+    assert second["machines"] == []
+    machines = {machine.pop("role"): machine for machine in first["machines"]}
+    assert len(first["machines"]) == len(machines) == 2  # workers of one node are noted once
+    assert machines["replica"].pop("runs_on") == "cpu"
+    assert machines["worker"].pop("runs_on") == "none"
+    assert machines["replica"] == machines["worker"]
+    assert machines["worker"]["node"] == platform.node()
+    assert machines["worker"]["cpus"] >= 1 and isinstance(machines["worker"]["gpus"], list)
 
 
 def test_broken_simulators_become_errors_with_their_traceback_and_spare_their_neighbours(

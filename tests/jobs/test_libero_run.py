@@ -57,6 +57,9 @@ def test_the_run_names_what_it_was_made_with(run: str) -> None:
     content = read_run(run)
     assert {"mujoco", "torch", "ray"} <= set(content["packages"])
     assert "lite" in json.dumps(content)
+    machines = {machine["role"]: machine for machine in content["sessions"][0]["machines"]}
+    assert machines["worker"]["runs_on"].startswith(f"{content['renderer']} (")
+    assert machines["replica"]["runs_on"] in ("cpu", "cuda")
 
 
 def test_the_notebook_reads_it(run: str, monkeypatch: pytest.MonkeyPatch) -> None:

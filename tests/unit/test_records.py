@@ -20,6 +20,7 @@ from made_up_runs import RUN, key, paired_results, result
 
 from rsd import records
 from rsd.errors import UserError
+from rsd.provenance import Machine
 from rsd.records import Books, read_chunks, read_episodes, read_run
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeKey, EpisodeResult
 
@@ -36,6 +37,20 @@ def write_trials(output: Path, trials: range, resume: bool = False) -> None:
 
 def trials(output: Path) -> list[int]:
     return sorted(read_episodes(str(output))["trial"].to_pylist())
+
+
+def test_machines_are_noted_once_a_session(tmp_path: Path) -> None:
+    worker = Machine("worker", "node-0", "osmesa (llvmpipe)", "EPYC", 16, ())
+    replica = Machine("replica", "node-0", "cuda", "EPYC", 16, ("NVIDIA H100",))
+    with Books.open(str(tmp_path), RUN, resume=False) as books:
+        for machine in (worker, replica, worker):
+            books.note_machine(machine)
+    with Books.open(str(tmp_path), RUN, resume=True) as books:
+        books.note_machine(worker)
+    first, second = read_run(str(tmp_path))["sessions"]
+    assert [machine["runs_on"] for machine in first["machines"]] == ["osmesa (llvmpipe)", "cuda"]
+    assert first["machines"][1]["gpus"] == ["NVIDIA H100"]
+    assert len(second["machines"]) == 1
 
 
 # --- schemas -----------------------------------------------------------------------------------
