@@ -5,6 +5,7 @@ Axis letters: B batch, T step of a chunk, L layer, D latent dim, V level.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -83,12 +84,12 @@ class ChunkRequest:
 
 @dataclass(frozen=True)
 class DecodeTrace:
-    """What one decode did and what it cost. Times in seconds of this request's batch, canonical
-    recomputes included."""
+    """What one decode did and what it cost. Times in seconds of this request's batch until the
+    request's own answer was final, canonical recomputes included."""
 
     drafted: tuple[int, ...]  # tokens judged against the draft's guess (first pass), per layer
     accepted: tuple[int, ...]  # of those, tokens kept
-    passes: int  # forwards of the target's backbone; a canonical recompute adds `layers` more
+    passes: int  # forwards of the target's backbone, without those of a canonical recompute
     layers: int  # layers decoded
     redrafted: tuple[int, ...] = ()  # tokens judged against a later guess, per layer
     reaccepted: tuple[int, ...] = ()  # of those, tokens kept
@@ -142,6 +143,9 @@ class Environment(Protocol):
     def close(self) -> None: ...
 
 
+Deliver = Callable[[int, Chunk], None]  # takes the answer to request i of a batch
+
+
 class Policy(Protocol):
     """A loaded model. Answers a batch of requests that share one decoding."""
 
@@ -149,8 +153,12 @@ class Policy(Protocol):
     images: ImageSpec
     checkpoint_sha256: str
 
-    def act(self, requests: list[ChunkRequest]) -> list[Chunk]:
-        """Decode one chunk per request; raises on NaN or out-of-range output."""
+    def act(self, requests: list[ChunkRequest], deliver: Deliver | None = None) -> list[Chunk]:
+        """Decode one chunk per request; raises on NaN or out-of-range output.
+
+        `deliver` gets each chunk as soon as it is final, which may be long before the slowest one
+        of the batch.
+        """
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from rsd.types import Chunk, ChunkRequest
+from rsd.types import Chunk, ChunkRequest, Deliver
 
-Act = Callable[[list[ChunkRequest]], list[Chunk]]
+Act = Callable[[list[ChunkRequest], Deliver], list[Chunk]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class MicroBatcher:
 
     While the device works, requests gather by themselves, so waiting for more is worth little:
     it happens only up to `max_wait_s`, with an idle device, and while `callers` (the workers that
-    ask here) have not all asked already. The oldest request chooses the decoding.
+    ask here) have not all asked already. The oldest request chooses the decoding. An answer goes
+    out as soon as it is final, while the rest of its batch is still being decoded.
     """
 
     def __init__(
@@ -99,19 +100,28 @@ class MicroBatcher:
     async def _decode(self, batch: list[_Waiting]) -> None:
         started = self._clock()
         loop = asyncio.get_running_loop()
+
+        def answer(index: int, chunk: Chunk) -> None:
+            waiting = batch[index]
+            trace = replace(chunk.trace, queue_s=started - waiting.arrived, batch_size=len(batch))
+            if not waiting.answer.done():  # delivered before, or the asker is gone
+                waiting.answer.set_result(replace(chunk, trace=trace))
+
+        def deliver(index: int, chunk: Chunk) -> None:  # called in the device's thread
+            loop.call_soon_threadsafe(answer, index, chunk)
+
         try:
             requests = [waiting.request for waiting in batch]
-            chunks = await loop.run_in_executor(self._device, self._act, requests)
+            chunks = await loop.run_in_executor(self._device, self._act, requests, deliver)
             if len(chunks) != len(batch):
                 raise RuntimeError(f"{len(chunks)} answers to {len(batch)} requests")
-        except Exception as error:  # belongs to the requests; the batcher goes on
+        except Exception as error:  # belongs to requests without an answer; the batcher goes on
             if len(batch) > 1:
                 for waiting in batch:
-                    await self._decode([waiting])
+                    if not waiting.answer.done():
+                        await self._decode([waiting])
             elif not batch[0].answer.done():
                 batch[0].answer.set_exception(error)
             return
-        for waiting, chunk in zip(batch, chunks, strict=True):
-            trace = replace(chunk.trace, queue_s=started - waiting.arrived, batch_size=len(batch))
-            if not waiting.answer.done():  # the asker may be gone
-                waiting.answer.set_result(replace(chunk, trace=trace))
+        for index, chunk in enumerate(chunks):
+            answer(index, chunk)

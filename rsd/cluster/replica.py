@@ -10,7 +10,7 @@ from rsd.cluster.batching import BatchLimits, MicroBatcher
 from rsd.cluster.worker import STANDARD_ERROR
 from rsd.models import load_policy
 from rsd.provenance import Machine, machine, source_sha256
-from rsd.types import Chunk, ChunkRequest
+from rsd.types import Chunk, ChunkRequest, Deliver
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class PolicyReplica:
             self._machine,
         )
 
-    def _decode(self, requests: list[ChunkRequest]) -> list[Chunk]:
+    def _decode(self, requests: list[ChunkRequest], deliver: Deliver) -> list[Chunk]:
         """The policy's answers, or the end of this process: a device that hangs does not come back
         to the interpreter, so a thread without it dumps the stack and exits."""
         faulthandler.dump_traceback_later(self._decode_limit_s, exit=True, file=STANDARD_ERROR)
         try:
-            return self._policy.act(requests)
+            return self._policy.act(requests, deliver)
         finally:
             faulthandler.cancel_dump_traceback_later()

@@ -8,7 +8,7 @@ logits (B, n, T, D, V) for n consecutive layers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -43,6 +43,13 @@ class Decoded(NamedTuple):
     judged: Tensor  # int64 (B, 2, K): guessed tokens judged by the first pass, and by later ones
     kept: Tensor  # int64 (B, 2, K): of those, tokens kept
     margin: Tensor  # float (B,): smallest gap between the two best target logits of any token
+
+
+class Part(NamedTuple):
+    """Some rows of a batch."""
+
+    rows: Tensor  # int64: which ones
+    decoded: Decoded
 
 
 def parallel(
@@ -98,9 +105,12 @@ def speculative(
     draft_layers: int,
     uniforms: Uniforms | None,
     stopwatch: Stopwatch,
-) -> Decoded:
+) -> Iterator[Part]:
     """Draft `draft_layers` layers before the target runs, verify them in its first pass, then
-    redraft and verify what is open until `layers` are final: 1 to `layers` passes."""
+    redraft and verify what is open until `layers` are final: 1 to `layers` passes.
+
+    Yields the rows of the batch as they become final.
+    """
     books = _Books(target, context, layers)
     guess = _Guess(draft, draft_context, rule, layers)
     with stopwatch("draft"):
@@ -109,18 +119,26 @@ def speculative(
         logits, cache = target.prefill(context, guess.codes[..., :draft_layers])
         _judge(books, guess, logits, 0, draft_layers, rule, uniforms)
     while len(rows := books.unfinished()) > 0:
+        if len(rows) < len(books.open_rows):
+            yield books.finished()
+            books.keep(rows)
+            guess.keep(rows)
+            cache = cache.select(rows)
+            uniforms = uniforms.rows(rows.tolist()) if uniforms else None
+        first = int(books.final.min())
         with stopwatch("draft"):
-            if len(rows) < len(books.open_rows):
-                books.keep(rows)
-                guess.keep(rows)
-                cache = cache.select(rows)
-                uniforms = uniforms.rows(rows.tolist()) if uniforms else None
-            first = int(books.final.min())
             guess.propose(books, first, layers - 1, uniforms)
         with stopwatch("target"):
             logits = target.extend(cache, guess.codes[..., first - 1 : layers - 1], first)
             _judge(books, guess, logits, first, layers - 1, rule, uniforms)
-    return books.decoded()
+    yield books.finished()
+
+
+def together(parts: Iterable[Part]) -> Decoded:
+    """A whole batch from its parts, in its own order."""
+    rows, decoded = zip(*parts, strict=True)
+    order = torch.cat(rows).argsort()
+    return Decoded(*(torch.cat(field)[order] for field in zip(*decoded, strict=True)))
 
 
 def _judge(
@@ -161,7 +179,7 @@ def _judge(
 
 
 class _Books:
-    """Final codes and counts of the rows that are still open, and of those that are done."""
+    """Final codes and counts of the rows that are still open."""
 
     def __init__(self, target: Backbone, context: Tensor, layers: int) -> None:
         batch, device = len(context), context.device
@@ -174,7 +192,6 @@ class _Books:
         self.judged = torch.zeros(batch, 2, layers, dtype=torch.int64, device=device)
         self.kept = torch.zeros(batch, 2, layers, dtype=torch.int64, device=device)
         self.margin = torch.full((batch,), torch.inf, device=device)
-        self._done: list[tuple[Tensor, Decoded]] = []
 
     def settle(
         self, first: int, accepted: Tensor, codes: Tensor, drafted: int, margin: Tensor
@@ -207,22 +224,17 @@ class _Books:
         """Indices, among the open rows, of those that need another pass."""
         return torch.nonzero(self.final < self.layers)[:, 0]
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with `rows` of the open ones; the others are done."""
+    def finished(self) -> Part:
+        """The open rows that need no more passes."""
         done = torch.nonzero(self.final >= self.layers)[:, 0]
-        self._done.append((self.open_rows[done], self._fields(done)))
+        return Part(self.open_rows[done], self._fields(done))
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with `rows` of the open ones."""
         self.codes, self.passes, self.judged, self.kept, self.margin = self._fields(rows)
         self.final, self.open_rows = self.final[rows], self.open_rows[rows]
 
-    def decoded(self) -> Decoded:
-        """All rows in the order of the batch."""
-        parts = [*self._done, (self.open_rows, self._fields(slice(None)))]
-        order = torch.cat([rows for rows, _ in parts]).argsort()
-        return Decoded(
-            *(torch.cat(field)[order] for field in zip(*(p for _, p in parts), strict=True))
-        )
-
-    def _fields(self, rows: Tensor | slice) -> Decoded:
+    def _fields(self, rows: Tensor) -> Decoded:
         return Decoded(
             self.codes[rows],
             self.passes[rows],

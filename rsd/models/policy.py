@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rsd.decoding import modes
-from rsd.decoding.modes import Decoded
+from rsd.decoding.modes import Decoded, Part
 from rsd.decoding.rules import make_rule
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Uniforms
 from rsd.errors import UserError
 from rsd.models import checkpoint
 from rsd.models.small_vla import Features, SmallVLA, word_ids
-from rsd.types import Chunk, ChunkRequest, DecodeTrace, Decoding, ImageSpec, Mode
+from rsd.types import Chunk, ChunkRequest, DecodeTrace, Decoding, Deliver, ImageSpec, Mode
 
 # Where the two best levels of a token are closer than this, rounding might decide, and a canonical
 # computation settles the chunk. `jobs/benchmark.py decoding` measures how far logits differ between
@@ -56,21 +57,48 @@ class SmallVLAPolicy:
         self._words: dict[str, list[int]] = {}
 
     @torch.inference_mode()
-    def act(self, requests: list[ChunkRequest]) -> list[Chunk]:
-        """One chunk per request, all with the same decoding.
+    def act(self, requests: list[ChunkRequest], deliver: Deliver | None = None) -> list[Chunk]:
+        """One chunk per request, all with the same decoding; `deliver` gets each when it is final.
 
         Raises NonFiniteError for NaN logits, ValueError for frames of another size than the
         checkpoint's, UserError for a layer count or rule that the policy does not have.
         """
         decoding = requests[0].decoding
         stopwatch = Stopwatch(self._device)
-        decoded = self._decode(requests, decoding, stopwatch)
-        codes, canonical = decoded.codes, [False] * len(requests)
+        chunks: dict[int, Chunk] = {}
+        for part in self._decode(requests, decoding, stopwatch):
+            rows = part.rows.tolist()
+            asked = [requests[row] for row in rows]
+            canonical = self._settle(asked, part.decoded, decoding, stopwatch)
+            answers = self._answers(part.decoded, canonical, len(requests), stopwatch)
+            for row, chunk in zip(rows, answers, strict=True):
+                chunks[row] = chunk
+                if deliver is not None:
+                    deliver(row, chunk)
+        return [chunks[row] for row in range(len(requests))]
+
+    def _settle(
+        self,
+        requests: list[ChunkRequest],
+        decoded: Decoded,
+        decoding: Decoding,
+        stopwatch: Stopwatch,
+    ) -> list[bool]:
+        """Decode near ties canonically, in place; tells which rows were."""
+        canonical = [False] * len(requests)
         if self._deterministic and not make_rule(decoding.rule).samples:
             for row in self._near_ties(decoded, decoding):
                 again = dataclasses.replace(decoding, mode=_CANONICAL_MODE[decoding.mode])
-                codes[row] = self._decode([requests[row]], again, stopwatch).codes[0]
+                (alone,) = self._decode([requests[row]], again, stopwatch)
+                decoded.codes[row] = alone.decoded.codes[0]
                 canonical[row] = True
+        return canonical
+
+    def _answers(
+        self, decoded: Decoded, canonical: list[bool], batch_size: int, stopwatch: Stopwatch
+    ) -> list[Chunk]:
+        """Actions and traces of decoded rows; raises NonFiniteError where they are not finite."""
+        codes = decoded.codes
         with stopwatch("detokenise"):
             actions = self.model.tokeniser.decode(codes)
             if not bool(torch.isfinite(actions).all()):
@@ -91,12 +119,12 @@ class SmallVLAPolicy:
                     reaccepted=tuple(decoded.kept[row, 1].tolist()),
                     passes=int(decoded.passes[row]),
                     layers=codes.shape[-1],
-                    batch_size=len(requests),
+                    batch_size=batch_size,
                     canonical=canonical[row],
                     **seconds,
                 ),
             )
-            for row in range(len(requests))
+            for row in range(len(codes))
         ]
 
     @torch.inference_mode()
@@ -139,7 +167,16 @@ class SmallVLAPolicy:
 
     def _decode(
         self, requests: list[ChunkRequest], decoding: Decoding, stopwatch: Stopwatch
-    ) -> Decoded:
+    ) -> Iterator[Part]:
+        """Rows of the batch as they become final."""
+        for part in self._parts(requests, decoding, stopwatch):
+            if bool(torch.isnan(part.decoded.margin).any()):
+                raise NonFiniteError("the policy's logits hold NaN")
+            yield part
+
+    def _parts(
+        self, requests: list[ChunkRequest], decoding: Decoding, stopwatch: Stopwatch
+    ) -> Iterator[Part]:
         layers = self._layers(decoding)
         rule = make_rule(decoding.rule)
         with stopwatch("vision"):
@@ -150,7 +187,7 @@ class SmallVLAPolicy:
                 draft_context = self._draft_context(features, requests)
             with stopwatch("target"):
                 context = self.model.target_context(features)
-            decoded = modes.speculative(
+            yield from modes.speculative(
                 self.model.target,
                 self.model.draft,
                 context,
@@ -161,18 +198,16 @@ class SmallVLAPolicy:
                 uniforms,
                 stopwatch,
             )
+            return
+        with stopwatch("target"):
+            context = self.model.target_context(features)
+        if decoding.mode == "parallel":
+            decoded = modes.parallel(context, self.model.parallel_logits, layers, stopwatch)
         else:
-            with stopwatch("target"):
-                context = self.model.target_context(features)
-            if decoding.mode == "parallel":
-                decoded = modes.parallel(context, self.model.parallel_logits, layers, stopwatch)
-            else:
-                decoded = modes.autoregressive(
-                    self.model.target, context, rule, layers, uniforms, stopwatch
-                )
-        if bool(torch.isnan(decoded.margin).any()):
-            raise NonFiniteError("the policy's logits hold NaN")
-        return decoded
+            decoded = modes.autoregressive(
+                self.model.target, context, rule, layers, uniforms, stopwatch
+            )
+        yield Part(torch.arange(len(requests)), decoded)
 
     def _layers(self, decoding: Decoding) -> int:
         layers = self.layers if decoding.layers is None else decoding.layers

@@ -15,7 +15,7 @@ import zlib
 import numpy as np
 
 from rsd.envs.toy import SPEED
-from rsd.types import ACTION_DIM, Chunk, ChunkRequest, DecodeTrace, ImageSpec
+from rsd.types import ACTION_DIM, Chunk, ChunkRequest, DecodeTrace, Deliver, ImageSpec
 
 VARIANTS = ("toy", "toy-nan", "toy-crash", "toy-hang")
 HANGS_AT = 30  # decodes of a process
@@ -37,11 +37,15 @@ class ToyPolicy:
         self.checkpoint_sha256 = sha256(variant)
         self._decoded = 0
 
-    def act(self, requests: list[ChunkRequest]) -> list[Chunk]:
+    def act(self, requests: list[ChunkRequest], deliver: Deliver | None = None) -> list[Chunk]:
         self._decoded += 1
         while self.variant == "toy-hang" and self._decoded >= HANGS_AT:
             time.sleep(1)
-        return [self._decode(request, len(requests)) for request in requests]
+        chunks = [self._decode(request, len(requests)) for request in requests]
+        for index, chunk in enumerate(chunks):
+            if deliver is not None:
+                deliver(index, chunk)
+        return chunks
 
     def _decode(self, request: ChunkRequest, batch_size: int) -> Chunk:
         odd = request.key.trial % 2 == 1

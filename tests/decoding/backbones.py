@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from rsd.architecture import RFSQConfig, TransformerConfig
+from rsd.decoding.modes import Backbone, Decoded, speculative, together
+from rsd.decoding.rules import Rule
+from rsd.decoding.stopwatch import Stopwatch
+from rsd.decoding.uniforms import Uniforms
 from rsd.models.draft import Draft
 from rsd.models.transformer import CodeTransformer
 
@@ -86,6 +90,32 @@ class TableBackbone:
             for row, codes in zip(cache.rows, cache.codes, strict=True)
         ]
         return torch.stack(rows)
+
+
+def speculate(
+    target: Backbone,
+    draft: Backbone,
+    context: Tensor,
+    draft_context: Tensor,
+    rule: Rule,
+    layers: int,
+    draft_layers: int,
+    uniforms: Uniforms | None = None,
+) -> Decoded:
+    """`modes.speculative` to the end of the whole batch."""
+    return together(
+        speculative(
+            target,
+            draft,
+            context,
+            draft_context,
+            rule,
+            layers,
+            draft_layers,
+            uniforms,
+            Stopwatch(),
+        )
+    )
 
 
 def row_context(batch: int) -> Tensor:

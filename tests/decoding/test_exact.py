@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rsd.decoding.modes import Decoded, autoregressive, speculative
+from rsd.decoding.modes import Decoded, autoregressive, speculative, together
 from rsd.decoding.rules import Exact, Verdict
 from rsd.decoding.stopwatch import Stopwatch
 from tests.decoding.backbones import (
@@ -19,6 +19,7 @@ from tests.decoding.backbones import (
     real_draft,
     row_context,
     shifted,
+    speculate,
     unrelated,
 )
 
@@ -39,17 +40,8 @@ def _autoregressive(batch: int, layers: int) -> Decoded:
 
 def _speculative(draft: str, batch: int, layers: int, draft_layers: int) -> Decoded:
     context = row_context(batch)
-    return speculative(
-        TableBackbone(avalanche),
-        TableBackbone(DRAFTS[draft]),
-        context,
-        context,
-        Exact(),
-        layers,
-        draft_layers,
-        None,
-        Stopwatch(),
-    )
+    target, guesser = TableBackbone(avalanche), TableBackbone(DRAFTS[draft])
+    return speculate(target, guesser, context, context, Exact(), layers, draft_layers)
 
 
 @pytest.mark.parametrize("draft", DRAFTS)
@@ -86,9 +78,13 @@ def test_rows_that_finish_at_different_passes_do_not_disturb_each_other() -> Non
 
     context = row_context(L)
     target = TableBackbone(avalanche)
-    decoded = speculative(
-        target, TableBackbone(uneven), context, context, Exact(), L, L - 1, None, Stopwatch()
+    parts = list(
+        speculative(
+            target, TableBackbone(uneven), context, context, Exact(), L, L - 1, None, Stopwatch()
+        )
     )
+    assert [part.rows.tolist() for part in parts] == [[0], [1], [2], [3]]  # as they become final
+    decoded = together(parts)
     assert decoded.passes.tolist() == [1, 2, 3, 4]
     assert torch.equal(decoded.codes, _autoregressive(L, L).codes)
 
@@ -103,9 +99,7 @@ def test_a_real_transformer_decodes_the_same_codes_in_both_modes(
     slow = autoregressive(target, context, Exact(), L, None, Stopwatch())
 
     def decode(context: torch.Tensor) -> Decoded:
-        return speculative(
-            target, draft, context, context[:, 0], Exact(), L, draft_layers, None, Stopwatch()
-        )
+        return speculate(target, draft, context, context[:, 0], Exact(), L, draft_layers)
 
     fast = decode(context)
     assert torch.equal(fast.codes, slow.codes)
@@ -117,7 +111,7 @@ def test_a_real_transformer_decodes_the_same_codes_in_both_modes(
 def test_the_target_as_its_own_draft_is_always_right() -> None:
     target = real_backbone(0)
     context = real_context(BATCH)
-    decoded = speculative(target, target, context, context, Exact(), L, L - 1, None, Stopwatch())
+    decoded = speculate(target, target, context, context, Exact(), L, L - 1)
     assert (decoded.passes == 1).all()
     assert torch.equal(decoded.kept, decoded.judged)
     assert (decoded.judged[:, 0, :-1] == T * D).all() and (decoded.judged[:, 1] == 0).all()
@@ -129,32 +123,15 @@ def test_negative_control_a_rule_that_keeps_wrong_tokens_changes_the_codes() -> 
             return Verdict(torch.ones_like(guess, dtype=torch.bool), guess)
 
     context = row_context(BATCH)
-    decoded = speculative(
-        TableBackbone(avalanche),
-        TableBackbone(unrelated),
-        context,
-        context,
-        Gullible(),
-        L,
-        L - 1,
-        None,
-        Stopwatch(),
-    )
+    target, draft = TableBackbone(avalanche), TableBackbone(unrelated)
+    decoded = speculate(target, draft, context, context, Gullible(), L, L - 1)
     assert not torch.equal(decoded.codes, _autoregressive(BATCH, L).codes)
 
 
 def test_the_draft_is_launched_before_the_pass_it_is_meant_to_shorten() -> None:
     calls: list[str] = []
     context = row_context(1)
-    speculative(
-        TableBackbone(avalanche, calls, "target"),
-        TableBackbone(unrelated, calls, "draft"),
-        context,
-        context,
-        Exact(),
-        L,
-        L - 1,
-        None,
-        Stopwatch(),
-    )
+    target = TableBackbone(avalanche, calls, "target")
+    draft = TableBackbone(unrelated, calls, "draft")
+    speculate(target, draft, context, context, Exact(), L, L - 1)
     assert calls[: L - 1] == ["draft"] * (L - 1) and calls[L - 1] == "target"

@@ -13,7 +13,7 @@ import torch
 from rsd.errors import UserError
 from rsd.models import checkpoint, policy
 from rsd.models.policy import NonFiniteError, SmallVLAPolicy
-from rsd.types import Decoding
+from rsd.types import Chunk, Decoding
 from tests.decoding.small_policy import CONFIG, IMAGES, requests, small_checkpoint, small_model
 
 AUTOREGRESSIVE = Decoding("autoregressive")
@@ -47,6 +47,15 @@ def test_an_answer_does_not_depend_on_the_batch(small: SmallVLAPolicy, mode: Dec
     together = small.act(requests(BATCH, mode))
     alone = [small.act([request])[0] for request in requests(BATCH, mode)]
     assert np.array_equal(_actions(together), _actions(alone))
+
+
+def test_every_chunk_is_delivered_once_and_is_the_one_returned(small: SmallVLAPolicy) -> None:
+    delivered: dict[int, Chunk] = {}
+    chunks = small.act(requests(BATCH, SPECULATIVE), lambda i, c: delivered.update({i: c}))
+    assert sorted(delivered) == list(range(BATCH))
+    assert all(delivered[i] is chunk for i, chunk in enumerate(chunks))
+    passes = [delivered[i].trace.passes for i in delivered]  # in the order of delivery
+    assert passes == sorted(passes)
 
 
 def test_sampled_answers_do_not_depend_on_the_batch(small: SmallVLAPolicy) -> None:

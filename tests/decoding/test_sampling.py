@@ -10,11 +10,11 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from rsd.decoding.modes import autoregressive, speculative
+from rsd.decoding.modes import autoregressive
 from rsd.decoding.rules import Rule, Sampling, Verdict, inverse_cdf
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Purpose, Uniforms
-from tests.decoding.backbones import TableBackbone
+from tests.decoding.backbones import TableBackbone, speculate
 
 LEVELS, DRAWS = 3, 6000
 SHAPES = [(1, 3), (2, 2)]  # steps, layers: 27 and 81 outcomes, each of known probability
@@ -70,17 +70,8 @@ def _p_value(codes: Tensor) -> float:
 def _decode(rule: Rule, steps: int, layers: int, draft_layers: int) -> Tensor:
     context = torch.zeros(DRAWS, 1, 1, dtype=torch.float64)
     uniforms = Uniforms(tuple((7, draft_layers, row) for row in range(DRAWS)))
-    return speculative(
-        _backbone(TARGET, steps),
-        _backbone(DRAFT, steps),
-        context,
-        context,
-        rule,
-        layers,
-        draft_layers,
-        uniforms,
-        Stopwatch(),
-    ).codes
+    target, draft = _backbone(TARGET, steps), _backbone(DRAFT, steps)
+    return speculate(target, draft, context, context, rule, layers, draft_layers, uniforms).codes
 
 
 @pytest.mark.parametrize(

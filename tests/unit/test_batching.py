@@ -12,7 +12,7 @@ import pytest
 from rsd.cluster.batching import BatchLimits, MicroBatcher
 from rsd.cluster.replica import PolicyReplica, ReplicaSettings
 from rsd.models.toy import ToyPolicy
-from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, Observation
+from rsd.types import Chunk, ChunkRequest, Decoding, Deliver, EpisodeKey, Observation
 
 PARALLEL = Decoding("parallel")
 AUTOREGRESSIVE = Decoding("autoregressive")
@@ -33,11 +33,11 @@ class Device:
         self._policy = ToyPolicy(variant)
         self._seconds = seconds
 
-    def act(self, requests: list[ChunkRequest]) -> list[Chunk]:
+    def act(self, requests: list[ChunkRequest], deliver: Deliver) -> list[Chunk]:
         self.batches.append(requests)
         self.threads.add(threading.get_ident())
         time.sleep(self._seconds)
-        return self._policy.act(requests)
+        return self._policy.act(requests, deliver)
 
     @property
     def sizes(self) -> list[int]:
@@ -121,7 +121,7 @@ def test_an_exception_reaches_the_request_that_caused_it_and_no_other() -> None:
 
 def test_too_few_answers_are_an_error() -> None:
     async def work() -> None:
-        await MicroBatcher(lambda requests: [], BatchLimits(8, 0.0)).submit(request())
+        await MicroBatcher(lambda requests, deliver: [], BatchLimits(8, 0.0)).submit(request())
 
     with pytest.raises(RuntimeError, match="0 answers to 1"):
         asyncio.run(work())
@@ -130,7 +130,7 @@ def test_too_few_answers_are_an_error() -> None:
 def test_a_replica_reports_its_queue_also_when_it_is_empty_again() -> None:
     async def work() -> list[int]:
         lengths: list[int] = []
-        settings = ReplicaSettings("toy", True, "cpu", BatchLimits(2, 0.0))
+        settings = ReplicaSettings("toy", True, "cpu", BatchLimits(2, 0.0), decode_limit_s=60.0)
         replica = PolicyReplica(settings, lengths.append)
         await asyncio.gather(*(replica.act(request(trial)) for trial in range(5)))
         return lengths
@@ -138,3 +138,43 @@ def test_a_replica_reports_its_queue_also_when_it_is_empty_again() -> None:
     lengths = asyncio.run(work())
     assert max(lengths) >= 2
     assert lengths[-1] == 0
+
+
+def test_an_early_answer_does_not_wait_for_the_slowest_of_its_batch() -> None:
+    policy, early = ToyPolicy(), threading.Event()
+
+    def act(requests: list[ChunkRequest], deliver: Deliver) -> list[Chunk]:
+        first, second = policy.act(requests)
+        deliver(0, first)
+        assert early.wait(timeout=30), "the first answer came with the second"
+        return [first, second]
+
+    async def work() -> None:
+        batcher = MicroBatcher(act, BatchLimits(2, 10.0))
+        first, second = (asyncio.create_task(batcher.submit(request(i))) for i in range(2))
+        chunk = await first
+        assert not second.done()
+        assert chunk.trace.batch_size == 2
+        early.set()
+        await second
+
+    asyncio.run(work())
+
+
+def test_a_failure_after_an_early_answer_concerns_the_others_alone() -> None:
+    policy, sizes = ToyPolicy(), []
+
+    def act(requests: list[ChunkRequest], deliver: Deliver) -> list[Chunk]:
+        sizes.append(len(requests))
+        chunks = policy.act(requests)
+        if len(requests) == 2:
+            deliver(0, chunks[0])
+            raise RuntimeError("the second half is lost")
+        return chunks
+
+    async def work() -> list[Chunk]:
+        batcher = MicroBatcher(act, BatchLimits(2, 10.0))
+        return await asyncio.gather(*(batcher.submit(request(i)) for i in range(2)))
+
+    assert len(asyncio.run(work())) == 2
+    assert sizes == [2, 1]  # only the lost one is asked again
