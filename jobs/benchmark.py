@@ -13,11 +13,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -29,6 +30,9 @@ from rich.table import Table
 from rsd.errors import UserError
 from rsd.provenance import hardware
 from rsd.types import Decoding, Observation
+
+if TYPE_CHECKING:
+    from rsd.models.benchmark import Latency
 
 
 @dataclass(frozen=True)
@@ -121,38 +125,10 @@ class Decode:
             "parallel": Decoding("parallel"),
         }
         rows = benchmark(policy, observations, decodings, self.batches, self.repeats)
-        table = Table(
-            title=f"{self.policy}, {self.device}, {self.threads} thread(s), {policy.layers} layers"
-        )
-        columns = (
-            *("mode", "B", "answer ms", "p95", "x AR", "batch ms", "x AR", "vision", "draft"),
-            *("target", "passes", "same", "ties", "draft kept", "redraft kept"),
-        )
-        for column in columns:
-            left = column == "mode"
-            table.add_column(column, justify="left" if left else "right", no_wrap=True)
-        for row in rows:
-            baseline = next(r for r in rows if r.batch == row.batch)
-            table.add_row(
-                row.name,
-                str(row.batch),
-                f"{row.answer_ms:.1f}",
-                f"{row.answer_p95_ms:.1f}",
-                f"{baseline.answer_ms / row.answer_ms:.2f}",
-                f"{row.batch_ms:.1f}",
-                f"{baseline.batch_ms / row.batch_ms:.2f}",
-                f"{row.vision_ms:.1f}",
-                f"{row.draft_ms:.1f}",
-                f"{row.target_ms:.1f}",
-                f"{row.passes:.2f}",
-                f"{row.same_codes:.0%}",
-                f"{row.canonical:.0%}",
-                *(
-                    " ".join(f"{100 * value:.0f}" for value in rates) or "-"
-                    for rates in (row.acceptance, row.reacceptance)
-                ),
-            )
-        console.print(table)
+        for table in _decoding_tables(
+            rows, f"{self.policy}, {self.device}, {self.threads} thread(s)"
+        ):
+            console.print(table)
         difference = policy.logit_difference(requests(observations, Decoding("autoregressive")))
         console.print(
             f"logits differ by up to {difference:.1e} between one pass over a batch of "
@@ -194,6 +170,37 @@ class Decode:
         return seen[: self.chunks]
 
 
+def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Table, Table]:
+    """What each mode costs, and what it did."""
+    costs = Table("mode", title=f"{title}: medians, ms")
+    for name in ("B", "answer", "p95", "x AR", "batch", "x AR", "vision", "draft", "target"):
+        costs.add_column(name, justify="right", no_wrap=True)
+    works = Table("mode", title="Passes a chunk; guesses kept, % by layer")
+    for name in ("B", "passes", "same codes", "near ties", "draft", "redraft"):
+        works.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        baseline = next(r for r in rows if r.batch == row.batch)
+        costs.add_row(
+            row.name,
+            str(row.batch),
+            f"{row.answer_ms:.1f}",
+            f"{row.answer_p95_ms:.1f}",
+            f"{baseline.answer_ms / row.answer_ms:.2f}",
+            f"{row.batch_ms:.1f}",
+            f"{baseline.batch_ms / row.batch_ms:.2f}",
+            f"{row.vision_ms:.1f}",
+            f"{row.draft_ms:.1f}",
+            f"{row.target_ms:.1f}",
+        )
+        kept = [
+            " ".join(f"{100 * value:.1f}" for value in rates) or "-"
+            for rates in (row.acceptance, row.reacceptance)
+        ]
+        same, ties = f"{row.same_codes:.0%}", f"{row.canonical:.0%}"
+        works.add_row(row.name, str(row.batch), f"{row.passes:.2f}", same, ties, *kept)
+    return costs, works
+
+
 @dataclass(frozen=True)
 class Driver:
     """Driver time an episode over a toy run on a local Ray."""
@@ -225,7 +232,7 @@ Job = (
 
 def main() -> int:
     """Run one benchmark; exit code 2 for a bad request."""
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = Console(width=None if sys.stdout.isatty() else 110)
     job: Any = tyro.cli(Job, description=__doc__)
     try:
         figures = job.run(console)
