@@ -130,7 +130,7 @@ def test_too_few_answers_are_an_error() -> None:
 def test_a_replica_reports_its_queue_also_when_it_is_empty_again() -> None:
     async def work() -> list[int]:
         lengths: list[int] = []
-        settings = ReplicaSettings("toy", True, "cpu", BatchLimits(2, 0.0))
+        settings = ReplicaSettings("toy", True, "cpu", BatchLimits(2, 0.0), decode_limit_s=60)
         replica = PolicyReplica(settings, lengths.append)
         await asyncio.gather(*(replica.act(request(trial)) for trial in range(5)))
         return lengths
