@@ -158,6 +158,7 @@ class LiberoEnvironment:
                 use_camera_obs=False,
                 control_freq=CONTROL_HZ,
             )
+            _solve_as_if_rendering(self._env)
             self._observables = self._env._observables
             self._samplers = self._env.object_property_initializers
             if self._assets.simplify_robot:
@@ -250,6 +251,22 @@ class LiberoEnvironment:
         if self._frames is not None:
             self._frames.close()
             self._frames = None
+
+
+def _solve_as_if_rendering(env: Any) -> None:
+    """Have every load of the model followed by one more `mj_forward`.
+
+    robosuite's offscreen renderer, which the reference loop has and we do without, calls it when it
+    is made (utils/binding_utils.py, MjRenderContext), and where objects are loaded into each other,
+    as in libero_object, the solver's warm start keeps a trace of it for the whole episode.
+    """
+    load = env._initialize_sim
+
+    def load_and_solve(xml_string: str | None = None) -> None:
+        load(xml_string)
+        env.sim.forward()
+
+    env._initialize_sim = load_and_solve
 
 
 @contextmanager

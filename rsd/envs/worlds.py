@@ -23,7 +23,7 @@ from rsd.envs.assets import ResolvedAssets, cache_dir, write_atomically
 from rsd.suites import TRIALS_PER_TASK, Task
 
 REFERENCE_SEED = 0  # PROTOCOL 4
-_FORMAT = 3  # of the cache
+_FORMAT = 4  # of the cache
 _PACKAGES = ("mujoco", "robosuite", "hf-libero", "numpy")  # their versions decide the draws
 
 
