@@ -33,6 +33,7 @@ ARMS: dict[str, Decoding] = {
     "speculative": Decoding("speculative"),
     **{f"speculative-{rule}": Decoding("speculative", rule) for rule in RULES if rule != "exact"},
     "autoregressive-sampling": Decoding("autoregressive", "sampling"),
+    "expert": Decoding("expert"),
 }
 
 
@@ -75,7 +76,8 @@ class EpisodesConfig:
     arms: tuple[str, ...] = ("autoregressive", "speculative")
     """autoregressive, speculative (exact rule), parallel; autoregressive-sampling and
     speculative-sampling draw tokens instead of taking the best. NAME@K decodes the K coarsest
-    layers only, as in autoregressive@3"""
+    layers only, as in autoregressive@3. expert: the scripted expert, which sees the simulator's
+    state and decides every step anew; an upper baseline"""
 
     use_speculative_decoding: ExplicitBool = None
     """Shorthand: true is `--arms speculative`, false is `--arms autoregressive`"""
@@ -305,6 +307,10 @@ def _resolve_arm(name: str, policy: PolicyConfig) -> Arm:
         raise unknown("arm", kind, ARMS)
     if at and not depth.isdecimal():
         raise UserError(f"arm {name!r}: after @ comes a number of layers, as in {kind}@3")
+    if kind == "expert":
+        if at:
+            raise UserError(f"arm {name!r}: the expert decodes no layers; write expert")
+        return Arm(kind, ARMS[kind])
     layers = int(depth) if at else policy.layers
     decoding = dataclasses.replace(ARMS[kind], layers=layers, draft_layers=policy.draft_layers)
     return Arm(kind if layers is None else f"{kind}@{layers}", decoding)

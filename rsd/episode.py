@@ -17,7 +17,6 @@ from rsd.types import (
     Environment,
     EpisodeKey,
     EpisodeResult,
-    Outcome,
 )
 
 Decide = Callable[[ChunkRequest], Chunk]
@@ -59,14 +58,11 @@ def run_episode(
 
     Exceptions of simulator or policy propagate: whoever leased the episode decides on a retry.
     """
-    started = clock()
-    env.reset(key.trial)
+    rollout = _Rollout(env, key, max_steps, clock)
     wait_s = 0.0
-    steps = 0
-    outcome: Outcome = "timeout"
     records: list[ChunkRecord] = []
     previous_codes = None
-    while steps < max_steps and outcome != "success":
+    while not rollout.over:
         request = ChunkRequest(env.observe(), decoding, key, len(records), previous_codes)
         asked = clock()
         chunk = decide(request)
@@ -74,24 +70,65 @@ def run_episode(
         check_actions(chunk.actions)
         records.append(ChunkRecord(len(records), chunk.trace, sha256_of(chunk.actions)))
         previous_codes = chunk.codes
-        for action in chunk.actions[: max_steps - steps]:
-            steps += 1
-            if env.step(action):
-                outcome = "success"
+        for action in chunk.actions:
+            rollout.step(action)
+            if rollout.over:
                 break
-    return EpisodeResult(
-        key=key,
-        instruction=env.instruction,
-        outcome=outcome,
-        steps=steps,
-        error="",
-        physics_s=env.timings.physics_s,
-        render_s=env.timings.render_s,
-        reset_s=env.timings.reset_s,
-        wait_s=wait_s,
-        wall_s=clock() - started,
-        assets=env.assets,
-        renderer=env.renderer,
-        final_state_sha256=sha256_of(env.state()),
-        chunks=records,
-    )
+    return rollout.result(wait_s, records)
+
+
+def run_expert_episode(
+    env: Environment,
+    key: EpisodeKey,
+    act: Callable[[], np.ndarray],
+    max_steps: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> EpisodeResult:
+    """Run `key` with an expert that looks at the simulator's state before every step: `act` gives
+    its action float32 (7,). Nothing is drawn, no chunk is recorded."""
+    rollout = _Rollout(env, key, max_steps, clock)
+    while not rollout.over:
+        action = act()
+        check_actions(action[None])
+        rollout.step(action)
+    return rollout.result(wait_s=0.0, chunks=[])
+
+
+class _Rollout:
+    """An episode from its reset to its end: the first step whose goal holds, or `max_steps`."""
+
+    def __init__(
+        self, env: Environment, key: EpisodeKey, max_steps: int, clock: Callable[[], float]
+    ) -> None:
+        self._env, self._key, self._max_steps, self._clock = env, key, max_steps, clock
+        self._started = clock()
+        self._steps = 0
+        self._success = False
+        env.reset(key.trial)
+
+    @property
+    def over(self) -> bool:
+        return self._success or self._steps >= self._max_steps
+
+    def step(self, action: np.ndarray) -> None:
+        self._steps += 1
+        self._success = self._env.step(action)
+
+    def result(self, wait_s: float, chunks: list[ChunkRecord]) -> EpisodeResult:
+        env = self._env
+        return EpisodeResult(
+            key=self._key,
+            instruction=env.instruction,
+            outcome="success" if self._success else "timeout",
+            steps=self._steps,
+            error="",
+            physics_s=env.timings.physics_s,
+            render_s=env.timings.render_s,
+            reset_s=env.timings.reset_s,
+            wait_s=wait_s,
+            wall_s=self._clock() - self._started,
+            assets=env.assets,
+            renderer=env.renderer,
+            final_state_sha256=sha256_of(env.state()),
+            chunks=chunks,
+        )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsd.config import EvaluateConfig, check, check_layers, execution, identity, plan, resolve_arms
 from rsd.envs import FAMILIES, family_of
+from rsd.errors import UserError
 from rsd.models import PolicyInfo, inspect_policy
 from rsd.provenance import provenance
 from rsd.records import Books, holds_a_run
@@ -45,6 +46,7 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     family = FAMILIES[family_of(suites[0])]
     policy = inspect_policy(config.policy.policy)
     check_layers(config, policy.layers)
+    _check_experts(config)
     return RunPlan(
         run_id=_new_run_id(suites),
         config=config,
@@ -54,6 +56,19 @@ def prepare(config: EvaluateConfig) -> RunPlan:
         renderer=family.renderer(config.simulator.renderer),
         assets=family.assets(config.simulator.assets, suites),
     )
+
+
+def _check_experts(config: EvaluateConfig) -> None:
+    if not any(arm.decoding.mode == "expert" for arm in resolve_arms(config)):
+        return
+    from rsd.experts import EXPERTS
+
+    for suite in config.episodes.task_suite:
+        if suite not in EXPERTS:
+            raise UserError(
+                f"arm 'expert': no expert solves {suite!r}; there are experts for "
+                f"{', '.join(EXPERTS)}: choose one of these, or leave the arm out"
+            )
 
 
 def _new_run_id(suites: list[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 Outcome = Literal["success", "timeout", "error"]
-Mode = Literal["parallel", "autoregressive", "speculative"]
+Mode = Literal["parallel", "autoregressive", "speculative", "expert"]  # expert: no policy
 
 ACTION_DIM = 7
 PROPRIO_DIM = 8

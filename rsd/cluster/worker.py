@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rsd.cluster.leases import TaskId, task_of
 from rsd.envs import make_environment, suite_of
-from rsd.episode import Decide, run_episode
+from rsd.episode import Decide, run_episode, run_expert_episode
 from rsd.types import Decoding, Environment, EpisodeKey, EpisodeResult, ImageSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from rsd.envs.assets import ResolvedAssets
 
 STANDARD_ERROR = 2  # the descriptor: sys.stderr may be replaced by something without one
@@ -93,7 +95,10 @@ class EnvWorker:
         try:
             with time_limit(self._settings.time_limit_s):
                 env = self._simulator.of(task_of(key))
-                return run_episode(env, key, decoding, decide, suite_of(key.suite).max_steps)
+                max_steps = suite_of(key.suite).max_steps
+                if decoding.mode == "expert":
+                    return run_expert_episode(env, key, expert_of(env, key), max_steps)
+                return run_episode(env, key, decoding, decide, max_steps)
         except (EpisodeTimeLimitError, NoReplicaError):
             raise
         except Exception:  # whatever simulator or policy raise is recorded as what it is
@@ -102,6 +107,14 @@ class EnvWorker:
             result = error_result(key, error, self._settings, self._simulator.env, wall_s)
             self._simulator.close()  # whatever state the simulator was in is gone
             return result
+
+
+def expert_of(env: Environment, key: EpisodeKey) -> Callable[[], np.ndarray]:
+    """A fresh expert for one episode on a LIBERO simulator, asked once before every step."""
+    from rsd.experts import make_expert, read_state
+
+    expert = make_expert(key.suite, key.task_id)
+    return lambda: expert.act(read_state(env.simulator))  # type: ignore[attr-defined]
 
 
 def error_result(

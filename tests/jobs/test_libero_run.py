@@ -13,6 +13,7 @@ from test_notebook import execute, outputs
 from rsd.records import read_chunks, read_episodes, read_run
 
 ROOT = Path(__file__).parents[2]
+ARMS = ("autoregressive", "speculative", "parallel", "expert")
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     output = str(tmp_path_factory.mktemp("run") / "spatial")
     command = [sys.executable, "jobs/evaluate.py", "--tasks", "2", "--assets", "lite"]
     done = subprocess.run(
-        [*command, "--arms", "autoregressive", "speculative", "parallel", "--output", output],
+        [*command, "--arms", *ARMS, "--output", output],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -33,10 +34,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_the_exact_arms_end_in_the_same_simulator_state(run: str) -> None:
     rows = {row["arm"]: row for row in read_episodes(run).to_pylist()}
-    assert set(rows) == {"autoregressive", "speculative", "parallel"}
+    assert set(rows) == set(ARMS)
     exact = rows["autoregressive"], rows["speculative"]
     assert exact[0]["final_state_sha256"] == exact[1]["final_state_sha256"] != ""
     assert exact[0]["steps"] == exact[1]["steps"] > 0
+    expert = rows.pop("expert")
+    assert (expert["outcome"], expert["chunks"], expert["render_s"]) == ("success", 0, 0.0)
     for row in rows.values():
         assert row["outcome"] in ("success", "timeout") and row["error"] == ""
         assert row["assets"] == "lite" and row["physics_s"] > 0 and row["render_s"] > 0

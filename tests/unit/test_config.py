@@ -88,6 +88,7 @@ def test_a_wrong_yaml_file_is_told(text: str, told: str, tmp_path: Path) -> None
         ("--arms speculativ", "unknown arm 'speculativ'; did you mean 'speculative'"),
         ("--arms speculative-exect", "unknown acceptance rule 'exect'; did you mean 'exact'"),
         ("--arms parallel@two", "a number of layers"),
+        ("--arms expert@2", "the expert decodes no layers"),
         ("--arms parallel parallel", "arm named twice: parallel"),
         ("--rule exat", "unknown acceptance rule 'exat'; did you mean 'exact'"),
         ("--num-trials 51", "choose 1 to 50"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rsd.config import parse
+from rsd.errors import UserError
 from rsd.preflight import open_books, output_of, prepare
 
 TOY = ["--task-suite", "toy", "--policy", "toy", "--resume", "--output"]
@@ -32,3 +33,8 @@ def test_in_an_uploaded_working_folder_an_output_lies_below_the_home_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     run = prepare(parse([*TOY, output]))
     assert output_of(run) == str(tmp_path / "run")
+
+
+def test_an_expert_arm_needs_suites_that_an_expert_solves() -> None:
+    with pytest.raises(UserError, match="no expert solves 'toy'; there are experts for libero_"):
+        prepare(parse([*TOY, "run", "--arms", "expert"]))
