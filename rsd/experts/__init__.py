@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from rsd.experts.spatial import SpatialExpert, spatial_settings
+from rsd.experts.engine import Move, PlanExpert, Rim
+from rsd.experts.plans import PLANS, find_plan
 from rsd.experts.state import PrivilegedState, read_state
 
 __all__ = ["EXPERTS", "Expert", "PrivilegedState", "make_expert", "read_state"]
+
+EXPERTS = tuple(PLANS)
+"""Suites that have an expert"""
 
 
 class Expert(Protocol):
@@ -25,19 +29,18 @@ class Expert(Protocol):
         ...
 
 
-def _spatial(task: int | str, azimuth: float | None) -> Expert:
-    return SpatialExpert(spatial_settings(task, azimuth))
-
-
-EXPERTS: dict[str, Callable[[int | str, float | None], Expert]] = {"libero_spatial": _spatial}
-
-
 def make_expert(suite: str, task: int | str, azimuth: float | None = None) -> Expert:
     """A fresh expert for one episode of `task` (index in the official order, name or instruction).
 
-    `azimuth` (radians) asks for another rim than the task's own. Raises ValueError when no expert
-    is known.
+    `azimuth` (radians) asks for another rim than the task's own, where one is gripped. Raises
+    ValueError when no expert is known.
     """
-    if suite not in EXPERTS:
-        raise ValueError(f"no expert for suite {suite!r}; there are: {', '.join(EXPERTS)}")
-    return EXPERTS[suite](task, azimuth)
+    plan = find_plan(suite, task)
+    if azimuth is not None:
+        plan = tuple(
+            replace(step, grasp=replace(step.grasp, azimuth=azimuth))
+            if isinstance(step, Move) and isinstance(step.grasp, Rim)
+            else step
+            for step in plan
+        )
+    return PlanExpert(plan)

@@ -87,20 +87,79 @@ def gripper_yaw(azimuth: float) -> float:
     return float(turn - np.pi if turn > np.pi / 2 else turn)
 
 
-def align(quat_xyzw: np.ndarray, yaw: float, gain: float, deadband: float) -> np.ndarray:
-    """Rotation action (3,) that turns the hand to point straight down with heading `yaw`.
+def pointing_down(yaw: float, tilt: float = 0.0) -> np.ndarray:
+    """Rotation (3, 3) of the hand pointing straight down with heading `yaw`, fingers along its y.
+
+    `tilt` (radians) then turns it about its own x axis: at yaw 0, a negative one points it to -y.
+    """
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    down = np.array([[cos, sin, 0.0], [sin, -cos, 0.0], [0.0, 0.0, -1.0]])
+    cos, sin = np.cos(tilt), np.sin(tilt)
+    return down @ np.array([[1.0, 0.0, 0.0], [0.0, cos, sin], [0.0, -sin, cos]])
+
+
+def down_yaw(quat_xyzw: np.ndarray) -> float:
+    """Heading of the hand as `pointing_down` counts it."""
+    x_axis = rotation_of(np.roll(quat_xyzw, 1))[:, 0]
+    return float(np.arctan2(x_axis[1], x_axis[0]))
+
+
+def turn_between(quat_xyzw: np.ndarray, wanted: np.ndarray) -> float:
+    """Angle in radians between the hand and a wanted rotation (3, 3)."""
+    current = rotation_of(np.roll(quat_xyzw, 1))
+    return float(np.arccos(np.clip((np.trace(wanted @ current.T) - 1) / 2, -1.0, 1.0)))
+
+
+def align(quat_xyzw: np.ndarray, wanted: np.ndarray, gain: float, deadband: float) -> np.ndarray:
+    """Rotation action (3,) that turns the hand to the rotation `wanted` (3, 3).
 
     Zero while the error is within `deadband` radians (the controller then holds its last
     orientation by itself); beyond, proportional to the excess, saturating at norm 1.
     """
     current = rotation_of(np.roll(quat_xyzw, 1))
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    # x' = (cos, sin, 0), y' = (sin, -cos, 0), z' down: the Panda's hand with fingers along y'
-    wanted = np.array([[cos, sin, 0.0], [sin, -cos, 0.0], [0.0, 0.0, -1.0]])
     # sum of axis cross products: sin-like error vector that vanishes only at 0 and pi
     error = 0.5 * np.cross(current.T, wanted.T).sum(axis=0)
-    angle = float(np.arccos(np.clip((np.trace(wanted @ current.T) - 1) / 2, -1.0, 1.0)))
+    angle = turn_between(quat_xyzw, wanted)
     norm = float(np.linalg.norm(error))
     if angle <= deadband or norm < 1e-6:
         return np.zeros(3)
     return error / norm * min(1.0, gain * (angle - deadband) / ROTATION_SCALE_RAD)
+
+
+def box_grasp(
+    rotation: np.ndarray, half: np.ndarray, depth: float, clearance: float, widest: float
+) -> tuple[float, float]:
+    """Grasp of a box from above: height of the grip site over the box's centre, gripper's yaw.
+
+    `rotation` (3, 3) and `half` (3,) extents of the box. The fingers reach `depth` below its top,
+    but not closer than `clearance` to its bottom; they close along the box's own horizontal axis
+    that is at most `widest` (half) wide and needs the smaller turn.
+    """
+    reach = float(np.abs(rotation[2]) @ half)
+    height = max(reach - depth, clearance - reach)
+    level = [axis for axis in range(3) if abs(rotation[2, axis]) < 0.7]
+    narrow = [axis for axis in level if half[axis] <= widest] or level
+    yaws = [gripper_yaw(float(np.arctan2(rotation[1, a], rotation[0, a]))) for a in narrow]
+    return height, min(yaws, key=abs)
+
+
+def lane(
+    position: np.ndarray,
+    end: np.ndarray,
+    direction: np.ndarray,
+    length: float,
+    radius: float,
+    clearance: float,
+) -> tuple[np.ndarray, bool]:
+    """Next waypoint (3,) on the way to `end` along a straight lane, and whether it is in the lane.
+
+    The lane is `length` long, comes in along the unit vector `direction` and is entered at its
+    start, through a funnel. A position beside it or past its end goes back to the start.
+    """
+    offset = position - end
+    along = float(offset @ direction)
+    beside = float(np.linalg.norm(offset - along * direction))
+    if beside < radius and -length - radius < along < radius:
+        return end, True
+    start = end - length * direction
+    return funnel(position, start, clearance, slope=1.5, radius=radius / 2), False

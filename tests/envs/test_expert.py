@@ -1,25 +1,24 @@
-"""The scripted experts: their skills without a simulator, and one real task, freshly placed."""
+"""The scripted experts: their skills without a simulator, and real tasks, freshly placed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rsd.envs import rendering
+from rsd.envs.assets import ResolvedAssets, resolve
+from rsd.envs.libero import LiberoEnvironment
+from rsd.errors import UserError
 from rsd.experts import PrivilegedState, make_expert, read_state, skills
-from rsd.experts.spatial import (
-    BOWL,
-    CABINET,
-    PLATE,
-    SPATIAL_TASKS,
-    Phase,
-    SpatialExpert,
-    spatial_settings,
-)
+from rsd.experts.engine import Phase, PlanExpert, Rim
+from rsd.experts.plans import BOWL, CABINET, PLANS, PLATE, find_plan
+from rsd.suites import get_suite, get_task
+from tests.conftest import FULL_ASSETS
 
 UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])  # wxyz
 POINTING_DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # xyzw
@@ -43,17 +42,16 @@ def scene(**changes: Any) -> PrivilegedState:
     return replace(state, **changes)
 
 
-def table_expert() -> SpatialExpert:
+def table_expert() -> PlanExpert:
     """The expert of the plainest task, the bowl at the table's centre."""
-    return SpatialExpert(spatial_settings(2))
+    return PlanExpert(find_plan("libero_spatial", 2))
 
 
 def grasp_of(state: PrivilegedState) -> np.ndarray:
     """Where the table expert wants the grip site, from its settings alone."""
-    settings = spatial_settings(2)
-    outward = np.array([np.cos(settings.azimuth), np.sin(settings.azimuth), 0.0])
-    up = np.array([0.0, 0.0, settings.grip_height])
-    return state.object_pos[BOWL] + settings.grip_radius * outward + up
+    rim = find_plan("libero_spatial", 2)[0].grasp
+    outward = np.array([np.cos(rim.azimuth), np.sin(rim.azimuth), 0.0])
+    return state.object_pos[BOWL] + rim.radius * outward + np.array([0.0, 0.0, rim.height])
 
 
 def test_servo_keeps_its_direction_and_saturates() -> None:
@@ -100,8 +98,10 @@ def test_the_gripper_turns_the_short_way_to_a_rim() -> None:
 
 
 def test_alignment_is_idle_within_the_deadband_and_turns_towards_the_yaw_beyond() -> None:
-    np.testing.assert_array_equal(skills.align(POINTING_DOWN, 0.05, 1.0, 0.1), np.zeros(3))
-    turn = skills.align(POINTING_DOWN, 0.3, 1.0, 0.1)
+    np.testing.assert_array_equal(
+        skills.align(POINTING_DOWN, skills.pointing_down(0.05), 1.0, 0.1), np.zeros(3)
+    )
+    turn = skills.align(POINTING_DOWN, skills.pointing_down(0.3), 1.0, 0.1)
     np.testing.assert_allclose(turn, [0.0, 0.0, 0.4], atol=1e-9)
 
 
@@ -161,9 +161,9 @@ def test_a_held_bowl_is_lifted_then_carried_then_lowered_then_released() -> None
 def test_the_bowl_is_lifted_only_when_the_fingers_have_settled_and_then_stays_lifted() -> None:
     expert, state = table_expert(), held([0.0, 0.0, 0.898])
     squeezing = replace(state, finger_qvel=np.array([-0.02, 0.02]))
-    assert expert.phase(squeezing) is Phase.CLOSE
+    assert expert.decide(squeezing).phase is Phase.CLOSE
     expert.act(state)
-    assert expert.phase(squeezing) is Phase.CARRY
+    assert expert.decide(squeezing).phase is Phase.CARRY
 
 
 def test_a_bowl_on_the_plate_is_left_alone() -> None:
@@ -172,9 +172,10 @@ def test_a_bowl_on_the_plate_is_left_alone() -> None:
         state,
         object_pos={**state.object_pos, BOWL: np.array([0.01, 0.21, 0.912])},
         eef_pos=np.array([0.0, 0.16, 0.94]),
+        satisfied=frozenset({("on", BOWL, PLATE)}),
     )
     expert = table_expert()
-    assert expert.phase(on_plate) is Phase.RETREAT
+    assert expert.decide(on_plate).phase is Phase.RETREAT
     action = expert.act(on_plate)
     assert action[2] > 0 and action[6] == -1 and not action[:2].any()
 
@@ -186,65 +187,97 @@ def test_the_expert_forgets_a_carry_once_the_bowl_is_gone() -> None:
     np.testing.assert_array_equal(fresh.act(scene()), used.act(scene()))
 
 
-def test_tasks_are_found_by_index_name_and_instruction_and_nothing_else() -> None:
-    drawer = list(SPATIAL_TASKS)[4]
-    name = f"pick_up_the_black_bowl_{drawer}_and_place_it_on_the_plate"
-    assert spatial_settings(4) is spatial_settings(name) is SPATIAL_TASKS[drawer]
-    assert spatial_settings(name.replace("_", " ")) is SPATIAL_TASKS[drawer]
-    assert spatial_settings(2, azimuth=0.5).azimuth == 0.5
+def test_a_box_is_gripped_across_its_narrow_side_and_never_through_the_table() -> None:
+    flat = np.array([0.041, 0.021, 0.009])
+    height, yaw = skills.box_grasp(np.eye(3), flat, depth=0.035, clearance=0.012, widest=0.034)
+    assert yaw == pytest.approx(0.0) and height == pytest.approx(0.003)
+    quarter = skills.rotation_of(np.array([np.sqrt(0.5), 0.0, 0.0, np.sqrt(0.5)]))
+    _, yaw = skills.box_grasp(quarter, flat, depth=0.035, clearance=0.012, widest=0.034)
+    assert abs(yaw) == pytest.approx(np.pi / 2)
+    tall = np.array([0.026, 0.026, 0.066])
+    height, _ = skills.box_grasp(np.eye(3), tall, depth=0.035, clearance=0.012, widest=0.034)
+    assert height == pytest.approx(0.031)
+
+
+def test_a_lane_is_entered_at_its_start_and_followed_to_its_end() -> None:
+    end, north = np.array([0.1, 0.2, 0.9]), np.array([0.0, 1.0, 0.0])
+    lane = {"direction": north, "length": 0.06, "radius": 0.02, "clearance": 0.1}
+    inside = end - 0.03 * north
+    waypoint, entered = skills.lane(inside, end, **lane)
+    assert entered and waypoint is end
+    past = end + 0.05 * north
+    waypoint, entered = skills.lane(past, end, **lane)
+    assert not entered and waypoint[2] > end[2]  # over it, back to the start
+
+
+def test_the_next_goal_of_a_plan_is_taken_up_where_the_one_before_is_reached() -> None:
+    (first,) = find_plan("libero_spatial", 2)
+    second = replace(first, thing="cup", done=lambda state: False)
+    expert = PlanExpert((first, second))
+    state = scene()
+    both = replace(
+        state,
+        object_pos={**state.object_pos, "cup": np.array([0.1, -0.1, 0.9])},
+        object_quat={**state.object_quat, "cup": UPRIGHT},
+    )
+    assert expert.decide(both).at == 0
+    reached = replace(both, satisfied=frozenset({("on", BOWL, PLATE)}))
+    assert expert.decide(reached).at == 1
+    knocked_off = replace(reached, satisfied=frozenset())
+    assert expert.decide(knocked_off).at == 0
+
+
+def test_plans_are_the_official_tasks_in_their_order() -> None:
+    for suite, plans in PLANS.items():
+        tasks = [get_task(suite, number) for number in range(get_suite(suite).num_tasks)]
+        assert [task.instruction for task in tasks] == list(plans)
+        for number, task in enumerate(tasks):
+            assert find_plan(suite, number) is find_plan(suite, task.name)
+            assert find_plan(suite, number) is find_plan(suite, task.instruction)
+
+
+def test_unknown_tasks_and_suites_are_refused() -> None:
     for unknown in (10, -1, "pick up the milk"):
         with pytest.raises(ValueError, match="unknown libero_spatial task"):
-            spatial_settings(unknown)
+            find_plan("libero_spatial", unknown)
     with pytest.raises(ValueError, match="no expert for suite"):
-        make_expert("libero_goal", 0)
+        make_expert("libero_90", 0)
 
 
-@pytest.fixture
-def table_center_env(
-    libero_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
-    """LIBERO's `from_table_center` task on the given assets, without cameras."""
-    from importlib.util import find_spec
-
-    origin = find_spec("libero.libero").origin
-    root = Path(origin).parent
-    folders = {
-        "benchmark_root": root,
-        "bddl_files": root / "bddl_files",
-        "init_states": root / "init_files",
-        "datasets": tmp_path / "datasets",
-        "assets": libero_assets,
-    }
-    config = "".join(f"{key}: {folder}\n" for key, folder in folders.items())
-    (tmp_path / "config.yaml").write_text(config)
-    monkeypatch.setenv("LIBERO_CONFIG_PATH", str(tmp_path))
-    import libero.libero
-    from libero.libero.envs.env_wrapper import ControlEnv
-
-    monkeypatch.setattr(libero.libero, "_assets_path_cache", str(libero_assets), raising=False)
-    task = "pick_up_the_black_bowl_from_table_center_and_place_it_on_the_plate"
-    env = ControlEnv(
-        bddl_file_name=str(root / "bddl_files" / "libero_spatial" / f"{task}.bddl"),
-        has_offscreen_renderer=False,
-        use_camera_obs=False,
-        control_freq=20,
-        horizon=1000,
-    )
-    yield env
-    env.close()
+def test_another_rim_can_be_asked_for() -> None:
+    expert = make_expert("libero_spatial", 2, azimuth=0.5)
+    assert isinstance(expert, PlanExpert)
+    assert isinstance(expert.plan[0].grasp, Rim) and expert.plan[0].grasp.azimuth == 0.5
 
 
-def test_the_expert_solves_a_real_task_from_a_fresh_placement(table_center_env: Any) -> None:
-    env = table_center_env
-    env.seed(12345)
-    env.reset()
-    for _ in range(10):
-        env.step(np.array([0, 0, 0, 0, 0, 0, -1.0]))
-    expert = make_expert("libero_spatial", 2)
-    for _ in range(130):
-        action = expert.act(read_state(env))
-        assert np.isfinite(action).all() and np.abs(action).max() <= 1
-        _, _, done, _ = env.step(action)
-        if done:
-            return
-    pytest.fail(f"not solved in 130 steps; last state {read_state(env)}")
+def complete_assets(suite: str) -> ResolvedAssets:
+    """Lite if it covers the suite, else the full tree that the environment names; or skip."""
+    try:
+        return resolve("lite", [suite])
+    except UserError:
+        if FULL_ASSETS not in os.environ:
+            pytest.skip(f"lite does not cover {suite}, and {FULL_ASSETS} names no full tree")
+        return resolve(os.environ[FULL_ASSETS], [suite])
+
+
+@pytest.mark.parametrize(
+    ("suite", "task", "most_steps"),
+    [
+        ("libero_spatial", 2, 130),
+        ("libero_object", 0, 160),  # a can
+        ("libero_object", 6, 180),  # a flat box
+    ],
+)
+def test_the_expert_solves_a_real_task_from_a_fresh_placement(
+    suite: str, task: int, most_steps: int
+) -> None:
+    env = LiberoEnvironment(suite, task, complete_assets(suite), rendering.NO_RENDERER)
+    with contextlib.closing(env):
+        env.reset_fresh(12345)
+        expert = make_expert(suite, task)
+        for _ in range(most_steps):
+            action = expert.act(read_state(env.simulator))
+            assert np.isfinite(action).all() and np.abs(action).max() <= 1
+            if env.step(action):
+                return
+        pytest.fail(f"not solved in {most_steps} steps; last state {read_state(env.simulator)}")

@@ -1,0 +1,258 @@
+"""The plans of LIBERO's tasks: what to take or push, where, in which order. Lengths in m."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from rsd.experts.engine import Box, Goal, Joint, Move, Push, Rim
+
+Plan = tuple[Move | Push, ...]
+
+EAST, NORTH, WEST, SOUTH = 0.0, np.pi / 2, np.pi, -np.pi / 2  # north: +y, west: to the robot
+NORTH_WEST = 3 * np.pi / 4
+
+BOWL, PLATE, CABINET = "akita_black_bowl_1", "plate_1", "wooden_cabinet_1"
+
+# -- libero_spatial: the bowl, from ten places to the plate --------------------------------------
+
+_ON_PLATE = Move(
+    BOWL,
+    Rim(SOUTH),
+    to=PLATE,
+    done=Goal(("on", BOWL, PLATE)),
+    offset=(0.0, 0.0, 0.010),
+    release_height=0.012,
+)
+
+
+def _bowl_to_plate(rim: Rim | None = None, **changes: Any) -> Plan:
+    return (replace(_ON_PLATE, grasp=rim or _ON_PLATE.grasp, **changes),)
+
+
+_SPATIAL = {
+    "between_the_plate_and_the_ramekin": _bowl_to_plate(),
+    "next_to_the_ramekin": _bowl_to_plate(Rim(NORTH)),  # the ramekin is on the south side
+    "from_table_center": _bowl_to_plate(),
+    "on_the_cookie_box": _bowl_to_plate(),
+    # The open drawer is 0.15 x 0.21 m: the fingers fit beside the bowl only roughly across its
+    # width (the cabinet's x). The bowl's back rim is just under the edge of the cabinet's top, so
+    # it rises at a slant, out of the drawer's front.
+    "in_the_top_drawer_of_the_wooden_cabinet": _bowl_to_plate(
+        Rim(EAST - np.radians(20), frame=CABINET, radius=0.043),
+        grasp_tolerance=0.008,
+        carry_clearance=0.26,
+        carry_lean=0.08,
+    ),
+    "on_the_ramekin": _bowl_to_plate(),
+    "next_to_the_cookie_box": _bowl_to_plate(Rim(NORTH)),  # the cabinet is on the south side
+    "on_the_stove": _bowl_to_plate(),
+    "next_to_the_plate": _bowl_to_plate(),
+    # The far corner of the workspace: the rim nearest to the robot and a low crossing keep the
+    # elbow bent; with the arm stretched, the controller stops about 1 cm short of the rim.
+    "on_the_wooden_cabinet": _bowl_to_plate(
+        Rim(NORTH_WEST), approach_clearance=0.06, carry_clearance=0.245
+    ),
+}
+
+# -- things that are gripped as boxes ------------------------------------------------------------
+
+_CAN = Box((0.029, 0.038, 0.029))
+_CARTON = Box((0.026, 0.066, 0.026))
+BOXES = {  # category -> grasp
+    "alphabet_soup": _CAN,
+    "tomato_sauce": _CAN,
+    "cream_cheese": Box(
+        (0.041, 0.021, 0.009), center=(0.015, 0.0, 0.0)
+    ),  # clear of a can beside it
+    "butter": Box((0.038, 0.020, 0.009)),
+    "chocolate_pudding": Box((0.040, 0.023, 0.013)),
+    "milk": _CARTON,
+    "orange_juice": _CARTON,
+    "salad_dressing": Box((0.026, 0.073, 0.018)),
+    "ketchup": Box((0.028, 0.072, 0.018)),
+    "bbq_sauce": Box((0.023, 0.014, 0.055)),
+}
+
+
+def _into_basket(category: str, aside: float = 0.0) -> Move:
+    """A thing into the basket, let go inside of it, `aside` of its centre in x."""
+    region, thing = "basket_1_contain_region", f"{category}_1"
+    return Move(
+        thing,
+        BOXES[category],
+        to=region,
+        done=Goal(("in", thing, region)),
+        offset=(aside, 0.0, 0.05),
+        approach_slope=6.0,
+        carry_clearance=0.12,
+        carry_slope=4.0,
+        release_height=0.015,
+        release_distance=0.02,
+    )
+
+
+_OBJECT: dict[str, Plan] = {
+    f"pick up the {category.replace('_', ' ')} and place it in the basket": (
+        _into_basket(category),
+    )
+    for category in (
+        "alphabet_soup",
+        "cream_cheese",
+        "salad_dressing",
+        "bbq_sauce",
+        "ketchup",
+        "tomato_sauce",
+        "butter",
+        "milk",
+        "chocolate_pudding",
+        "orange_juice",
+    )
+}
+
+# -- libero_goal: one scene, ten goals -----------------------------------------------------------
+
+_TOP_SIDE, _BURNER = f"{CABINET}_top_side", "flat_stove_1_cook_region"
+_RACK = "wine_rack_1_top_region"
+_BOTTLE = Box((0.019, 0.019, 0.079), center=(0.0, 0.0, 0.079))
+_TURN_ON = Push(
+    "flat_stove_1_button",
+    contact=(0.030, -0.026, 0.040),  # the far end of the ridge, from its south side
+    direction=(0.0, 1.0, 0.0),
+    done=Goal(("turnon", "flat_stove_1")),
+)
+
+
+def _open_drawer(level: str, handle_height: float, **grasp: Any) -> Move:
+    """Pull a drawer of the cabinet of libero_goal open by its handle, which faces north."""
+    part = f"{CABINET}_cabinet_{level}"
+    return Move(
+        part,
+        Box((0.044, 0.008, 0.008), center=(-0.003, -0.102, handle_height), **grasp),
+        to=CABINET,
+        done=Joint(f"{CABINET}_{level}_level", high=-0.12),
+        offset=(0.0, 0.168, 0.0),
+        press=0.0,
+        carry_clearance=0.0,
+        release_height=0.1,
+        release_distance=0.014,
+    )
+
+
+_GOAL: dict[str, Plan] = {
+    "open the middle drawer of the cabinet": (
+        replace(
+            _open_drawer("middle", 0.110, tilt=-np.radians(80)),
+            done=Goal(("open", f"{CABINET}_middle_region")),
+        ),
+    ),
+    "put the bowl on the stove": (
+        Move(
+            BOWL,
+            Rim(SOUTH),
+            to=_BURNER,
+            done=Goal(("on", BOWL, _BURNER)),
+            offset=(0.0, 0.0, 0.024),
+        ),
+    ),
+    "put the wine bottle on top of the cabinet": (
+        Move(
+            "wine_bottle_1",
+            _BOTTLE,
+            to=_TOP_SIDE,
+            done=Goal(("on", "wine_bottle_1", _TOP_SIDE)),
+            offset=(-0.04, 0.03, 0.0),
+            approach_slope=6.0,
+            carry_clearance=0.05,
+            carry_slope=4.0,
+        ),
+    ),
+    "open the top drawer and put the bowl inside": (
+        _open_drawer("top", 0.184, tilt=-np.radians(80)),
+        Move(
+            BOWL,
+            Rim(WEST),
+            to=f"{CABINET}_top_region",
+            done=Goal(("in", BOWL, f"{CABINET}_top_region")),
+            offset=(0.02, 0.0, -0.025),
+            carry_clearance=0.12,
+            carry_slope=4.0,
+        ),
+    ),
+    "put the bowl on top of the cabinet": (
+        Move(
+            BOWL,
+            Rim(NORTH),
+            to=_TOP_SIDE,
+            done=Goal(("on", BOWL, _TOP_SIDE)),
+            offset=(-0.03, 0.02, 0.0),
+            carry_clearance=0.05,
+        ),
+    ),
+    "push the plate to the front of the stove": (
+        Move(
+            PLATE,
+            Rim(NORTH, radius=0.062, height=0.010),
+            to="main_table_stove_front_region",
+            done=Goal(("on", PLATE, "main_table_stove_front_region")),
+            carry_clearance=0.05,
+            release_height=0.03,
+        ),
+    ),
+    "put the cream cheese in the bowl": (
+        Move(
+            "cream_cheese_1",
+            BOXES["cream_cheese"],
+            to=BOWL,
+            done=Goal(("on", "cream_cheese_1", BOWL)),
+            offset=(0.0, 0.0, 0.04),
+            approach_slope=6.0,
+            carry_clearance=0.08,
+        ),
+    ),
+    "turn on the stove": (_TURN_ON,),
+    "put the bowl on the plate": _bowl_to_plate(),
+    "put the wine bottle on the rack": (
+        Move(
+            "wine_bottle_1",
+            _BOTTLE,
+            to=_RACK,
+            done=Goal(("on", "wine_bottle_1", _RACK)),
+            offset=(0.0, -0.03, 0.023),
+            approach_slope=6.0,
+            carry_clearance=0.05,
+            carry_slope=4.0,
+        ),
+    ),
+}
+
+PLANS: dict[str, dict[str, Plan]] = {  # suite -> instruction -> plan, in the official order
+    "libero_spatial": {
+        f"pick up the black bowl {where.replace('_', ' ')} and place it on the plate": plan
+        for where, plan in _SPATIAL.items()
+    },
+    "libero_object": _OBJECT,
+}
+
+
+def find_plan(suite: str, task: int | str) -> Plan:
+    """The plan of a task by its index in the official order, its name or its instruction.
+
+    Raises ValueError where there is none.
+    """
+    if suite not in PLANS:
+        raise ValueError(f"no expert for suite {suite!r}; there are: {', '.join(PLANS)}")
+    plans = PLANS[suite]
+    names = list(plans)
+    if isinstance(task, int):
+        matches = names[task : task + 1] if task >= 0 else []
+    else:  # names of LIBERO-100 tasks begin with their scene
+        matches = [name for name in names if task.lower().replace("_", " ").endswith(name)]
+    if len(matches) != 1:
+        raise ValueError(
+            f"unknown {suite} task {task!r}; give 0..{len(names) - 1}, its name or one of: "
+            + "; ".join(names)
+        )
+    return plans[matches[0]]
