@@ -3,7 +3,7 @@
 Examples:
   python jobs/train.py --data data/spatial --output checkpoints/spatial
   python jobs/train.py --data data/spatial --output checkpoints/spatial --resume
-  python jobs/train.py --data data/spatial --output checkpoints/wide --model.target.width 192
+  python jobs/train.py --data data/spatial --output checkpoints/wide --model.target.width 256
 
 Reads the HDF5 files of jobs/collect.py and LIBERO's published ones. Ctrl-C keeps the training
 state: the same command with --resume goes on. Exit codes: 0 done, 2 bad request, 130 interrupted.

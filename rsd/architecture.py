@@ -67,6 +67,13 @@ class SmallVLAConfig:
     word_buckets: int = 512  # words are hashed: any instruction can be read
     text_tokens: int = 2
 
+    def __post_init__(self) -> None:
+        if self.tokeniser.layers < 2:
+            raise ValueError(
+                f"a policy of {self.tokeniser.layers} layer(s) has nothing to draft; give 2 or "
+                "more, and decode fewer with @K"
+            )
+
 
 def from_json(kind: type, content: dict[str, Any]) -> Any:
     """Rebuild a (nested) config dataclass from `dataclasses.asdict` after a trip through JSON.

@@ -409,7 +409,14 @@ def check(config: EvaluateConfig) -> None:
             raise UserError(
                 f"--{name.replace('_', '-')} {value}: at least {least.value:g} ({least.why})"
             )
-    gpus = config.cluster.gpus_per_replica
+    cluster = config.cluster
+    if cluster.decode_limit_s >= cluster.time_limit_s:
+        raise UserError(
+            f"--decode-limit-s {cluster.decode_limit_s:g} is not below --time-limit-s "
+            f"{cluster.time_limit_s:g}: a hung replica would cost its episodes attempts before it "
+            "is replaced; lower the one or raise the other"
+        )
+    gpus = cluster.gpus_per_replica
     if gpus is not None and gpus > 1 and gpus != int(gpus):
         raise UserError(
             f"--gpus-per-replica {gpus:g}: above 1 Ray gives whole GPUs only; choose {int(gpus)} "

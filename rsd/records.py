@@ -130,7 +130,7 @@ _CHUNK_COLUMNS = (
         "redrafted",
         _PER_LAYER,
         "tokens per layer",
-        "tokens guessed again after a rejection (by target and draft) that later passes judged",
+        "tokens that the draft guessed again after a rejection and later passes judged",
     ),
     Column("reaccepted", _PER_LAYER, "tokens per layer", "of those, tokens kept"),
     Column("passes", _COUNT, "1", "forwards of the target's backbone that this request needed"),

@@ -3,6 +3,8 @@
 An encoder maps each step of a chunk to a latent z in [-1, 1]^D. With r_0 = z, layer l takes the
 nearest of V values that span +-s_l and hands on what is left: r_(l+1) = r_l - value(c_l). The
 scales s_l are buffers of the checkpoint, never statistics of a sample, so codes alone decode.
+With `cosine` the encoder reads the chunk's motion as cosine coefficients: position t of the T axis
+is then a frequency, for the motion, and a step for the gripper.
 """
 
 from __future__ import annotations

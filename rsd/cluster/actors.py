@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -79,17 +80,23 @@ class ReplicaClient:
 
     def ask(self, request: ChunkRequest) -> Chunk:
         """Raises what the policy raises, NoReplicaError where no replica answers, and RuntimeError
-        where replicas keep dying over this request."""
-        for _ in range(DEATHS_PER_CHUNK):
+        where replicas keep dying over this request.
+
+        Whose batch a replica died with is asked again alone, and after a random pause: the one
+        that kills replicas then takes along only what happens to wait behind it.
+        """
+        for deaths in range(DEATHS_PER_CHUNK + 1):
             replica = self._living() if self._suspicious else self._replicas[0]
             try:
-                answer: Any = replica.act.remote(request)
+                answer: Any = replica.act.remote(request, alone=deaths > 0)
                 return ray.get(answer)
             except RayActorError:
                 self._suspicious = True
                 self._replicas.rotate(-1)
+                time.sleep(random.uniform(0, RETRY_S))
         raise RuntimeError(
-            f"{DEATHS_PER_CHUNK} replicas died while they decoded chunk {request.chunk_index}"
+            f"{DEATHS_PER_CHUNK} replicas died when they were asked for chunk "
+            f"{request.chunk_index} alone, and one before them in a batch"
         )
 
     def _living(self) -> ActorHandle:

@@ -26,6 +26,7 @@ class BatchLimits:
 class _Waiting:
     request: ChunkRequest
     arrived: float  # s on the batcher's clock
+    alone: bool
     answer: asyncio.Future[Chunk]
 
 
@@ -54,14 +55,16 @@ class MicroBatcher:
         """Requests that wait."""
         return len(self._queue)
 
-    async def submit(self, request: ChunkRequest) -> Chunk:
-        """The answer to one request, its trace with `queue_s` and `batch_size`.
+    async def submit(self, request: ChunkRequest, alone: bool = False) -> Chunk:
+        """The answer to one request, its trace with `queue_s` and `batch_size`. With `alone` it
+        shares its batch with nobody.
 
         An exception of the policy goes to the request that causes it alone.
         """
         if self._loop is None:
             self._loop = asyncio.create_task(self._run())
-        waiting = _Waiting(request, self._clock(), asyncio.get_running_loop().create_future())
+        answer: asyncio.Future[Chunk] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(request, self._clock(), alone, answer)
         self._queue.append(waiting)
         self._grown.set()
         return await waiting.answer
@@ -87,12 +90,15 @@ class MicroBatcher:
                 return
 
     def _take(self) -> list[_Waiting]:
-        decoding = self._queue[0].request.decoding
-        batch: list[_Waiting] = []
+        oldest = self._queue.popleft()
+        batch = [oldest]
+        if oldest.alone:
+            return batch
         others: deque[_Waiting] = deque()
         while self._queue:
             waiting = self._queue.popleft()
-            fits = waiting.request.decoding == decoding and len(batch) < self._limits.max_batch_size
+            joins = not waiting.alone and waiting.request.decoding == oldest.request.decoding
+            fits = joins and len(batch) < self._limits.max_batch_size
             (batch if fits else others).append(waiting)
         self._queue = others
         return batch

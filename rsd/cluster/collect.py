@@ -13,18 +13,23 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
 from rsd.cluster import actors, scaling
 from rsd.cluster.actors import WorkerInfo, worker_info
 from rsd.cluster.crew import RunStoppedError, check_worker, cluster_size
 from rsd.cluster.scaling import Footprint, Wishes
-from rsd.cluster.worker import KILL_GRACE_S, SimulatorSlot, WorkerSettings, time_limit
+from rsd.cluster.worker import (
+    KILL_GRACE_S,
+    SimulatorSlot,
+    WorkerSettings,
+    expert_of,
+    time_limit,
+)
 from rsd.collection import CollectionSettings, Failure, Quota, Store, collect_demonstration
 from rsd.demonstrations import Demonstration
 from rsd.envs.libero import LiberoEnvironment
 from rsd.envs.rendering import process_variables
-from rsd.experts import make_expert, read_state
 from rsd.suites import Task
 from rsd.types import SimTimings
 
@@ -68,10 +73,9 @@ class Collector:
         try:
             with time_limit(self._settings.time_limit_s):
                 env = self._simulator.of((task.suite, task.task_id))
-                expert = make_expert(task.suite, task.task_id)
                 outcome = collect_demonstration(
                     env,
-                    lambda: expert.act(read_state(env.simulator)),
+                    expert_of(env, task.suite, task.task_id),
                     task,
                     seed,
                     self._settings.images,
@@ -223,7 +227,7 @@ class CollectionRun:
     def _welcome(self, ref: ray.ObjectRef[WorkerInfo], member: _Member) -> None:
         try:
             info = ray.get(ref)
-        except RayActorError as error:
+        except RayError as error:  # it died, or its node cannot be checked
             self._count_death(error)
             self._replace(member)
             return
@@ -234,7 +238,7 @@ class CollectionRun:
             raise
         self._idle.append(member)
 
-    def _count_death(self, error: RayActorError) -> None:
+    def _count_death(self, error: RayError) -> None:
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row >= START_FAILURES:
             raise RunStoppedError(f"{START_FAILURES} workers in a row have died: {error}")

@@ -49,11 +49,11 @@ class PolicyReplica:
         self._source_sha256 = source_sha256()
         self._machine = machine("replica", settings.device)
 
-    async def act(self, request: ChunkRequest) -> Chunk:
-        """Decode one chunk; raises what the policy raises."""
+    async def act(self, request: ChunkRequest, alone: bool = False) -> Chunk:
+        """Decode one chunk, `alone` or in a batch; raises what the policy raises."""
         self._on_queue(len(self._batcher) + 1)
         try:
-            return await self._batcher.submit(request)
+            return await self._batcher.submit(request, alone)
         finally:
             self._on_queue(len(self._batcher))
 

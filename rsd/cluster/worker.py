@@ -97,7 +97,9 @@ class EnvWorker:
                 env = self._simulator.of(task_of(key))
                 max_steps = suite_of(key.suite).max_steps
                 if decoding.mode == "expert":
-                    return run_expert_episode(env, key, expert_of(env, key), max_steps)
+                    return run_expert_episode(
+                        env, key, expert_of(env, key.suite, key.task_id), max_steps
+                    )
                 return run_episode(env, key, decoding, decide, max_steps)
         except (EpisodeTimeLimitError, NoReplicaError):
             raise
@@ -109,11 +111,11 @@ class EnvWorker:
             return result
 
 
-def expert_of(env: Environment, key: EpisodeKey) -> Callable[[], np.ndarray]:
+def expert_of(env: Environment, suite: str, task_id: int) -> Callable[[], np.ndarray]:
     """A fresh expert for one episode on a LIBERO simulator, asked once before every step."""
     from rsd.experts import make_expert, read_state
 
-    expert = make_expert(key.suite, key.task_id)
+    expert = make_expert(suite, task_id)
     return lambda: expert.act(read_state(env.simulator))  # type: ignore[attr-defined]
 
 

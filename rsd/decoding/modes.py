@@ -8,7 +8,7 @@ logits (B, n, T, D, V) for n consecutive layers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -22,13 +22,13 @@ Cache = Any  # a backbone's own: `blocks` valid blocks, `select(rows)` for some 
 
 
 class Backbone(Protocol):
-    """Target or draft: a block-causal model over a context."""
+    """Target or draft: a coarse-to-fine model over a context (B, ...) of its own kind."""
 
     steps: int  # T
     latent_dim: int  # D
 
     def prefill(self, context: Tensor, codes: Tensor) -> tuple[Tensor, Cache]:
-        """Context (B, S, W) with k layers of codes appended -> logits of layers 0..k, cache."""
+        """Context with k layers of codes appended -> logits of layers 0..k, cache."""
 
     def extend(self, cache: Cache, codes: Tensor, first: int) -> Tensor:
         """Recompute blocks first.. from codes of layers first - 1.. (B, T, D, n) -> logits of
@@ -42,7 +42,8 @@ class Decoded(NamedTuple):
     passes: Tensor  # int64 (B,): forwards of the target that each row took part in
     judged: Tensor  # int64 (B, 2, K): guessed tokens judged by the first pass, and by later ones
     kept: Tensor  # int64 (B, 2, K): of those, tokens kept
-    margin: Tensor  # float (B,): smallest gap between the two best target logits of any token
+    margin: Tensor  # float (B,): smallest gap between the two best target logits of any token; NaN
+    # where target or draft gave NaN or infinity
 
 
 class Part(NamedTuple):
@@ -134,13 +135,6 @@ def speculative(
     yield books.finished()
 
 
-def together(parts: Iterable[Part]) -> Decoded:
-    """A whole batch from its parts, in its own order."""
-    rows, decoded = zip(*parts, strict=True)
-    order = torch.cat(rows).argsort()
-    return Decoded(*(torch.cat(field)[order] for field in zip(*decoded, strict=True)))
-
-
 def _judge(
     books: _Books,
     guess: _Guess,
@@ -153,13 +147,12 @@ def _judge(
     """Finalise layers in every row from its first open one through its first rejected token, or
     through the layer behind the last guess, which is the target's free choice.
 
-    `logits` (B, n, T, D, V) are those of layers first.. given the guess.
+    `logits` (B, n, T, D, V) are those of layers first..guessed given the guess of all but the last
+    of them.
     """
     books.rounds += 1
     books.passes += 1
-    last = first + logits.shape[1]
-    drafted = range(first, min(guessed, last))
-    free = range(len(drafted) + first, last)
+    drafted, free = range(first, guessed), range(guessed, guessed + 1)
     accepted = torch.zeros(logits.shape[:-1], dtype=torch.bool, device=logits.device)
     codes = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
     choose = functools.partial(_draw, rule, uniforms, Purpose.CHOOSE, books.rounds, books.codes)
@@ -173,8 +166,7 @@ def _judge(
             accept,
             choose(drafted),
         )
-    if free:
-        codes[:, len(drafted) :] = rule.take(logits[:, len(drafted) :], choose(free))
+    codes[:, len(drafted) :] = rule.take(logits[:, len(drafted) :], choose(free))
     books.settle(first, accepted, codes, len(drafted), _margin(logits))
 
 
@@ -264,6 +256,7 @@ class _Guess:
         uneven = bool((books.final != start).any())
         for layer in range(start, stop):
             self.logits[layer] = self._step(layer)
+            books.margin = books.margin + 0 * self.logits[layer].flatten(1).sum(dim=1)
             guess = self._take(layer, books.rounds, self.logits[layer], uniforms)
             if uneven:
                 is_open = (books.final <= layer)[:, None, None]

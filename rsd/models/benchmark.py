@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsd.errors import UserError
 from rsd.models.policy import SmallVLAPolicy
 from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, Observation
 
@@ -45,6 +46,8 @@ def benchmark(
     The modes take turns batch by batch, so that a noisy machine hits all of them alike.
     """
     rows = []
+    if max(batches) > len(observations):
+        raise UserError(f"a batch of {max(batches)} needs as many chunks, not {len(observations)}")
     for batch in batches:
         groups = [
             observations[start : start + batch]

@@ -23,8 +23,6 @@ class DraftContext(nn.Module):
     """Everything the draft reads, as one vector: a little of every image and text token,
     proprioception, the chunk before."""
 
-    scales: Tensor
-
     def __init__(self, config: SmallVLAConfig, tokens: int) -> None:
         super().__init__()
         tokeniser, width, token_width = (

@@ -203,6 +203,8 @@ class SmallVLAPolicy:
             context = self.model.target_context(features)
         if decoding.mode == "parallel":
             decoded = modes.parallel(context, self.model.parallel_logits, layers, stopwatch)
+        elif decoding.mode == "expert":
+            raise ValueError("an expert decides without a policy: this request is for a worker")
         else:
             decoded = modes.autoregressive(
                 self.model.target, context, rule, layers, uniforms, stopwatch
@@ -305,8 +307,9 @@ def round_to_storage(model: SmallVLA) -> None:
 
 
 def _stored(model: SmallVLA) -> dict[str, Tensor]:
-    """Matrices are stored in half precision (computation is in fp32); statistics, biases, norms and
-    the tokeniser, whose reconstruction must not change by a bit, in fp32."""
+    """What has two dimensions or more is stored in half precision (computation is in fp32);
+    vectors, such as norms and statistics, and the tokeniser, whose reconstruction must not change
+    by a bit, in fp32."""
     return {
         name: (
             tensor.half().contiguous()

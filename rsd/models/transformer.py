@@ -1,4 +1,4 @@
-"""The block-causal transformer over residual codes that target and draft share (DESIGN 4).
+"""The target's block-causal transformer over residual codes (DESIGN 4).
 
 One sequence: context (S positions) | block 0: P query positions | block 1: e(c_0) | ... Block l
 sees the context, the blocks before it and itself; its output predicts layer l. Each of a block's P

@@ -138,10 +138,10 @@ def test_broken_simulators_become_errors_with_their_traceback_and_spare_their_ne
 ) -> None:
     """Task 0 raises, task 1 hangs, task 2 ends the process; odd trials only."""
     flags = ["--task-suite", "toy_faults", "--num-trials", "2", "--arms", "parallel"]
-    run_toy(tmp_path, *flags, "--retries", "1", "--time-limit-s", "1")
+    run_toy(tmp_path, *flags, "--retries", "1", "--time-limit-s", "2", "--decode-limit-s", "1")
     table = rows(tmp_path).set_index(["task_id", "trial"])
     assert len(table) == 6
-    for task, told in enumerate(["toy simulator has diverged", "time limit of 1 s", "died"]):
+    for task, told in enumerate(["toy simulator has diverged", "time limit of 2 s", "died"]):
         assert table.loc[(task, 0), "outcome"] in ("success", "timeout")
         assert table.loc[(task, 1), "outcome"] == "error"
         assert told in table.loc[(task, 1), "error"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from rsd.architecture import RFSQConfig, TransformerConfig
-from rsd.decoding.modes import Backbone, Decoded, speculative, together
+from rsd.decoding.modes import Backbone, Decoded, Part, speculative
 from rsd.decoding.rules import Rule
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Uniforms
@@ -90,6 +90,13 @@ class TableBackbone:
             for row, codes in zip(cache.rows, cache.codes, strict=True)
         ]
         return torch.stack(rows)
+
+
+def together(parts: Iterable[Part]) -> Decoded:
+    """A whole batch from its parts, in its own order."""
+    rows, decoded = zip(*parts, strict=True)
+    order = torch.cat(rows).argsort()
+    return Decoded(*(torch.cat(field)[order] for field in zip(*decoded, strict=True)))
 
 
 def speculate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rsd.decoding.modes import Decoded, autoregressive, speculative, together
+from rsd.decoding.modes import Decoded, autoregressive, speculative
 from rsd.decoding.rules import Exact, Verdict
 from rsd.decoding.stopwatch import Stopwatch
 from tests.decoding.backbones import (
@@ -20,6 +20,7 @@ from tests.decoding.backbones import (
     row_context,
     shifted,
     speculate,
+    together,
     unrelated,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,16 +66,50 @@ def test_sampled_answers_do_not_depend_on_the_batch(small: SmallVLAPolicy) -> No
     assert np.array_equal(_actions(together), _actions(alone))
 
 
-def test_a_near_tie_is_settled_by_the_canonical_computation() -> None:
-    """Two equal best levels everywhere: whichever rounding favours, both arms must agree."""
+def _nearly_tied_policy(deterministic: bool) -> SmallVLAPolicy:
+    """Two equal best levels everywhere, and rounding (made large enough to see) that favours one
+    or the other by the number of blocks in a pass."""
     model = small_model()
     with torch.no_grad():
         model.target.heads.weight.zero_()
         model.target.heads.bias.zero_()
-    tied = SmallVLAPolicy(model, IMAGES, "none")
-    slow, fast = tied.act(requests(2, AUTOREGRESSIVE)), tied.act(requests(2, SPECULATIVE))
+
+    def round_differently(logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.clone()
+        logits[..., logits.shape[1] % 2] += 1e-5
+        return logits
+
+    prefill, extend = model.target.prefill, model.target.extend
+
+    def rounded_prefill(*inputs: Any) -> Any:
+        logits, cache = prefill(*inputs)
+        return round_differently(logits), cache
+
+    model.target.prefill = rounded_prefill  # type: ignore[method-assign]
+    model.target.extend = lambda *inputs: round_differently(extend(*inputs))  # type: ignore[method-assign]
+    return SmallVLAPolicy(model, IMAGES, "none", deterministic=deterministic)
+
+
+def test_a_near_tie_is_settled_by_the_canonical_computation() -> None:
+    tied = _nearly_tied_policy(deterministic=True)
+    slow, fast = tied.act(requests(BATCH, AUTOREGRESSIVE)), tied.act(requests(BATCH, SPECULATIVE))
     assert all(chunk.trace.canonical for chunk in fast)
     assert np.array_equal(_actions(slow), _actions(fast))
+
+
+def test_negative_control_without_the_canonical_computation_near_ties_differ() -> None:
+    tied = _nearly_tied_policy(deterministic=False)
+    slow, fast = tied.act(requests(BATCH, AUTOREGRESSIVE)), tied.act(requests(BATCH, SPECULATIVE))
+    assert not np.array_equal(_actions(slow), _actions(fast))
+
+
+@pytest.mark.parametrize("rule", ["exact", "sampling"])
+def test_a_draft_of_nan_raises_instead_of_acting(rule: str) -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.draft.norm.weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match="NaN"):
+        SmallVLAPolicy(model, IMAGES, "none").act(requests(2, Decoding("speculative", rule)))
 
 
 def test_nan_weights_raise_instead_of_acting() -> None:

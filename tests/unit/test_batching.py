@@ -140,6 +140,19 @@ def test_a_replica_reports_its_queue_also_when_it_is_empty_again() -> None:
     assert lengths[-1] == 0
 
 
+def test_a_request_that_wants_to_be_alone_shares_its_batch_with_nobody() -> None:
+    device = Device()
+
+    async def work() -> list[Chunk]:
+        batcher = MicroBatcher(device.act, BatchLimits(8, 0.0))
+        return await asyncio.gather(*(batcher.submit(request(i), alone=i == 2) for i in range(5)))
+
+    assert len(asyncio.run(work())) == 5
+    batches = [[r.key.trial for r in batch] for batch in device.batches]
+    assert [2] in batches
+    assert sorted(trial for batch in batches for trial in batch) == list(range(5))
+
+
 def test_an_early_answer_does_not_wait_for_the_slowest_of_its_batch() -> None:
     policy, early = ToyPolicy(), threading.Event()
 

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from rsd.config import ARMS, RULES, EvaluateConfig, check, check_layers, identity, parse, plan
+from rsd.config import (
+    ARMS,
+    RULES,
+    EvaluateConfig,
+    check,
+    check_layers,
+    identity,
+    parse,
+    plan,
+    resolve_arms,
+)
 from rsd.errors import UserError
 from rsd.types import EpisodeKey
 
@@ -38,6 +48,9 @@ def test_an_arms_name_says_how_it_decodes() -> None:
     assert arms["autoregressive@3"]["layers"] == 3
     sampled = identity(parse(["--arms", "speculative", "--rule", "sampling"]))["arms"]
     assert list(sampled) == ["speculative-sampling"]
+    both = resolve_arms(parse(["--rule", "sampling"]))
+    assert [arm.name for arm in both] == ["autoregressive-sampling", "speculative-sampling"]
+    assert {arm.decoding.rule for arm in both} == {"sampling"}
 
 
 @pytest.mark.parametrize(("value", "arm"), [("true", "speculative"), ("false", "autoregressive")])
@@ -102,6 +115,7 @@ def test_a_wrong_yaml_file_is_told(text: str, told: str, tmp_path: Path) -> None
         ("--worker-memory-gb inf", "--worker-memory-gb inf: a finite number"),
         ("--gpus-per-replica 1.5", "whole GPUs only; choose 1 or 2"),
         ("--trials 3 4 5 --num-trials 2", "--num-trials 2 beside --trials of 3"),
+        ("--time-limit-s 60", "--decode-limit-s 120 is not below --time-limit-s 60"),
         ("--resume", "--resume needs --output"),
         ("--use-speculative-decoding true --arms parallel", "leave --arms out"),
     ],
