@@ -2,6 +2,7 @@
 
   python jobs/benchmark.py rollout     simulator: reference loop, ours, floor
   python jobs/benchmark.py decoding    policy: parallel, autoregressive, speculative
+  python jobs/benchmark.py tokeniser   codes: what K layers reconstruct, by settings
   python jobs/benchmark.py driver      bookkeeping: driver time an episode, 2,000 toy episodes
 
 Ratios of one run are what counts: absolute times depend on machine and load. `--json FILE` writes
@@ -223,9 +224,59 @@ class Driver:
         return dataclasses.asdict(cost)
 
 
+@dataclass(frozen=True)
+class Tokeniser:
+    """Truncation tables of tokeniser settings on demonstrations, all of them on the same chunks."""
+
+    data: Path
+    """HDF5 file or folder of demonstrations"""
+
+    chunks: int = 4000
+    """Chunks that the tables are measured on, evenly from all; encoders are fitted to all"""
+
+    tokeniser_steps: int = 2000
+    """Steps of an encoder, where there is one"""
+
+    seed: int = 0
+    json: Path | None = None
+    """Also write the figures to this file"""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        from rsd.training.data import load_chunks
+        from rsd.training.tokeniser import VARIANTS, table_lines, train_tokeniser, truncation_table
+
+        (steps,) = {config.steps for config in VARIANTS.values()}
+        actions = load_chunks(self.data, steps)
+        some = actions[:: max(1, len(actions) // self.chunks)]
+        figures = []
+        for name, config in VARIANTS.items():
+            tokeniser = train_tokeniser(
+                config, actions, steps=self.tokeniser_steps, batch_size=256, seed=self.seed
+            )
+            rows = truncation_table(tokeniser, some)
+            bits = config.latent_dim * config.layers * np.log2(config.levels)
+            console.print(
+                f"{name}: D={config.latent_dim} L={config.layers} V={config.levels}, "
+                f"{bits:.0f} bits a step, {len(some)} chunks of {steps} steps",
+                highlight=False,
+            )
+            for line in table_lines(rows):
+                console.print(line, highlight=False)
+            figures.append(
+                {
+                    "name": name,
+                    "settings": dataclasses.asdict(config),
+                    "bits_per_step": float(bits),
+                    "rows": [dataclasses.asdict(row) for row in rows],
+                }
+            )
+        return {"chunks": len(some), "data": str(self.data), "tokenisers": figures}
+
+
 Job = (
     Annotated[Rollout, tyro.conf.subcommand("rollout")]
     | Annotated[Decode, tyro.conf.subcommand("decoding")]
+    | Annotated[Tokeniser, tyro.conf.subcommand("tokeniser")]
     | Annotated[Driver, tyro.conf.subcommand("driver")]
 )
 

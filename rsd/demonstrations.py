@@ -267,6 +267,15 @@ def read_demonstrations(path: str | Path) -> Iterator[Demonstration]:
                 yield _read(group, task, f"{file}: {name}")
 
 
+def check_files(path: str | Path) -> None:
+    """Raises UserError where there are no demonstrations, or a file is damaged or foreign: what can
+    be known without reading them."""
+    for file in _files(Path(path).expanduser()):
+        with _open(file) as opened:
+            _demo_groups(opened)
+            _task_of(opened["data"].attrs, file)
+
+
 def _files(path: Path) -> Iterable[Path]:
     if path.is_file():
         return [path]
@@ -328,6 +337,10 @@ def _read(group: h5py.Group, task: Task, where: str) -> Demonstration:
         raise UserError(
             f"{where} is damaged ({error}); delete the file and get it again"
         ) from error
+    except (TypeError, ValueError) as error:  # numpy's and JSON's
+        raise UserError(
+            f"{where} holds something else than LIBERO's files do ({error}); get it again"
+        ) from error
     _check(demo, where)
     return demo if _observed_before_acting(group) else _shifted(demo)
 
@@ -377,6 +390,18 @@ def _check(demo: Demonstration, where: str) -> None:
                 f"{where}: {name} has shape {array.shape}, expected {shape} with at least a row; "
                 "the file is incomplete, get it again"
             )
+    for name in ("agentview", "wrist"):
+        if getattr(demo, name).dtype != np.uint8:
+            raise UserError(
+                f"{where}: {name} is {getattr(demo, name).dtype}, expected uint8 in 0..255; "
+                "convert the frames"
+            )
+    drawn = demo.images
+    if drawn and demo.agentview.shape[1:3] != (drawn.height, drawn.width):
+        raise UserError(
+            f"{where}: frames of {demo.agentview.shape[1:3]} pixels, image_spec says "
+            f"{(drawn.height, drawn.width)}; collect it again"
+        )
     for name in ("actions", "executed_actions", "proprio", "states"):
         if not np.isfinite(getattr(demo, name)).all():
             raise UserError(f"{where}: {name} holds NaN or infinity; remove this demonstration")
@@ -384,6 +409,11 @@ def _check(demo: Demonstration, where: str) -> None:
         worst = float(np.abs(getattr(demo, name)).max())
         if worst > 1 + _ACTION_SLACK:
             raise UserError(f"{where}: {name} reaches {worst:.3f}, outside [-1, 1]; remove it")
+        if set(np.unique(getattr(demo, name)[:, 6])) == {0.0, 1.0}:
+            raise UserError(
+                f"{where}: the gripper in {name} is 0 or 1; LIBERO's convention is -1 opens, "
+                "+1 closes: convert the file"
+            )
     bounded = np.concatenate([[-1], demo.frame_steps, [steps]])
     if (np.diff(bounded) <= 0).any():
         raise UserError(f"{where}: frame_steps must ascend within 0..{steps - 1}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -283,22 +284,47 @@ def load(spec: str, *, deterministic: bool, device: str) -> SmallVLAPolicy:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
     model = SmallVLA(info.model, info.images.height)
+    scales = model.tokeniser.scales.clone()
     try:
         model.load_state_dict(load_file(info.path / checkpoint.WEIGHTS_FILE))
     except RuntimeError as error:
         raise UserError(
             f"{info.path} does not fit its {checkpoint.CONFIG_FILE}: {error}"
         ) from error
+    _check_numbers(model, scales, str(info.path))
     return SmallVLAPolicy(
         model, info.images, info.sha256, deterministic=deterministic, device=device
     )
 
 
+def _check_numbers(model: SmallVLA, scales: Tensor, where: str) -> None:
+    """Raises UserError for weights that are no numbers, and for normalisation statistics or
+    tokeniser scales (those of the configuration: `scales`) that cannot be this model's."""
+    for name, tensor in model.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{where}: {name} holds NaN or infinity; copy or train it again")
+    smallest = float(model.proprio_scale.min())
+    if smallest <= 0:
+        raise UserError(
+            f"{where}: proprio_scale reaches {smallest:g}, a standard deviation is above 0; the "
+            "normalisation statistics are another model's: copy or train it again"
+        )
+    if not torch.allclose(model.tokeniser.scales, scales):
+        raise UserError(
+            f"{where}: the tokeniser's scales are {model.tokeniser.scales.tolist()}, its settings "
+            f"give {scales.tolist()}; it was trained by other code, train it again"
+        )
+
+
 def save(model: SmallVLA, path: Path, images: ImageSpec, origin: dict[str, object]) -> None:
-    """Write a checkpoint folder."""
+    """Write a checkpoint folder; both files are written aside before either is replaced."""
     path.mkdir(parents=True, exist_ok=True)
-    save_file(_stored(model), path / checkpoint.WEIGHTS_FILE)
-    checkpoint.write_config(path, model.config, images, origin)
+    with tempfile.TemporaryDirectory(dir=path, prefix=".aside-") as folder:
+        aside = Path(folder)
+        save_file(_stored(model), aside / checkpoint.WEIGHTS_FILE)
+        checkpoint.write_config(aside, model.config, images, origin)
+        for name in (checkpoint.WEIGHTS_FILE, checkpoint.CONFIG_FILE):
+            (aside / name).replace(path / name)
 
 
 def round_to_storage(model: SmallVLA) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +18,9 @@ from rsd.demonstrations import Demonstration, read_demonstrations
 from rsd.errors import UserError
 from rsd.models.small_vla import word_ids
 from rsd.types import ImageSpec
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 HOLD = np.array([0, 0, 0, 0, 0, 0], dtype=np.float32)  # motion after a demonstration's end
 
@@ -79,6 +85,12 @@ def load_examples(path: Path, word_buckets: int, steps: int) -> Examples:
     return Examples(spec=specs.pop(), origin=origin, **tensors)
 
 
+def load_chunks(path: Path, steps: int) -> Tensor:
+    """float32 (N, T, 7): the expert's labels from every rendered frame below `path` on."""
+    chunks = [chunk_labels(d.actions, steps)[d.frame_steps] for d in read_demonstrations(path)]
+    return torch.from_numpy(np.concatenate(chunks))
+
+
 _PER_EXAMPLE = (
     "images",
     "words",
@@ -133,21 +145,63 @@ def batches(indices: Tensor, size: int, seed: int) -> Iterable[Tensor]:
             yield order
 
 
-def augment(images: Tensor, shift: int, jitter: float, generator: torch.Generator) -> Tensor:
-    """uint8 (B, 2, H, W, 3): random shifts by up to `shift` pixels (edges repeated) and brightness
-    and contrast scaled by up to 1 +- `jitter`, drawn per example and camera."""
-    batch, cameras, height, width, _ = images.shape
-    rows = _shifted_index(batch * cameras, height, shift, generator)
-    columns = _shifted_index(batch * cameras, width, shift, generator)
-    flat = images.flatten(0, 1)
-    index = torch.arange(len(flat))[:, None, None]
-    moved = flat[index, rows[:, :, None], columns[:, None, :]].float()
-    gains = 1 + jitter * (2 * torch.rand(2, len(flat), 1, 1, 1, generator=generator) - 1)
-    mean = moved.mean(dim=(1, 2, 3), keepdim=True)
-    jittered = ((moved - mean) * gains[0] + mean) * gains[1]
-    return jittered.clamp(0, 255).to(torch.uint8).unflatten(0, (batch, cameras))
+@dataclass(frozen=True)
+class Augmentation:
+    """Random shifts, brightness and contrast of a batch of frame pairs, drawn and not yet applied:
+    workers draw for the whole batch and apply their share."""
+
+    rows: Tensor  # int64 (B, cameras, H): where every row of the shifted image comes from
+    columns: Tensor  # int64 (B, cameras, W)
+    contrast: Tensor  # float32 (B, cameras)
+    brightness: Tensor  # float32 (B, cameras)
+
+    @classmethod
+    def draw(
+        cls, shape: torch.Size, shift: int, jitter: float, generator: torch.Generator
+    ) -> Augmentation:
+        """For images (B, cameras, H, W, 3): shifts by up to `shift` pixels (edges repeated),
+        brightness and contrast scaled by up to 1 +- `jitter`, per example and camera."""
+        batch, cameras, height, width, _ = shape
+        rows = _shifted_index(batch * cameras, height, shift, generator)
+        columns = _shifted_index(batch * cameras, width, shift, generator)
+        gains = 1 + jitter * (2 * torch.rand(2, batch * cameras, generator=generator) - 1)
+        parts = (rows, columns, gains[0], gains[1])
+        return cls(*(part.unflatten(0, (batch, cameras)) for part in parts))
+
+    def of(self, share: slice) -> Augmentation:
+        """For a part of the batch."""
+        parts = (self.rows, self.columns, self.contrast, self.brightness)
+        return Augmentation(*(part[share] for part in parts))
+
+    def apply(self, images: Tensor) -> Tensor:
+        """uint8 (B, cameras, H, W, 3) -> the same."""
+        flat = images.flatten(0, 1)
+        index = torch.arange(len(flat))[:, None, None]
+        rows, columns = self.rows.flatten(0, 1), self.columns.flatten(0, 1)
+        moved = flat[index, rows[:, :, None], columns[:, None, :]].float()
+        contrast = self.contrast.flatten()[:, None, None, None]
+        brightness = self.brightness.flatten()[:, None, None, None]
+        mean = moved.mean(dim=(1, 2, 3), keepdim=True)
+        jittered = ((moved - mean) * contrast + mean) * brightness
+        return jittered.clamp(0, 255).to(torch.uint8).unflatten(0, images.shape[:2])
 
 
 def _shifted_index(count: int, size: int, shift: int, generator: torch.Generator) -> Tensor:
     offsets = torch.randint(-shift, shift + 1, (count, 1), generator=generator)
     return (torch.arange(size) + offsets).clamp(0, size - 1)
+
+
+def ahead(make: Callable[[K], V], keys: Iterable[K], threads: int) -> Iterator[V]:
+    """`make(key)` for each key in order, made by `threads` threads before it is asked for (0: when
+    it is asked for), so that a GPU does not wait for its next batch."""
+    if threads == 0:
+        yield from map(make, keys)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[V]] = deque()
+        for key in keys:
+            waiting.append(pool.submit(make, key))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rsd.architecture import RFSQConfig
+from rsd.architecture import RFSQConfig, SmallVLAConfig
 from rsd.rfsq import RFSQ
 
 # OSC_POSE's output ranges (robosuite/controllers/config/osc_pose.json): what an action of 1 means.
 METRES_PER_UNIT = 0.05
 DEGREES_PER_UNIT = 0.5 * 180 / torch.pi
+
+
+CHOSEN = SmallVLAConfig().tokeniser
+VARIANTS = {  # what `jobs/benchmark.py tokeniser` compares
+    "published (robust)": RFSQConfig(),
+    "published, naive": RFSQConfig(scaled=False),
+    "chosen": CHOSEN,
+    "chosen, no cosines": dataclasses.replace(CHOSEN, cosine=False),
+    "chosen, naive": dataclasses.replace(CHOSEN, scaled=False),
+    "chosen, overlap 2": dataclasses.replace(CHOSEN, overlap=2.0),
+    "cosines, plain FSQ": dataclasses.replace(CHOSEN, layers=1, levels=255),
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,7 @@ class TruncationRow:
     rotation_degrees: float  # mean Euclidean error of one step's rotation
     gripper_errors: float  # fraction of steps with the wrong sign
     used_levels: float  # mean number of levels of this layer that occur at all
+    off_majority: float  # fraction of this layer's tokens that are not their most frequent level
 
 
 def train_tokeniser(
@@ -54,6 +68,7 @@ def train_tokeniser(
 def truncation_table(tokeniser: RFSQ, actions: Tensor) -> list[TruncationRow]:
     """One row for each K = 1..L over chunks (N, T, 7)."""
     codes = tokeniser.encode(actions)
+    usual = codes.mode(dim=0).values  # (T, D, L)
     rows = []
     for layers in range(1, tokeniser.config.layers + 1):
         error = tokeniser.decode(codes[..., :layers]) - actions
@@ -70,6 +85,34 @@ def truncation_table(tokeniser: RFSQ, actions: Tensor) -> list[TruncationRow]:
                 float(rotation.mean()),
                 float(wrong.mean()),
                 sum(used) / len(used),
+                1 - float((codes[..., layers - 1] == usual[..., layers - 1]).float().mean()),
             )
         )
     return rows
+
+
+def table_lines(rows: list[TruncationRow]) -> list[str]:
+    """The truncation table for people, a heading first."""
+    names = (
+        "K",
+        "position mm",
+        "p99 mm",
+        "rotation deg",
+        "gripper wrong",
+        "levels used",
+        "off majority",
+    )
+    lines = ["  ".join(names)]
+    for row in rows:
+        cells = (
+            str(row.layers),
+            f"{row.position_mm:.3f}",
+            f"{row.position_p99_mm:.3f}",
+            f"{row.rotation_degrees:.3f}",
+            f"{row.gripper_errors:.2%}",
+            f"{row.used_levels:.1f}",
+            f"{row.off_majority:.1%}",
+        )
+        pairs = zip(cells, names, strict=True)
+        lines.append("  ".join(cell.rjust(len(name)) for cell, name in pairs))
+    return lines

@@ -193,6 +193,26 @@ def test_bad_checkpoints_are_refused_with_a_reason(tmp_path: Path) -> None:
         checkpoint.inspect(str(resized))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("proprio_mean", float("nan"), "proprio_mean holds NaN"),
+        ("proprio_scale", float("inf"), "proprio_scale holds NaN or infinity"),
+        ("proprio_scale", 0.0, "proprio_scale reaches 0, a standard deviation is above 0"),
+        ("tokeniser.scales", 0.3, "the tokeniser's scales are .* its settings give"),
+        ("target.heads.bias", float("nan"), "target.heads.bias holds NaN"),
+    ],
+)
+def test_statistics_that_cannot_be_the_models_are_refused(
+    tmp_path: Path, name: str, value: float, message: str
+) -> None:
+    model = small_model()
+    model.state_dict()[name].view(-1)[-1] = value
+    policy.save(model, tmp_path, IMAGES, {})
+    with pytest.raises(UserError, match=message):
+        policy.load(str(tmp_path), deterministic=True, device="cpu")
+
+
 def test_layers_that_the_policy_lacks_are_refused(small: SmallVLAPolicy) -> None:
     with pytest.raises(UserError, match=r"layers 1\.\.4"):
         small.act(requests(1, Decoding("autoregressive", layers=9)))

@@ -169,6 +169,29 @@ def test_an_action_out_of_range_is_refused(tmp_path: Path) -> None:
         write_demonstration(tmp_path / "part.hdf5", demo)
 
 
+def test_another_gripper_convention_is_refused(tmp_path: Path) -> None:
+    actions = made_up().actions.copy()
+    actions[:, 6] = np.arange(STEPS) % 2
+    with pytest.raises(UserError, match=r"gripper in actions is 0 or 1.*-1 opens"):
+        write_demonstration(tmp_path / "part.hdf5", dataclasses.replace(made_up(), actions=actions))
+
+
+def test_other_frames_than_the_file_says_are_refused(tmp_path: Path) -> None:
+    path, demo = tmp_path / "part.hdf5", made_up()
+    larger = dataclasses.replace(demo, images=ImageSpec(16, 12, 0, False))
+    with pytest.raises(UserError, match=r"frames of \(8, 6\) pixels, image_spec says \(16, 12\)"):
+        write_demonstration(path, larger)
+    scaled = dataclasses.replace(demo, wrist=demo.wrist / np.float32(255))
+    with pytest.raises(UserError, match="wrist is float32, expected uint8"):
+        write_demonstration(path, scaled)
+    write_demonstration(path, demo)
+    for unreadable in ('{"height": 8, "zoom": 2}', "{"):
+        with h5py.File(path, "r+") as file:
+            file["data/demo_0"].attrs["image_spec"] = unreadable
+        with pytest.raises(UserError, match="demo_0 holds something else than LIBERO's"):
+            list(read_demonstrations(path))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.95])
 def test_a_truncated_file_is_named(tmp_path: Path, share: float) -> None:
     path = tmp_path / "part.hdf5"

@@ -1,0 +1,81 @@
+"""What decides the weights, and what a training run is asked to do. No torch, no Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rsd.architecture import SmallVLAConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the weights, besides data and sizes."""
+
+    steps: int = 6000
+    """Optimiser steps of the target"""
+
+    draft_steps: int = 3000
+    """Optimiser steps of the draft, on features that are computed once; batches are four times
+    as large"""
+
+    draft_views: int = 4
+    """Times that the draft's teacher looks at every example, each but the first augmented anew"""
+
+    batch_size: int = 64
+    """Examples of an optimiser step, all workers together"""
+
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    weight_decay: float = 0.05
+    code_noise: float = 0.1
+    """Probability that a prefix token is shifted by one level"""
+
+    parallel_weight: float = 0.25
+    """Weight of the independent heads' loss"""
+
+    shift: int = 2
+    """Augmentation: pixels of random shift"""
+
+    jitter: float = 0.15
+    """Augmentation: brightness and contrast"""
+
+    average: float = 0.998
+    """Decay of the exponential moving average whose weights are kept"""
+
+    held_out: float = 0.04
+    """Fraction of demonstrations kept for validation"""
+
+    bf16: bool | None = None
+    """Mixed precision; None: on a GPU. Pays on CPUs with bf16 units, too"""
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Train SmallVLA and its draft from demonstrations."""
+
+    data: Path
+    """HDF5 file or folder of demonstrations; on a cluster, where every node finds it"""
+
+    output: Path
+    """Checkpoint folder to write; on a cluster, where every node finds it"""
+
+    resume: bool = False
+    """Go on with an interrupted training in --output"""
+
+    draft_only: bool = False
+    """Keep the checkpoint's target, train the draft again"""
+
+    threads: int | None = None
+    """CPU threads of a worker; None: all cores, shared among the workers"""
+
+    save_every_s: float = 60.0
+    """Seconds between saves of the training state"""
+
+    tokeniser_steps: int = 2000
+    """Steps of the tokeniser's encoder, where it has one"""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+    model: SmallVLAConfig = field(default_factory=SmallVLAConfig)

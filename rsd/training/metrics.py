@@ -1,0 +1,178 @@
+"""Reports of a running training: rows of training.parquet and curves in TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsd.errors import UserError
+from rsd.records import Column
+
+FILE = "training.parquet"
+CURVES = "tensorboard"  # folder of event files
+PHASES = ("target", "teach", "draft")  # in this order
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out figures. Accuracies are shares of tokens, layer 0 first."""
+
+    loss: float  # nats per token
+    accuracy: tuple[float, ...]  # target: against the labels; draft: agreement with the target
+    majority: tuple[float, ...]  # of saying each token's most frequent training label, always
+    parallel_loss: float = math.nan  # nats per token, of the independent heads
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a running training."""
+
+    phase: str  # target | teach | draft
+    step: int
+    of: int
+    loss: float  # nats per token, mean since the last report, all workers
+    learning_rate: float = math.nan
+    examples_per_s: float = math.nan  # since the last report, all workers together
+    validation: Validation | None = None  # None between validations
+
+    def line(self) -> str:
+        """For a log."""
+        parts = [f"{self.phase} {self.step}/{self.of}", f"loss {self.loss:.4f}"]
+        if self.validation:
+            names = {"target": "right", "draft": "agrees"}
+            parts.append(f"held-out loss {self.validation.loss:.4f}")
+            parts.append(f"{names[self.phase]} {_percent(self.validation.accuracy)} %")
+            parts.append(f"majority {_percent(self.validation.majority)} %")
+        return ", ".join(parts)
+
+
+Report = Callable[[Progress], None]
+
+
+def _percent(shares: tuple[float, ...]) -> str:
+    return " ".join(f"{100 * share:.1f}" for share in shares)
+
+
+_NUMBER, _COUNT, _TEXT = pa.float64(), pa.int64(), pa.string()
+_PER_LAYER = pa.list_(pa.field("item", pa.float64(), nullable=False))
+SCHEMA = pa.schema(
+    [
+        column.field()
+        for column in (
+            Column("time", _NUMBER, "s", "of the report, since 1970-01-01 UTC"),
+            Column("phase", _TEXT, "name", "target or draft"),
+            Column("step", _COUNT, "optimiser steps", "done of this phase"),
+            Column("steps", _COUNT, "optimiser steps", "that this phase takes"),
+            Column("loss", _NUMBER, "nats per token", "mean since the last report, all workers"),
+            Column("learning_rate", _NUMBER, "1", "of the last step"),
+            Column("examples_per_s", _NUMBER, "1/s", "since the last report, all workers"),
+            Column(
+                "validation_loss",
+                _NUMBER,
+                "nats per token",
+                "on held-out demonstrations; NaN where none was measured",
+            ),
+            Column(
+                "parallel_loss",
+                _NUMBER,
+                "nats per token",
+                "likewise, of the independent heads; NaN in the draft's phase",
+            ),
+            Column(
+                "accuracy",
+                _PER_LAYER,
+                "share of tokens",
+                "target: held-out labels that its argmax meets given the coarser ones; draft: its "
+                "agreement with the target's choices; layer 0 first, empty where not measured",
+            ),
+            Column(
+                "majority",
+                _PER_LAYER,
+                "share of tokens",
+                "what accuracy would be by always saying the most frequent label that each (step, "
+                "dim, layer) has in training; layer 0 first",
+            ),
+        )
+    ],
+    metadata={"schema_version": "1"},
+)
+
+
+class TrainingLog:
+    """training.parquet, whole after every report, and TensorBoard's events, in one folder."""
+
+    def __init__(self, output: Path, phase: str, step: int) -> None:
+        """Keeps the reports up to `step` of `phase`: what was trained behind them is lost.
+
+        Raises UserError for a training.parquet that is damaged or another program's.
+        """
+        from torch.utils.tensorboard import SummaryWriter  # takes a second
+
+        self._file = output / FILE
+        known = (PHASES.index(phase), step)
+        rows = _read(self._file) if self._file.exists() else []
+        self._rows = [row for row in rows if (PHASES.index(row["phase"]), row["step"]) <= known]
+        # TensorBoard's steps run through both phases; what lies behind a resumed state is hidden.
+        self._before = {"target": 0, "draft": self._last("target")}
+        self._curves: Any = SummaryWriter(
+            output / CURVES, purge_step=self._before.get(phase, 0) + step + 1
+        )
+
+    def _last(self, phase: str) -> int:
+        return max((row["step"] for row in self._rows if row["phase"] == phase), default=0)
+
+    def add(self, progress: Progress) -> None:
+        """Write one report; the teacher's looks are no training and leave no row."""
+        if progress.phase == "teach":
+            return
+        seen = progress.validation
+        row = {
+            "time": time.time(),
+            "phase": progress.phase,
+            "step": progress.step,
+            "steps": progress.of,
+            "loss": progress.loss,
+            "learning_rate": progress.learning_rate,
+            "examples_per_s": progress.examples_per_s,
+            "validation_loss": seen.loss if seen else math.nan,
+            "parallel_loss": seen.parallel_loss if seen else math.nan,
+            "accuracy": list(seen.accuracy) if seen else [],
+            "majority": list(seen.majority) if seen else [],
+        }
+        self._rows.append(row)
+        aside = self._file.with_suffix(".part")
+        pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), aside)
+        aside.replace(self._file)
+        self._draw(row)
+
+    def _draw(self, row: dict[str, Any]) -> None:
+        phase = row["phase"]
+        if phase == "draft":
+            self._before["draft"] = self._last("target")
+        step = self._before[phase] + row["step"]
+        for name in ("loss", "learning_rate", "examples_per_s", "validation_loss", "parallel_loss"):
+            if math.isfinite(row[name]):
+                self._curves.add_scalar(f"{phase}/{name}", row[name], step)
+        for name in ("accuracy", "majority"):
+            for layer, share in enumerate(row[name]):
+                self._curves.add_scalar(f"{phase}_{name}/layer_{layer}", share, step)
+        self._curves.flush()
+
+    def close(self) -> None:
+        """The files are complete without it, too."""
+        self._curves.close()
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path, schema=SCHEMA).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read ({error}); move it away and go on") from error
+    return rows

@@ -1,0 +1,76 @@
+"""What the phases of training share: cross-entropy, the majority baseline, state to go on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rsd.training.config import TrainConfig
+
+LOADERS = 4  # threads that prepare batches for a GPU
+
+
+@dataclass
+class TrainingState:
+    """What a training needs to go on after an interruption; tensors and plain values only."""
+
+    phase: str  # target | draft
+    step: int
+    model: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    average: dict[str, Tensor] = field(default_factory=dict)  # target: averaged weights
+    schedule: dict[str, Any] = field(default_factory=dict)  # draft: of the learning rate
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """logits (B, n, T, D, V), labels (B, T, D, n) -> mean over tokens, in nats."""
+    return F.cross_entropy(logits.float().flatten(0, -2), labels.permute(0, 3, 1, 2).flatten())
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """logits (B, n, T, D, V), labels (B, T, D, n) -> share of right argmaxes per layer (n,)."""
+    right = logits.argmax(dim=-1).permute(0, 2, 3, 1) == labels
+    return right.float().mean(dim=(0, 1, 2))
+
+
+def majority_accuracy(codes: Tensor, train: Tensor, validation: Tensor, levels: int) -> Tensor:
+    """Share of tokens per layer (L,) that a constant guess gets right: of codes (N, T, D, L), the
+    most frequent level of each (step, dim, layer) in rows `train`, against rows `validation`."""
+    counts = torch.stack([(codes[train] == level).sum(dim=0) for level in range(levels)])
+    return (codes[validation] == counts.argmax(dim=0)).float().mean(dim=(0, 1, 2))
+
+
+def shares(values: Tensor) -> tuple[float, ...]:
+    """A tensor (L,) as a report holds it."""
+    return tuple(values.tolist())
+
+
+def decayed(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay matrices, not vectors."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def copy_of(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model, for later."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def mixed(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Context of a forward pass in the precision that the configuration asks for."""
+    enabled = device.type == "cuda" if config.bf16 is None else config.bf16
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def to(device: torch.device, tensor: Tensor) -> Tensor:
+    """Onto a GPU without waiting for it, through pinned memory."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -1,0 +1,252 @@
+"""A training run from its data to its checkpoint: every worker runs it, the leader writes.
+
+The training state lies in the output folder while the run lasts, written aside and renamed. A run
+that is started again with `resume` goes on from it, to the same weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rsd.errors import UserError
+from rsd.models import checkpoint, policy
+from rsd.models.small_vla import SmallVLA
+from rsd.provenance import provenance
+from rsd.training.config import TrainJob
+from rsd.training.data import Examples, load_examples
+from rsd.training.distributed import ALONE, Workers, check_batch
+from rsd.training.draft import DraftTraining
+from rsd.training.metrics import Progress, Report, TrainingLog
+from rsd.training.objective import TrainingState
+from rsd.training.target import TargetTraining
+from rsd.training.tokeniser import table_lines, train_tokeniser, truncation_table
+
+STATE_FILE = "training.pt"
+STATE_FORMAT = 1
+TOKENISER_FILE = "tokeniser.json"
+
+Say = Callable[[str], None]
+
+
+def check_output(job: TrainJob) -> None:
+    """Make the output folder, and clear what a killed training left half-written.
+
+    Raises UserError where it holds what must not be overwritten, or lacks what the job builds on.
+    """
+    output, finished = job.output, (job.output / checkpoint.WEIGHTS_FILE).exists()
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file; give a folder as --output")
+    if job.draft_only:
+        checkpoint.inspect(str(output))
+    elif job.resume and finished:
+        raise UserError(f"{output} holds a finished checkpoint; give another --output")
+    elif not job.resume and output.is_dir() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty; use --resume or another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    for part in output.glob("*.part"):
+        part.unlink()
+    if not job.resume:  # of an earlier --draft-only
+        (output / STATE_FILE).unlink(missing_ok=True)
+
+
+def train(
+    job: TrainJob,
+    command: str,
+    report: Report,
+    say: Say,
+    device: str | torch.device = "cpu",
+    workers: Workers = ALONE,
+) -> None:
+    """Run the phases that are still to do and write the checkpoint. Where the output folder holds a
+    state (`check_output`), go on from it. `command` is for the checkpoint's description.
+
+    Raises UserError for data or a state that cannot be trained on.
+    """
+    started = time.time()
+    check_batch(job.train.batch_size, workers.size)
+    if workers.from_leader(workers.leads and _finished(job)):
+        return  # the leader was done when another worker died
+    torch.manual_seed(job.train.seed)
+    examples = load_examples(job.data, job.model.word_buckets, job.model.tokeniser.steps)
+    origin = _origin(job, examples, command)
+    state = workers.from_leader(_read_state(job, examples) if workers.leads else None)
+    model = _model(job, examples, fresh=state is None)
+    if workers.leads:
+        say(f"{len(examples)} examples: {json.dumps(examples.origin)}")
+        if state:
+            say(f"going on from step {state.step} of the {state.phase}")
+        elif not job.draft_only:
+            say(_describe_tokeniser(job, model, examples))
+    phase = state.phase if state else "draft" if job.draft_only else "target"
+    books = Books(job, examples, phase, state.step if state else 0, report, workers)
+    if phase == "target":
+        target = TargetTraining(model, examples, job.train, device, workers)
+        if state:
+            target.load(state)
+        for _ in target.run(books.report):
+            books.keep(target)
+        policy.round_to_storage(model)
+        state = None
+    draft = DraftTraining(model, examples, job.train, device, workers)
+    if state:
+        draft.load(state)
+    elif not job.draft_only:
+        books.keep(draft, now=True)
+    for _ in draft.run(books.report):
+        books.keep(draft)
+    books.close()
+    if workers.leads:
+        origin |= {
+            "seconds": round(time.time() - started),
+            "threads": torch.get_num_threads(),
+            "workers": workers.size,
+            "device": torch.device(device).type,
+        }
+        policy.save(model.cpu(), job.output, examples.spec, origin)
+        (job.output / STATE_FILE).unlink(missing_ok=True)
+
+
+class Books:
+    """What the leader writes while it trains: reports, and the state now and then."""
+
+    def __init__(
+        self,
+        job: TrainJob,
+        examples: Examples,
+        phase: str,
+        step: int,
+        report: Report,
+        workers: Workers,
+    ) -> None:
+        self._path = job.output / STATE_FILE
+        self._identity = _identity(job, examples)
+        self._every_s, self._saved = job.save_every_s, time.monotonic()
+        self._log = TrainingLog(job.output, phase, step) if workers.leads else None
+        self._report = report
+
+    def report(self, progress: Progress) -> None:
+        """To the files and to whoever watches."""
+        if self._log:
+            self._log.add(progress)
+            self._report(progress)
+
+    def keep(self, training: TargetTraining | DraftTraining, *, now: bool = False) -> None:
+        """Save the state where it is time to."""
+        if self._log and (now or time.monotonic() - self._saved >= self._every_s):
+            content = {
+                "format": STATE_FORMAT,
+                "identity": self._identity,
+                "state": dataclasses.asdict(training.state()),
+            }
+            aside = self._path.with_suffix(".part")
+            torch.save(content, aside)
+            aside.replace(self._path)
+            self._saved = time.monotonic()
+
+    def close(self) -> None:
+        """Nothing is lost without it."""
+        if self._log:
+            self._log.close()
+
+
+def _finished(job: TrainJob) -> bool:
+    left = (job.output / STATE_FILE).exists()
+    return not job.draft_only and not left and (job.output / checkpoint.CONFIG_FILE).exists()
+
+
+def _model(job: TrainJob, examples: Examples, *, fresh: bool) -> SmallVLA:
+    """The model that training starts from, or of the right shape for a saved state."""
+    if job.draft_only:
+        loaded = policy.load(str(job.output), deterministic=False, device="cpu")
+        if loaded.images != examples.spec:
+            raise UserError(
+                f"{job.output} reads frames drawn as {loaded.images}, the demonstrations hold "
+                f"{examples.spec}; train the draft on the target's own kind of frames"
+            )
+        return loaded.model
+    model = SmallVLA(job.model, examples.spec.height)
+    if fresh:
+        tokeniser = train_tokeniser(
+            job.model.tokeniser,
+            examples.actions,
+            steps=job.tokeniser_steps,
+            batch_size=256,
+            seed=job.train.seed,
+        )
+        model.tokeniser.load_state_dict(tokeniser.state_dict())
+    model.tokeniser.requires_grad_(False)
+    return model
+
+
+def _describe_tokeniser(job: TrainJob, model: SmallVLA, examples: Examples) -> str:
+    """The truncation table, to a file and for people."""
+    some = examples.actions[:: max(1, len(examples) // 4000)]
+    table = truncation_table(model.tokeniser, some)
+    content = [dataclasses.asdict(row) for row in table]
+    (job.output / TOKENISER_FILE).write_text(json.dumps(content, indent=2) + "\n")
+    return "what the first K layers reconstruct:\n" + "\n".join(table_lines(table))
+
+
+def _origin(job: TrainJob, examples: Examples, command: str) -> dict[str, Any]:
+    """For config.json: data, code, training."""
+    earlier = {"target": checkpoint.inspect(str(job.output)).origin} if job.draft_only else {}
+    return {
+        **earlier,
+        "data": examples.origin,
+        "code": provenance()["code"],
+        "training": dataclasses.asdict(job.train),
+        "command": command,
+    }
+
+
+def _identity(job: TrainJob, examples: Examples) -> dict[str, Any]:
+    """What must be the same for a state to go on."""
+    settings = {
+        "train": dataclasses.asdict(job.train),
+        "model": dataclasses.asdict(job.model),
+        "conventions": checkpoint.CONVENTIONS,
+    }
+    flat = dict(_flat(settings, ""))
+    return {**flat, "data": examples.origin["sha256"], "draft_only": job.draft_only}
+
+
+def _flat(tree: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            pairs += _flat(value, f"{prefix}{name}.")
+        else:
+            pairs.append((prefix + name, list(value) if isinstance(value, tuple) else value))
+    return pairs
+
+
+def _read_state(job: TrainJob, examples: Examples) -> TrainingState | None:
+    """The state to go on from, if there is one."""
+    path = job.output / STATE_FILE
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        made_with, state = content["identity"], content["state"]
+        known = content["format"] == STATE_FORMAT
+    except Exception as error:  # torch.load raises what its zip reader and unpickler raise
+        raise UserError(
+            f"{path} is damaged or of another version ({error!r}); delete it to start this "
+            "training anew"
+        ) from error
+    if not known:
+        raise UserError(f"{path} has format {content['format']}, this code reads {STATE_FORMAT}")
+    wanted = _identity(job, examples)
+    for name in sorted({*wanted, *made_with}):
+        if made_with.get(name) != wanted.get(name):
+            raise UserError(
+                f"{path} was trained with {name} {made_with.get(name)!r}, this command says "
+                f"{wanted.get(name)!r}; give the same settings and data, or another --output"
+            )
+    return TrainingState(**state)

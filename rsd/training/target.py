@@ -1,0 +1,268 @@
+"""The first phase: towers, text encoder, target and parallel heads, on demonstrations.
+
+The target learns to repair coarse codes that are slightly off: its prefix codes carry noise, and
+the labels of finer layers are re-encoded after it (DESIGN 4).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rsd.models.small_vla import SmallVLA
+from rsd.training.config import TrainConfig
+from rsd.training.data import Augmentation, Examples, ahead, batches, split
+from rsd.training.distributed import ALONE, Workers, check_batch
+from rsd.training.metrics import Progress, Report, Validation
+from rsd.training.objective import (
+    LOADERS,
+    TrainingState,
+    accuracy,
+    copy_of,
+    cross_entropy,
+    decayed,
+    majority_accuracy,
+    mixed,
+    shares,
+    to,
+)
+
+
+class Batch(NamedTuple):
+    """A worker's share of a batch, on the CPU."""
+
+    images: Tensor  # uint8 (B, cameras, H, W, 3), augmented
+    words: Tensor  # int64 (B, MAX_WORDS)
+    proprio: Tensor  # float32 (B, 8)
+    actions: Tensor  # float32 (B, T, 7)
+    shifts: Tensor  # int64 (B, T, D, L): code noise, in levels
+    weight: float  # of this share's mean loss
+
+
+class Outputs(NamedTuple):
+    """What the target says, and what it should have."""
+
+    logits: Tensor  # (B, L, T, D, V)
+    labels: Tensor  # int64 (B, T, D, L), after the noise
+    loss: Tensor  # nats per token
+    parallel_loss: Tensor  # of the independent heads
+
+
+class TargetObjective(nn.Module):
+    """The losses as one module, so that its gradients can be averaged over workers."""
+
+    def __init__(self, model: SmallVLA) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, images: Tensor, words: Tensor, proprio: Tensor, actions: Tensor, shifts: Tensor
+    ) -> Outputs:
+        """A batch's tensors, on the model's device."""
+        model = self.model
+        with torch.no_grad(), torch.autocast(actions.device.type, enabled=False):
+            latent = model.tokeniser.latent(actions)
+            clean = model.tokeniser.quantise(latent)
+            codes, labels = model.tokeniser.quantise_noisily(latent, shifts)
+        context = model.target_context(model.features(images, words, proprio))
+        logits, hidden = model.target(context, codes[..., :-1])
+        independent = model.independent_heads(hidden)
+        return Outputs(
+            logits, labels, cross_entropy(logits, labels), cross_entropy(independent, clean)
+        )
+
+
+class TargetTraining:
+    """Trains everything but the draft; the averaged weights are kept."""
+
+    def __init__(
+        self,
+        model: SmallVLA,
+        examples: Examples,
+        config: TrainConfig,
+        device: str | torch.device = "cpu",
+        workers: Workers = ALONE,
+    ) -> None:
+        check_batch(config.batch_size, workers.size)
+        self._device = torch.device(device)
+        self.model = model.to(self._device)
+        model.draft.requires_grad_(False)
+        model.draft_reader.requires_grad_(False)
+        self._examples, self._config, self._workers = examples, config, workers
+        self._train, self._validation = split(examples.episode, config.held_out, config.seed)
+        proprio = examples.proprio[self._train]
+        model.proprio_mean.copy_(proprio.mean(dim=0))
+        model.proprio_scale.copy_(proprio.std(dim=0).clamp(min=1e-3))
+        self._objective = workers.wrap(TargetObjective(model))
+        self._average = copy_of(model)
+        self._optimiser = torch.optim.AdamW(
+            decayed(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.95)
+        )
+        self._step = 0
+
+    def run(self, report: Report, every: int = 50, validate_every: int = 500) -> Iterator[int]:
+        """Train to the end; yields the step number after each report, a place to save or stop."""
+        config, workers = self._config, self._workers
+        order = batches(self._train, config.batch_size, config.seed + 1)
+        # an interrupted training goes on with the batches it missed
+        numbered = islice(enumerate(order), self._step, config.steps)
+        threads = LOADERS if self._device.type == "cuda" else 0
+        total, since, started = torch.zeros((), device=self._device), 0, time.monotonic()
+        self.model.train()
+        for batch in ahead(self._prepare, numbered, threads):
+            total, since = total + self._update(batch), since + 1
+            if self._step % every and self._step != config.steps:
+                continue
+            loss = workers.mean(total) / since
+            seconds = time.monotonic() - started
+            if workers.leads:
+                due = self._step % validate_every == 0 or self._step == config.steps
+                report(
+                    Progress(
+                        "target",
+                        self._step,
+                        config.steps,
+                        loss,
+                        self._optimiser.param_groups[0]["lr"],
+                        since * config.batch_size / seconds,
+                        self.validate() if due else None,
+                    )
+                )
+            yield self._step
+            total, since, started = torch.zeros_like(total), 0, time.monotonic()
+        self.model.load_state_dict(self._average)
+        self.model.eval()
+
+    @torch.no_grad()
+    def validate(self) -> Validation:
+        """The averaged weights on held-out episodes."""
+        own = copy_of(self.model)
+        self.model.load_state_dict(self._average)
+        self.model.eval()
+        objective = TargetObjective(self.model)
+        generator = torch.Generator().manual_seed(0)
+        chosen = self._validation[torch.randperm(len(self._validation), generator=generator)[:512]]
+        loss = parallel = 0.0
+        right = torch.zeros(self.model.target.layers)
+        for rows in chosen.split(64):
+            outputs = self._forward(objective, self._as_they_are(rows))
+            share = len(rows) / len(chosen)
+            loss += share * float(outputs.loss)
+            parallel += share * float(outputs.parallel_loss)
+            right += share * accuracy(outputs.logits, outputs.labels).cpu()
+        majority = self._majority(chosen)
+        self.model.load_state_dict(own)
+        self.model.train()
+        return Validation(loss, shares(right), majority, parallel)
+
+    def state(self) -> TrainingState:
+        """For saving."""
+        return TrainingState(
+            "target",
+            self._step,
+            copy_of(self.model),
+            self._optimiser.state_dict(),
+            average=self._average,
+        )
+
+    def load(self, state: TrainingState) -> None:
+        """Go on from a saved state."""
+        self._step = state.step
+        self._average = {name: tensor.to(self._device) for name, tensor in state.average.items()}
+        self.model.load_state_dict(state.model)
+        self._optimiser.load_state_dict(state.optimiser)
+
+    def _update(self, batch: Batch) -> Tensor:
+        """One optimiser step; returns the batch's loss."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._config.learning_rate * _schedule(self._step, self._config)
+        outputs = self._forward(self._objective, batch)
+        loss = outputs.loss + self._config.parallel_weight * outputs.parallel_loss
+        loss = loss * batch.weight
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimiser.step()
+        decay = min(self._config.average, (1 + self._step) / (10 + self._step))
+        _average_into(self._average, self.model, decay)
+        self._step += 1
+        return loss.detach()
+
+    def _forward(self, objective: nn.Module, batch: Batch) -> Outputs:
+        with mixed(self._config, self._device):
+            outputs: Outputs = objective(*(to(self._device, tensor) for tensor in batch[:-1]))
+        return outputs
+
+    def _prepare(self, numbered: tuple[int, Tensor]) -> Batch:
+        """This worker's share of a step's batch. Noise is drawn for the whole batch, from the step
+        alone: neither the number of workers nor an interruption changes it."""
+        step, rows = numbered
+        config, data = self._config, self._examples
+        generator = torch.Generator().manual_seed((config.seed << 32) + step)
+        frames = torch.Size((len(rows), *data.images.shape[1:]))
+        augmentation = Augmentation.draw(frames, config.shift, config.jitter, generator)
+        shifts = _code_noise(self._codes_shape(len(rows)), config.code_noise, generator)
+        part = slice(self._workers.rank, None, self._workers.size)
+        mine = rows[part]
+        return Batch(
+            augmentation.of(part).apply(data.images[mine]),
+            data.words[mine],
+            data.proprio[mine],
+            data.actions[mine],
+            shifts[part],
+            self._workers.weight(len(rows)),
+        )
+
+    def _as_they_are(self, rows: Tensor) -> Batch:
+        data = self._examples
+        no_shifts = torch.zeros(self._codes_shape(len(rows)), dtype=torch.int64)
+        return Batch(
+            data.images[rows],
+            data.words[rows],
+            data.proprio[rows],
+            data.actions[rows],
+            no_shifts,
+            1.0,
+        )
+
+    def _codes_shape(self, count: int) -> torch.Size:
+        target = self.model.target
+        return torch.Size((count, target.steps, target.latent_dim, target.layers))
+
+    def _majority(self, validation: Tensor) -> tuple[float, ...]:
+        """Of the labels of held-out rows, by the training labels."""
+        rows = torch.cat([self._train, validation])
+        codes = self.model.tokeniser.encode(self._examples.actions[rows].to(self._device)).cpu()
+        known = torch.arange(len(rows))
+        train, held_out = known[: len(self._train)], known[len(self._train) :]
+        return shares(majority_accuracy(codes, train, held_out, self.model.target.levels))
+
+
+def _code_noise(shape: torch.Size, probability: float, generator: torch.Generator) -> Tensor:
+    """int64 shifts of one level up or down, each token with `probability`."""
+    hit = torch.rand(shape, generator=generator) < probability
+    sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1
+    return hit * sign
+
+
+def _schedule(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then cosine decay to 2 %."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+@torch.no_grad()
+def _average_into(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            average[name].lerp_(tensor, 1 - decay)
+        else:
+            average[name].copy_(tensor)

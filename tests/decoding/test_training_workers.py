@@ -1,0 +1,77 @@
+"""Workers that train together compute what one worker computes with the whole batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing import spawn
+
+from rsd.errors import UserError
+from rsd.models.small_vla import SmallVLA
+from rsd.training.config import TrainConfig
+from rsd.training.data import Examples
+from rsd.training.distributed import ALONE, Workers, check_batch
+from rsd.training.draft import DraftTraining
+from rsd.training.metrics import Progress
+from rsd.training.target import TargetTraining
+from tests.decoding.small_policy import untrained_model
+from tests.decoding.test_training import made_up_examples
+
+SETTINGS = TrainConfig(
+    steps=1, draft_steps=2, draft_views=2, batch_size=16, shift=2, jitter=0.2, held_out=0.2
+)
+
+
+def _first_gradients(workers: Workers, examples: Examples) -> dict[str, Tensor | float]:
+    """Losses and last gradients of both phases, each from an untrained model."""
+    found: dict[str, Tensor | float] = {}
+    for phase in (TargetTraining, DraftTraining):
+        reports: list[Progress] = []
+        model: SmallVLA = untrained_model()
+        for _ in phase(model, examples, SETTINGS, "cpu", workers).run(reports.append):
+            pass
+        if workers.leads:
+            found[f"{phase.__name__} loss"] = reports[-1].loss
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                found[f"{phase.__name__} {name}"] = parameter.grad
+    return found
+
+
+def _worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    found = _first_gradients(Workers.joined(), made_up_examples())
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.timeout(300)
+def test_two_workers_with_half_a_batch_each_have_the_gradients_of_one_with_all(
+    tmp_path: Path,
+) -> None:
+    spawn(_worker, (str(tmp_path),), nprocs=2)
+    one = _first_gradients(ALONE, made_up_examples())
+    leader, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert one.keys() == leader.keys() and len(one) > 100
+    for name, expected in one.items():
+        torch.testing.assert_close(leader[name], expected, rtol=1e-3, atol=1e-5, msg=name)
+        if "loss" not in name:
+            assert torch.equal(leader[name], other[name]), name
+
+
+def test_weights_make_the_mean_of_uneven_shares_that_of_the_batch() -> None:
+    values = torch.arange(7.0)
+    workers = [Workers(rank, 3) for rank in range(3)]
+    means = [w.share(values).mean() * w.weight(len(values)) for w in workers]
+    torch.testing.assert_close(torch.stack(means).mean(), values.mean())
+
+
+def test_a_batch_that_workers_cannot_share_is_refused_with_one_that_they_can() -> None:
+    check_batch(64, 4)
+    with pytest.raises(UserError, match=r"batch size 64 .* 3 workers.*--train.batch-size 63"):
+        check_batch(64, 3)

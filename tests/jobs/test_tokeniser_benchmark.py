@@ -1,0 +1,34 @@
+"""`jobs/benchmark.py tokeniser`: a truncation table for every setting."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.made_up_demonstrations import made_up_demonstration, made_up_folder
+
+
+def test_tokeniser_settings_are_compared_on_the_same_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs import benchmark
+    from rsd.training.tokeniser import VARIANTS
+
+    data = made_up_folder(tmp_path / "data", [made_up_demonstration(1)])
+    figures = tmp_path / "tokeniser.json"
+    settings = ["--data", str(data), "--tokeniser-steps", "10", "--json", str(figures)]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "tokeniser", *settings])
+    assert benchmark.main() == 0
+    content = json.loads(figures.read_text())
+    rows = {one["name"]: one["rows"] for one in content["tokenisers"]}
+    assert list(rows) == list(VARIANTS) and content["chunks"] == 10
+    for name, config in VARIANTS.items():
+        assert [row["layers"] for row in rows[name]] == list(range(1, config.layers + 1))
+        errors = [row["position_mm"] for row in rows[name]]
+        if config.hidden == 0 and config.scaled:
+            assert errors == sorted(errors, reverse=True), name
+    dead = rows["chosen, naive"][1:]  # every layer but the first says the same, always
+    assert {(row["used_levels"], row["off_majority"]) for row in dead} == {(1.0, 0.0)}
