@@ -1,16 +1,31 @@
-# make demo: evaluate the bundled policy on LIBERO. make test: run the tests. Both set up first.
+# make demo: evaluate the bundled policy on LIBERO. make test: run the tests. make pipeline: collect,
+# train and evaluate a small policy. All set up first.
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test setup system assets lint benchmark clean
+# The chain that made the bundled policy, at 1/20 of its size.
+PIPELINE := results/pipeline
+PIPELINE_COLLECT := --suite libero_spatial --demos 2 --noise 0.25 --assets lite
+PIPELINE_TRAIN := --train.steps 200 --train.draft-steps 600 --train.warmup 20 --train.average 0.98
+PIPELINE_EVALUATE := --num-trials 2 --arms expert autoregressive speculative parallel --assets lite
+
+.PHONY: demo test pipeline setup setup-dev system assets lint benchmark clean
 
 demo: setup
 	$(BIN)/python jobs/evaluate.py
 
 test: setup-dev
 	$(BIN)/python -m pytest
+
+# Anew each time; every step names its folder, so that one can be repeated by hand.
+pipeline: setup
+	rm -rf $(PIPELINE)
+	$(BIN)/python jobs/collect.py $(PIPELINE_COLLECT) --output $(PIPELINE)/data
+	$(BIN)/python jobs/train.py --data $(PIPELINE)/data --output $(PIPELINE)/policy $(PIPELINE_TRAIN)
+	$(BIN)/python jobs/evaluate.py --policy $(PIPELINE)/policy --output $(PIPELINE)/run \
+	    $(PIPELINE_EVALUATE)
 
 setup: system $(STAMP)
 	$(BIN)/python -m rsd.envs.rendering
