@@ -67,7 +67,7 @@ class CollectConfig:
     """Folder for `<task>_demo.hdf5`"""
 
     suite: str = "libero_spatial"
-    """A suite that has an expert: libero_spatial, libero_object"""
+    """A suite that has an expert: libero_spatial, libero_object, libero_goal"""
 
     tasks: tuple[int, ...] = ()
     """Task numbers from 0; all tasks if left out"""

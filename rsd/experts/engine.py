@@ -29,6 +29,7 @@ class Phase(StrEnum):
     CARRY = "carry"  # thing held: lift, carry and lower are one motion along a funnel
     RELEASE = "release"  # thing where it belongs, fingers opening
     PUSH = "push"  # gripper closed, on its way to a push or pushing
+    LEAVE = "leave"  # gripper open, backing out of a grasp from aside
     RETREAT = "retreat"  # all done, gripper rising
 
 
@@ -58,6 +59,19 @@ class Joint:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """Condition: a thing is beyond a line across the table, or above a height (world, m)."""
+
+    thing: str
+    north: float
+    above: float
+
+    def __call__(self, state: PrivilegedState) -> bool:
+        _, y, z = state.object_pos[self.thing]
+        return bool(y > self.north or z > self.above)
+
+
+@dataclass(frozen=True)
 class Hand:
     """A pose of the gripper."""
 
@@ -75,6 +89,7 @@ class Rim:
     height: float = 0.030  # of the grip site above the vessel's origin, along its axis
     center: Vector = (0.0, 0.0, 0.0)  # of the vessel in its own frame
     held_gap: float = 0.030  # both fingers on the vessel with a wider gap is no rim grasp
+    aside: bool = False  # always from above
 
     def hand(self, state: PrivilegedState, thing: str) -> Hand:
         """Where the hand grips."""
@@ -86,8 +101,8 @@ class Rim:
         point = skills.rim_point(center, quat, azimuth, self.radius, self.height)
         return Hand(point, skills.pointing_down(skills.gripper_yaw(azimuth)))
 
-    def carrying(self, state: PrivilegedState, thing: str) -> np.ndarray:
-        """Rotation (3, 3) of the hand that carries."""
+    def carrying(self, state: PrivilegedState, thing: str, spin: float) -> np.ndarray:
+        """Rotation (3, 3) of the hand that carries; a vessel's spin does not matter."""
         return self.hand(state, thing).rotation
 
 
@@ -99,6 +114,7 @@ class Box:
     center: Vector = (0.0, 0.0, 0.0)  # in the thing's frame
     depth: float = 0.035  # of the grip site below the box's top; the hand is 0.04 above the site
     tilt: float = 0.0  # of the hand about its x axis, rad: grips from aside
+    pitch: float = 0.0  # of the hand about its y axis, rad: likewise
     held_gap: float = 0.075
 
     def hand(self, state: PrivilegedState, thing: str) -> Hand:
@@ -108,14 +124,19 @@ class Box:
         height, yaw = skills.box_grasp(
             rotation, np.array(self.half), self.depth, TIP_CLEARANCE_M, WIDEST_GRIP_M
         )
-        if self.tilt:  # straight at the box
+        if self.aside:  # straight at the box
             height = 0.0
-        return Hand(center + height * UP, skills.pointing_down(yaw, self.tilt))
+        return Hand(center + height * UP, skills.pointing_down(yaw, self.tilt, self.pitch))
 
-    def carrying(self, state: PrivilegedState, thing: str) -> np.ndarray:
-        """Rotation (3, 3) of the hand that carries: upright as it gripped, since a yaw that
-        followed the thing in the hand would turn for ever."""
-        return skills.pointing_down(skills.down_yaw(state.eef_quat), self.tilt)
+    def carrying(self, state: PrivilegedState, thing: str, spin: float) -> np.ndarray:
+        """Rotation (3, 3) of the hand that carries: as it gripped, `spin` ahead of where it is. A
+        yaw that followed the thing in the hand would turn for ever."""
+        return skills.pointing_down(skills.down_yaw(state.eef_quat) + spin, self.tilt, self.pitch)
+
+    @property
+    def aside(self) -> bool:
+        """Whether the hand comes in along its own axis instead of from above."""
+        return bool(self.tilt or self.pitch)
 
 
 TIP_CLEARANCE_M = 0.012  # finger tips reach this far below the grip site
@@ -140,7 +161,7 @@ class Move:
     carry_slope: float = 1.5  # of the descent to the goal
     carry_limit: float = 0.7  # norm of the position action with the thing
     carry_yaw: float | None = None  # rad; turn the hand to this heading while carrying
-    carry_tilt: float = 0.0  # rad
+    spin: float = 0.0  # rad; not 0: turn the thing in place instead, this far ahead of the hand
     release_height: float = 0.012  # let go when the thing is this close above the goal
     release_distance: float = 0.012  # let go when it is this close to the goal horizontally
 
@@ -163,7 +184,7 @@ class Move:
 class Push:
     """Push a fixture's part with closed fingers. Lengths in m, angles in rad."""
 
-    part: str
+    part: str  # or an object
     contact: Vector  # of the finger tips at the part, in its frame
     direction: Vector  # unit vector of the push, in its frame
     done: Condition
@@ -174,6 +195,7 @@ class Push:
     clearance: float = 0.12  # of the way there
     width: float = 0.02  # beside the line of the push, before it starts anew
     limit: float = 0.7  # norm of the position action while pushing
+    round: bool = False  # the part is round: `contact` and `direction` are in the world's axes
 
 
 @dataclass(frozen=True)
@@ -219,8 +241,14 @@ class PlanExpert:
         action = np.zeros(7)
         if phase is Phase.RETREAT:
             action[:3] = self._rise(goal, state)
+        elif isinstance(goal, Push) and phase is Phase.LEAVE:
+            action[:3] = self.tuning.reach_limit * UP
         elif isinstance(goal, Push):
             action[:3], rotation = self._push(goal, state)
+            action[3:6] = self._turn(state, rotation)
+        elif phase is Phase.LEAVE:
+            rotation = goal.grasp.hand(state, goal.thing).rotation
+            action[:3] = -self.tuning.reach_limit * rotation[:, 2]
             action[3:6] = self._turn(state, rotation)
         elif phase is not Phase.RELEASE:
             action[:3] = (
@@ -246,20 +274,26 @@ class PlanExpert:
         tuning = self.tuning
         done = goal.done(state)
         if isinstance(goal, Push):
-            return None if done else Phase.PUSH
+            if not done:
+                return Phase.PUSH
+            leaving = last in (Phase.PUSH, Phase.LEAVE) and self._upon(goal, state)
+            return Phase.LEAVE if leaving else None
         if last is Phase.RELEASE and state.finger_gap < tuning.full_gap:
             return Phase.RELEASE
         distance = float(np.linalg.norm(state.eef_pos - goal.grasp.hand(state, goal.thing).point))
         near = distance < tuning.grasp_slack
-        if goal.held(state) and (last in GRIPPING or not done):
-            if goal.arrived(state):
+        held = goal.held(state)
+        if goal.grasp.aside and last in GRIPPING and near:  # a finger loses touch for moments
+            held = tuning.shut_gap < state.finger_gap < goal.grasp.held_gap
+        if held and (last in GRIPPING or not done):
+            if done if goal.spin else goal.arrived(state):
                 return Phase.RELEASE
             # lifting before the fingers press firmly lets the thing slip through
             if last is Phase.CARRY or state.finger_speed < tuning.settled_speed:
                 return Phase.CARRY
             return Phase.CLOSE if near else Phase.REACH
         if done:
-            return None
+            return Phase.LEAVE if self._beside(goal, state) else None
         if last in GRIPPING:
             return Phase.CLOSE if near and not self._failed_to_close(state) else Phase.REACH
         ready = distance < goal.grasp_tolerance and state.finger_gap > tuning.full_gap
@@ -270,6 +304,22 @@ class PlanExpert:
         tuning = self.tuning
         return state.finger_gap < tuning.full_gap and state.finger_speed < tuning.stalled_speed
 
+    def _upon(self, goal: Push, state: PrivilegedState) -> bool:
+        """Whether the fingers are still at a part that they pushed."""
+        offset = state.eef_pos - self._contact(goal, state)[0]
+        return bool(np.linalg.norm(offset[:2]) < 0.06 and offset[2] < goal.clearance / 2)
+
+    def _beside(self, goal: Move, state: PrivilegedState) -> bool:
+        """Whether the hand is still about a part that it gripped from aside."""
+        if not goal.grasp.aside or state.grasped:
+            return False
+        hand = goal.grasp.hand(state, goal.thing)
+        offset = state.eef_pos - hand.point
+        along = float(offset @ hand.rotation[:, 2])
+        beside = float(np.linalg.norm(offset - along * hand.rotation[:, 2]))
+        turned = skills.turn_between(state.eef_quat, hand.rotation) < 2 * self.tuning.lane_turn
+        return turned and beside < 0.03 and -self.tuning.lane_length < along < 0.03
+
     def _turn(self, state: PrivilegedState, rotation: np.ndarray) -> np.ndarray:
         tuning = self.tuning
         return skills.align(state.eef_quat, rotation, tuning.turn_gain, tuning.turn_deadband)
@@ -278,8 +328,8 @@ class PlanExpert:
         if phase is not Phase.CARRY:
             return goal.grasp.hand(state, goal.thing).rotation
         if goal.carry_yaw is not None:
-            return skills.pointing_down(goal.carry_yaw, goal.carry_tilt)
-        return goal.grasp.carrying(state, goal.thing)
+            return skills.pointing_down(goal.carry_yaw)
+        return goal.grasp.carrying(state, goal.thing, goal.spin)
 
     def _rise(self, goal: Move | Push, state: PrivilegedState) -> np.ndarray:
         place = goal.thing if isinstance(goal, Move) else goal.part
@@ -288,6 +338,9 @@ class PlanExpert:
 
     def _carry(self, goal: Move, state: PrivilegedState) -> np.ndarray:
         tuning = self.tuning
+        if goal.spin:
+            point = goal.grasp.hand(state, goal.thing).point
+            return skills.servo(point - state.eef_pos, tuning.gain, goal.carry_limit)
         thing = state.object_pos[goal.thing]
         waypoint = skills.funnel(
             thing,
@@ -304,7 +357,7 @@ class PlanExpert:
         hand = goal.grasp.hand(state, goal.thing)
         if phase is Phase.CLOSE:
             return skills.servo(hand.point - state.eef_pos, tuning.gain, tuning.reach_limit)
-        if isinstance(goal.grasp, Box) and goal.grasp.tilt:
+        if goal.grasp.aside:
             waypoint = self._from_aside(goal, hand, state)
         else:
             waypoint = skills.funnel(
@@ -321,7 +374,7 @@ class PlanExpert:
     def _from_aside(self, goal: Move, hand: Hand, state: PrivilegedState) -> np.ndarray:
         tuning = self.tuning
         direction = hand.rotation[:, 2]
-        waypoint, _ = skills.lane(
+        waypoint, entered = skills.lane(
             state.eef_pos,
             hand.point,
             direction,
@@ -331,13 +384,20 @@ class PlanExpert:
         )
         turned = skills.turn_between(state.eef_quat, hand.rotation) < tuning.lane_turn
         opened = state.finger_gap > tuning.full_gap
-        return waypoint if turned and opened else hand.point - tuning.lane_length * direction
+        if entered and not (turned and opened):
+            return hand.point - tuning.lane_length * direction
+        return waypoint
+
+    def _contact(self, goal: Push, state: PrivilegedState) -> tuple[np.ndarray, np.ndarray]:
+        """Contact point and unit vector of a push, world (3,)."""
+        quat = state.object_quat[goal.part]
+        rotation = np.eye(3) if goal.round else skills.rotation_of(quat)
+        contact = state.object_pos[goal.part] + rotation @ np.array(goal.contact)
+        return contact, rotation @ np.array(goal.direction)
 
     def _push(self, goal: Push, state: PrivilegedState) -> tuple[np.ndarray, np.ndarray]:
         tuning = self.tuning
-        rotation = skills.rotation_of(state.object_quat[goal.part])
-        contact = state.object_pos[goal.part] + rotation @ np.array(goal.contact)
-        direction = rotation @ np.array(goal.direction)
+        contact, direction = self._contact(goal, state)
         waypoint, pushing = skills.lane(
             state.eef_pos, contact, direction, goal.standoff, goal.width, goal.clearance
         )

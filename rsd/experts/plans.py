@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rsd.experts.engine import Box, Goal, Joint, Move, Push, Rim
+from rsd.experts.engine import Apart, Box, Goal, Joint, Move, Push, Rim
 
 Plan = tuple[Move | Push, ...]
 
@@ -117,24 +117,34 @@ _OBJECT: dict[str, Plan] = {
 _TOP_SIDE, _BURNER = f"{CABINET}_top_side", "flat_stove_1_cook_region"
 _RACK = "wine_rack_1_top_region"
 _BOTTLE = Box((0.019, 0.019, 0.079), center=(0.0, 0.0, 0.079))
-_TURN_ON = Push(
+# Pushing the ridge turns the knob, too, but it is heavy and so near to the robot that the arm is
+# folded to its limit; a hand that points back to the robot unfolds it.
+_TURN_ON = Move(
     "flat_stove_1_button",
-    contact=(0.030, -0.026, 0.040),  # the far end of the ridge, from its south side
-    direction=(0.0, 1.0, 0.0),
+    Box((0.012, 0.020, 0.015), center=(0.0, -0.015, 0.038), pitch=-np.radians(35), held_gap=0.036),
+    to="flat_stove_1",
     done=Goal(("turnon", "flat_stove_1")),
+    spin=0.8,
 )
 
 
-def _open_drawer(level: str, handle_height: float, **grasp: Any) -> Move:
+def _open_drawer(level: str, handle_height: float) -> Move:
     """Pull a drawer of the cabinet of libero_goal open by its handle, which faces north."""
     part = f"{CABINET}_cabinet_{level}"
     return Move(
         part,
-        Box((0.044, 0.008, 0.008), center=(-0.003, -0.102, handle_height), **grasp),
+        Box(
+            (0.044, 0.008, 0.008),
+            center=(-0.003, -0.102, handle_height),
+            tilt=-np.radians(80),
+            held_gap=0.036,
+        ),
         to=CABINET,
         done=Joint(f"{CABINET}_{level}_level", high=-0.12),
         offset=(0.0, 0.168, 0.0),
         press=0.0,
+        approach_clearance=0.03,
+        carry_limit=1.0,
         carry_clearance=0.0,
         release_height=0.1,
         release_distance=0.014,
@@ -144,7 +154,7 @@ def _open_drawer(level: str, handle_height: float, **grasp: Any) -> Move:
 _GOAL: dict[str, Plan] = {
     "open the middle drawer of the cabinet": (
         replace(
-            _open_drawer("middle", 0.110, tilt=-np.radians(80)),
+            _open_drawer("middle", 0.110),
             done=Goal(("open", f"{CABINET}_middle_region")),
         ),
     ),
@@ -170,14 +180,25 @@ _GOAL: dict[str, Plan] = {
         ),
     ),
     "open the top drawer and put the bowl inside": (
-        _open_drawer("top", 0.184, tilt=-np.radians(80)),
+        # The bowl stands where it would be below the open drawer.
+        Push(
+            BOWL,
+            contact=(0.0, 0.028, 0.030),  # at its wall from inside
+            direction=(0.0, 1.0, 0.0),
+            done=Apart(BOWL, north=0.055, above=0.93),
+            standoff=0.028,
+            round=True,
+        ),
+        _open_drawer("top", 0.184),
         Move(
             BOWL,
             Rim(WEST),
             to=f"{CABINET}_top_region",
             done=Goal(("in", BOWL, f"{CABINET}_top_region")),
             offset=(0.02, 0.0, -0.025),
-            carry_clearance=0.12,
+            carry_clearance=0.10,
+            carry_lean=0.1,
+            carry_limit=0.9,
             carry_slope=4.0,
         ),
     ),
@@ -213,7 +234,7 @@ _GOAL: dict[str, Plan] = {
         ),
     ),
     "turn on the stove": (_TURN_ON,),
-    "put the bowl on the plate": _bowl_to_plate(),
+    "put the bowl on the plate": _bowl_to_plate(Rim(NORTH)),  # the cabinet is on the south side
     "put the wine bottle on the rack": (
         Move(
             "wine_bottle_1",
@@ -234,6 +255,7 @@ PLANS: dict[str, dict[str, Plan]] = {  # suite -> instruction -> plan, in the of
         for where, plan in _SPATIAL.items()
     },
     "libero_object": _OBJECT,
+    "libero_goal": _GOAL,
 }
 
 

@@ -87,21 +87,25 @@ def gripper_yaw(azimuth: float) -> float:
     return float(turn - np.pi if turn > np.pi / 2 else turn)
 
 
-def pointing_down(yaw: float, tilt: float = 0.0) -> np.ndarray:
+def pointing_down(yaw: float, tilt: float = 0.0, pitch: float = 0.0) -> np.ndarray:
     """Rotation (3, 3) of the hand pointing straight down with heading `yaw`, fingers along its y.
 
-    `tilt` (radians) then turns it about its own x axis: at yaw 0, a negative one points it to -y.
+    Then it is turned about its own x axis by `tilt` (at yaw 0, a negative one points it to -y),
+    then about its own y axis by `pitch` (at yaw 0, a negative one points it to -x). Radians.
     """
     cos, sin = np.cos(yaw), np.sin(yaw)
     down = np.array([[cos, sin, 0.0], [sin, -cos, 0.0], [0.0, 0.0, -1.0]])
     cos, sin = np.cos(tilt), np.sin(tilt)
-    return down @ np.array([[1.0, 0.0, 0.0], [0.0, cos, sin], [0.0, -sin, cos]])
+    tilted = np.array([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]])
+    cos, sin = np.cos(pitch), np.sin(pitch)
+    pitched = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
+    return down @ tilted @ pitched
 
 
 def down_yaw(quat_xyzw: np.ndarray) -> float:
-    """Heading of the hand as `pointing_down` counts it."""
-    x_axis = rotation_of(np.roll(quat_xyzw, 1))[:, 0]
-    return float(np.arctan2(x_axis[1], x_axis[0]))
+    """Heading of the hand as `pointing_down` counts it, from the axis along which it closes."""
+    y_axis = rotation_of(np.roll(quat_xyzw, 1))[:, 1]
+    return float(np.arctan2(y_axis[0], -y_axis[1]))
 
 
 def turn_between(quat_xyzw: np.ndarray, wanted: np.ndarray) -> float:

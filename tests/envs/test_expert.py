@@ -266,6 +266,8 @@ def complete_assets(suite: str) -> ResolvedAssets:
         ("libero_spatial", 2, 130),
         ("libero_object", 0, 160),  # a can
         ("libero_object", 6, 180),  # a flat box
+        ("libero_goal", 0, 140),  # a drawer
+        ("libero_goal", 7, 140),  # a knob
     ],
 )
 def test_the_expert_solves_a_real_task_from_a_fresh_placement(

@@ -64,7 +64,7 @@ def test_a_killed_collection_goes_on_without_loss_or_duplicates(tmp_path: Path) 
     ("arguments", "message"),
     [
         (["--suite", "libero_spatia"], "did you mean 'libero_spatial'"),
-        (["--suite", "libero_goal"], "unknown suite with an expert"),
+        (["--suite", "libero_90"], "unknown suite with an expert"),
         (["--tasks", "11"], "task 11 does not exist"),
         (["--first-seed", "0"], "at least 1"),
         (["--assets", "nowhere"], "no asset tree"),
