@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -93,19 +92,18 @@ def train(
     dying. An interrupt passes through; the workers end with the connection.
     """
     mailbox = start_actor(Mailbox, Footprint(0), {})
-    failures: list[Exception] = []
     scratch = job.output / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
-    # Ray Train's own handler of Ctrl-C would end this process with another exit code; it is only
-    # installed in a main thread.
-    fitting = threading.Thread(
-        target=_fit, args=(job, command, placement, mailbox, failures), daemon=True
-    )
-    fitting.start()
+    fitter = start_actor(Fitter, Footprint(0), {})
+    fitting: Any = fitter.fit.remote(job, command, placement, mailbox)
+    failure: Exception | None = None
     try:
-        while fitting.is_alive():
-            fitting.join(POLL_S)
+        while not ray.wait([fitting], timeout=POLL_S)[0]:
             _show_all(mailbox, show)
+        try:
+            ray.get(fitting)
+        except ray.exceptions.RayError as error:
+            failure = error
         _show_all(mailbox, show)
         answer: Any = mailbox.refusal.remote()
         refusal = ray.get(answer)
@@ -113,8 +111,8 @@ def train(
         shutil.rmtree(scratch, ignore_errors=True)
     if refusal:
         raise UserError(refusal)
-    if failures:
-        raise RunStoppedError(str(failures[0])) from failures[0]
+    if failure:
+        raise RunStoppedError(str(failure)) from failure
 
 
 def _show_all(mailbox: ActorHandle, show: Callable[[Progress | str], None]) -> None:
@@ -123,19 +121,16 @@ def _show_all(mailbox: ActorHandle, show: Callable[[Progress | str], None]) -> N
         show(event)
 
 
-def _fit(
-    job: TrainJob,
-    command: str,
-    placement: Placement,
-    mailbox: ActorHandle,
-    failures: list[Exception],
-) -> None:
-    """Run the group of workers to its end; what goes wrong is added to `failures`."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+class Fitter:
+    """Waits for Ray Train, in a process of its own: `fit` takes over Ctrl-C where it runs in a main
+    thread, and where it runs in another one it cannot be left without ending the process."""
 
-    gpus = placement.gpus_per_worker
-    try:
+    def fit(self, job: TrainJob, command: str, placement: Placement, mailbox: ActorHandle) -> None:
+        """Run the group of workers to its end. Raises what ended it."""
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        gpus = placement.gpus_per_worker
         TorchTrainer(
             work,
             train_loop_config={"job": job, "command": command, "mailbox": mailbox},
@@ -150,8 +145,6 @@ def _fit(
                 failure_config=FailureConfig(max_failures=placement.restarts),
             ),
         ).fit()
-    except Exception as error:
-        failures.append(error)
 
 
 def work(config: dict[str, Any]) -> None:

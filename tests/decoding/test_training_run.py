@@ -111,6 +111,13 @@ def test_a_draft_is_not_trained_on_other_frames_than_its_target(data: Path, tmp_
     assert checkpoint.inspect(str(output)).origin["target"] == {"data": "none"}
 
 
+def test_demonstrations_drawn_in_different_ways_are_not_mixed(tmp_path: Path) -> None:
+    other = ImageSpec(IMAGES.height, IMAGES.width, 4, True)
+    drawn = [made_up_demonstration(1, 8), made_up_demonstration(2, 8, images=other)]
+    with pytest.raises(UserError, match=r"mixes image settings .* train on one"):
+        _train(_job(made_up_folder(tmp_path / "data", drawn), tmp_path / "out"))
+
+
 def test_an_output_in_use_is_left_alone(data: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty; use --resume"):
