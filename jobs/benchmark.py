@@ -5,8 +5,8 @@
   python jobs/benchmark.py tokeniser   codes: what K layers reconstruct, by settings
   python jobs/benchmark.py driver      bookkeeping: driver time an episode, 2,000 toy episodes
 
-Ratios of one run are what counts: absolute times depend on machine and load. `--json FILE` writes
-the figures.
+Ratios of one run are what counts: absolute times depend on machine and load, processor times less.
+`--json FILE` writes the figures.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Rollout:
             title=f"{self.suite} task {self.task}, {self.trials} x {self.steps} steps, 256 px, "
             f"{renderer}, assets {resolved.name[:12]}"
         )
-        for column in ("side", "build s", "episode s", "steps/s", "x reference", "same states"):
+        times = ("build s", "episode s", "steps/s", "x reference", "cpu s", "x cpu")
+        for column in ("side", *times, "same states"):
             table.add_column(column, justify="left" if column == "side" else "right")
         for cost in costs:
             same = {True: "all", False: "NO"}[cost.finals == costs[0].finals]
@@ -82,6 +83,8 @@ class Rollout:
                 f"{cost.episode_s:.2f}",
                 f"{cost.steps_per_s:.1f}",
                 f"{costs[0].episode_s / cost.episode_s:.2f}",
+                f"{cost.cpu_s:.2f}",
+                f"{costs[0].cpu_s / cost.cpu_s:.2f}",
                 same if cost.finals else "-",
             )
         console.print(table)

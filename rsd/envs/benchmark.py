@@ -49,6 +49,7 @@ class Cost:
     side: str
     build_s: float  # until the first trial can begin
     episode_s: float  # a trial, reset and wait steps included
+    cpu_s: float  # processor time of a trial, threads that draw included
     steps_per_s: float  # control steps (wait steps too) of a trial by episode_s
     finals: tuple[str, ...]  # sha256 of the final state of each trial; empty where not comparable
 
@@ -121,16 +122,18 @@ SIDES: dict[str, Callable[[Workload], Cost]] = {
 
 
 def _cost(side: str, work: Workload, build_s: float, episode: Callable[[int], str]) -> Cost:
-    seconds, finals = [], []
+    seconds, cpu, finals = [], [], []
     for trial in range(work.trials):
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         finals.append(episode(trial))
+        cpu.append(time.process_time() - cpu_started)
         seconds.append(time.perf_counter() - started)
     median = statistics.median(seconds)
     return Cost(
         side,
         build_s,
         median,
+        statistics.median(cpu),
         (WAIT_STEPS + work.steps) / median,
         tuple(itertools.filterfalse(lambda final: not final, finals)),
     )
