@@ -160,6 +160,8 @@ class Move:
     carry_lean: float = 0.0  # share of the way across that a rising thing moves along at once
     carry_slope: float = 1.5  # of the descent to the goal
     carry_limit: float = 0.7  # norm of the position action with the thing
+    entry: Vector | None = None  # unit vector; go in to the goal along it, not from above
+    entry_length: float = 0.14
     carry_yaw: float | None = None  # rad; turn the hand to this heading while carrying
     spin: float = 0.0  # rad; not 0: turn the thing in place instead, this far ahead of the hand
     release_height: float = 0.012  # let go when the thing is this close above the goal
@@ -189,7 +191,7 @@ class Push:
     direction: Vector  # unit vector of the push, in its frame
     done: Condition
     yaw: float = 0.0  # of the hand
-    tilt: float = 0.0  # of the hand about its x axis
+    pitch: float = 0.0  # of the hand about its y axis
     standoff: float = 0.06  # the push starts this far before the contact
     lead: float = 0.05  # aim this far past the contact
     clearance: float = 0.12  # of the way there
@@ -342,9 +344,16 @@ class PlanExpert:
             point = goal.grasp.hand(state, goal.thing).point
             return skills.servo(point - state.eef_pos, tuning.gain, goal.carry_limit)
         thing = state.object_pos[goal.thing]
+        end = goal.goal(state) - goal.press * UP
+        if goal.entry is not None:
+            direction, radius = np.array(goal.entry), 2 * tuning.lane_radius
+            waypoint, _ = skills.lane(
+                thing, end, direction, goal.entry_length, radius, goal.carry_clearance
+            )
+            return skills.servo(waypoint - thing, tuning.gain, goal.carry_limit)
         waypoint = skills.funnel(
             thing,
-            goal.goal(state) - goal.press * UP,
+            end,
             goal.carry_clearance,
             goal.carry_slope,
             tuning.funnel_radius,
@@ -407,4 +416,4 @@ class PlanExpert:
             waypoint = contact - goal.standoff * direction
         limit = goal.limit if pushing else tuning.reach_limit
         action = skills.servo(waypoint - state.eef_pos, tuning.gain, limit)
-        return action, skills.pointing_down(goal.yaw, goal.tilt)
+        return action, skills.pointing_down(goal.yaw, pitch=goal.pitch)

@@ -77,12 +77,15 @@ BOXES = {  # category -> grasp
 }
 
 
-def _into_basket(category: str, aside: float = 0.0) -> Move:
-    """A thing into the basket, let go inside of it, `aside` of its centre in x."""
+def _into_basket(category: str, aside: float = 0.0, shift: float = 0.0) -> Move:
+    """A thing into the basket, let go inside of it, `aside` of its centre in x.
+
+    `shift` moves the grasp in x, where a taller neighbour leaves no room for the hand.
+    """
     region, thing = "basket_1_contain_region", f"{category}_1"
     return Move(
         thing,
-        BOXES[category],
+        replace(BOXES[category], center=(-shift, 0.0, 0.0)),  # these boxes look back to the robot
         to=region,
         done=Goal(("in", thing, region)),
         offset=(aside, 0.0, 0.05),
@@ -96,7 +99,7 @@ def _into_basket(category: str, aside: float = 0.0) -> Move:
 
 _OBJECT: dict[str, Plan] = {
     f"pick up the {category.replace('_', ' ')} and place it in the basket": (
-        _into_basket(category),
+        _into_basket(category, shift=-0.015 if category == "cream_cheese" else 0.0),
     )
     for category in (
         "alphabet_soup",
@@ -249,6 +252,137 @@ _GOAL: dict[str, Plan] = {
     ),
 }
 
+# -- libero_10: plans of several goals -----------------------------------------------------------
+
+_MUG, _YELLOW_MUG = "porcelain_mug_1", "white_yellow_mug_1"
+_MUG_RIM = Rim(SOUTH, radius=0.041, height=0.088, center=(0.016, 0.0, 0.0))  # handle: north
+_YELLOW_RIM = Rim(NORTH, radius=0.043, height=0.082, center=(-0.018, 0.0, 0.0))  # handle: south
+_POT_KNOB = Box((0.006, 0.006, 0.011), center=(0.0, -0.001, 0.075), depth=0.008, held_gap=0.03)
+_DRAWER, _DOOR = "white_cabinet_1_cabinet_bottom", "microwave_1_microdoorroot"
+_BACK, _RIGHT = "desk_caddy_1_back_contain_region", "living_room_table_plate_right_region"
+
+
+def _both_in_basket(first: str, second: str, shift: float = 0.0) -> Plan:
+    """Two things side by side; the ways to them lead over cartons and out of the basket."""
+    plan = (_into_basket(first, aside=-0.03, shift=shift), _into_basket(second, aside=0.03))
+    return tuple(replace(move, approach_clearance=0.16) for move in plan)
+
+
+def _mug_to_plate(mug: str, rim: Rim, plate: str, north: float) -> Move:
+    return Move(
+        mug,
+        rim,
+        to=plate,
+        done=Goal(("on", mug, plate)),
+        offset=(0.0, north, 0.008),
+        approach_slope=4.0,
+        carry_clearance=0.08,
+    )
+
+
+def _pot_to_stove(pot: str, east: float) -> Move:
+    return Move(
+        pot,
+        _POT_KNOB,
+        to=_BURNER,
+        done=Goal(("on", pot, _BURNER)),
+        offset=(east, 0.0, 0.093),
+        approach_slope=4.0,
+        carry_clearance=0.12,
+        carry_slope=4.0,
+    )
+
+
+_TEN: dict[str, Plan] = {
+    "put both the alphabet soup and the tomato sauce in the basket": _both_in_basket(
+        "alphabet_soup", "tomato_sauce"
+    ),
+    "put both the cream cheese box and the butter in the basket": _both_in_basket(
+        "cream_cheese", "butter", shift=0.012
+    ),
+    "turn on the stove and put the moka pot on it": (_TURN_ON, _pot_to_stove("moka_pot_1", 0.0)),
+    "put the black bowl in the bottom drawer of the cabinet and close it": (
+        Move(
+            BOWL,
+            Rim(WEST),
+            to="white_cabinet_1_bottom_region",
+            done=Goal(("in", BOWL, "white_cabinet_1_bottom_region")),
+            offset=(0.02, -0.024, -0.027),
+            carry_clearance=0.10,
+            carry_slope=6.0,
+        ),
+        Push(
+            _DRAWER,
+            contact=(-0.003, -0.122, 0.045),  # its handle
+            direction=(0.0, 1.0, 0.0),
+            done=Goal(("close", "white_cabinet_1_bottom_region")),
+            yaw=np.pi / 2,
+            pitch=np.radians(45),  # clear of the handles above
+            limit=1.0,
+        ),
+    ),
+    "put the white mug on the left plate and put the yellow and white mug on the right plate": (
+        _mug_to_plate(_MUG, _MUG_RIM, "plate_1", 0.010),
+        _mug_to_plate(_YELLOW_MUG, _YELLOW_RIM, "plate_2", -0.010),
+    ),
+    "pick up the book and place it in the back compartment of the caddy": (
+        Move(
+            "black_book_1",
+            Box((0.014, 0.055, 0.067), center=(0.0, -0.012, 0.069)),
+            to=_BACK,
+            done=Goal(("in", "black_book_1", _BACK)),
+            offset=(0.0, 0.010, -0.066),
+            approach_slope=6.0,
+            carry_clearance=0.20,
+            carry_slope=8.0,
+            carry_yaw=np.pi / 2,
+        ),
+    ),
+    "put the white mug on the plate and put the chocolate pudding to the right of the plate": (
+        Move(  # first: beside the mug there would be no room for the hand
+            "chocolate_pudding_1",
+            BOXES["chocolate_pudding"],
+            to=_RIGHT,
+            done=Goal(("on", "chocolate_pudding_1", _RIGHT)),
+            offset=(0.0, 0.010, 0.040),
+            approach_slope=6.0,
+        ),
+        _mug_to_plate(_MUG, _MUG_RIM, "plate_1", 0.010),
+    ),
+    "put both the alphabet soup and the cream cheese box in the basket": _both_in_basket(
+        "alphabet_soup", "cream_cheese"
+    ),
+    "put both moka pots on the stove": (
+        _pot_to_stove("moka_pot_1", -0.037),
+        _pot_to_stove("moka_pot_2", 0.037),
+    ),
+    "put the yellow and white mug in the microwave and close it": (
+        Move(
+            _YELLOW_MUG,
+            Box((0.040, 0.009, 0.029), center=(0.064, 0.0, 0.056), depth=0.020),  # its handle
+            to="microwave_1_heating_region",
+            done=Goal(("in", _YELLOW_MUG, "microwave_1_heating_region")),
+            offset=(-0.025, -0.070, -0.060),  # just inside: the door pushes it in
+            press=0.0,
+            approach_clearance=0.18,  # over the door
+            approach_slope=4.0,
+            carry_clearance=0.08,
+            entry=(0.0, 1.0, 0.0),
+            carry_yaw=np.pi / 2,
+            release_height=0.03,
+            release_distance=0.015,
+        ),
+        Push(
+            _DOOR,
+            contact=(0.170, -0.026, 0.065),  # its upper edge
+            direction=(0.0, 1.0, 0.0),
+            done=Goal(("close", "microwave_1")),
+            width=0.03,
+            limit=1.0,
+        ),
+    ),
+}
+
 PLANS: dict[str, dict[str, Plan]] = {  # suite -> instruction -> plan, in the official order
     "libero_spatial": {
         f"pick up the black bowl {where.replace('_', ' ')} and place it on the plate": plan
@@ -256,6 +390,7 @@ PLANS: dict[str, dict[str, Plan]] = {  # suite -> instruction -> plan, in the of
     },
     "libero_object": _OBJECT,
     "libero_goal": _GOAL,
+    "libero_10": _TEN,
 }
 
 
