@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +10,12 @@ import numpy as np
 import pytest
 
 from rsd.envs import rendering
-from rsd.envs.assets import ResolvedAssets, resolve
+from rsd.envs.assets import resolve
 from rsd.envs.libero import LiberoEnvironment
-from rsd.errors import UserError
 from rsd.experts import PrivilegedState, make_expert, read_state, skills
 from rsd.experts.engine import Phase, PlanExpert, Rim
 from rsd.experts.plans import BOWL, CABINET, PLANS, PLATE, find_plan
 from rsd.suites import get_suite, get_task
-from tests.conftest import FULL_ASSETS
 
 UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])  # wxyz
 POINTING_DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # xyzw
@@ -250,16 +247,6 @@ def test_another_rim_can_be_asked_for() -> None:
     assert isinstance(expert.plan[0].grasp, Rim) and expert.plan[0].grasp.azimuth == 0.5
 
 
-def complete_assets(suite: str) -> ResolvedAssets:
-    """Lite if it covers the suite, else the full tree that the environment names; or skip."""
-    try:
-        return resolve("lite", [suite])
-    except UserError:
-        if FULL_ASSETS not in os.environ:
-            pytest.skip(f"lite does not cover {suite}, and {FULL_ASSETS} names no full tree")
-        return resolve(os.environ[FULL_ASSETS], [suite])
-
-
 @pytest.mark.parametrize(
     ("suite", "task", "most_steps"),
     [
@@ -273,7 +260,7 @@ def complete_assets(suite: str) -> ResolvedAssets:
 def test_the_expert_solves_a_real_task_from_a_fresh_placement(
     suite: str, task: int, most_steps: int
 ) -> None:
-    env = LiberoEnvironment(suite, task, complete_assets(suite), rendering.NO_RENDERER)
+    env = LiberoEnvironment(suite, task, resolve("lite", [suite]), rendering.NO_RENDERER)
     with contextlib.closing(env):
         env.reset_fresh(12345)
         expert = make_expert(suite, task)
