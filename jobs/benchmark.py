@@ -231,8 +231,8 @@ class Driver:
 class Tokeniser:
     """Truncation tables of tokeniser settings on demonstrations, all of them on the same chunks."""
 
-    data: Path
-    """HDF5 file or folder of demonstrations"""
+    data: tuple[Path, ...]
+    """HDF5 files, or folders of them, with demonstrations"""
 
     chunks: int = 4000
     """Chunks that the tables are measured on, evenly from all; encoders are fitted to all"""
@@ -273,7 +273,11 @@ class Tokeniser:
                     "rows": [dataclasses.asdict(row) for row in rows],
                 }
             )
-        return {"chunks": len(some), "data": str(self.data), "tokenisers": figures}
+        return {
+            "chunks": len(some),
+            "data": [str(path) for path in self.data],
+            "tokenisers": figures,
+        }
 
 
 Job = (

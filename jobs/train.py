@@ -76,7 +76,7 @@ def carry_out(job: TrainCommand, words: str, console: Console) -> int:
 
     Raises UserError for a bad request, RunStoppedError where workers keep dying.
     """
-    check_files(job.data)
+    check_files(*job.data)
     from rsd.training.run import check_output  # torch and ray take seconds
 
     check_output(job)

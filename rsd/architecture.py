@@ -66,6 +66,7 @@ class SmallVLAConfig:
     keypoints: int = 32  # spatial-softmax points per camera
     word_buckets: int = 512  # words are hashed: any instruction can be read
     text_tokens: int = 2
+    regression: bool = True  # a head that says actions as numbers, for comparison
 
     def __post_init__(self) -> None:
         if self.tokeniser.layers < 2:

@@ -253,13 +253,13 @@ def _rotated(frames: np.ndarray) -> np.ndarray:
 # --- reading ---------------------------------------------------------------------------------
 
 
-def read_demonstrations(path: str | Path) -> Iterator[Demonstration]:
-    """The demonstrations of a file, or of every `*_demo.hdf5` in a folder, one at a time.
+def read_demonstrations(*paths: str | Path) -> Iterator[Demonstration]:
+    """The demonstrations of files, and of every `*_demo.hdf5` in folders, one at a time.
 
     Raises UserError, naming file and fix, for files that are missing, truncated, of another
     layout, or hold NaN or actions outside [-1, 1].
     """
-    for file in _files(Path(path).expanduser()):
+    for file in _files(paths):
         with _open(file) as opened:
             groups = _demo_groups(opened)
             task = _task_of(opened["data"].attrs, file)
@@ -267,24 +267,27 @@ def read_demonstrations(path: str | Path) -> Iterator[Demonstration]:
                 yield _read(group, task, f"{file}: {name}")
 
 
-def check_files(path: str | Path) -> None:
+def check_files(*paths: str | Path) -> None:
     """Raises UserError where there are no demonstrations, or a file is damaged or foreign: what can
     be known without reading them."""
-    for file in _files(Path(path).expanduser()):
+    for file in _files(paths):
         with _open(file) as opened:
             _demo_groups(opened)
             _task_of(opened["data"].attrs, file)
 
 
-def _files(path: Path) -> Iterable[Path]:
-    if path.is_file():
-        return [path]
-    files = sorted(path.glob(f"*{SUFFIX}"))
-    if not files:
-        raise UserError(
-            f"no demonstrations at {path}: expected a file or a folder of *{SUFFIX}; "
-            "`python jobs/collect.py` makes them"
-        )
+def _files(paths: Iterable[str | Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in (Path(path).expanduser() for path in paths):
+        found = [path] if path.is_file() else sorted(path.glob(f"*{SUFFIX}"))
+        if not found:
+            raise UserError(
+                f"no demonstrations at {path}: expected a file or a folder of *{SUFFIX}; "
+                "`python jobs/collect.py` makes them"
+            )
+        files += found
+    if len({file.resolve() for file in files}) < len(files):
+        raise UserError("the same demonstrations are given twice; name every file or folder once")
     return files
 
 

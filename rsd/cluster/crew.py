@@ -133,6 +133,7 @@ class Crew:
         self._replicas: list[ActorHandle] = []
         self._pings: dict[ray.ObjectRef[ReplicaInfo], _Ping] = {}
         self._answering: set[ActorHandle] = set()
+        self._processes: dict[ActorHandle, str] = {}  # who answered last, unless its end was told
         self._pending: dict[ray.ObjectRef[Any], Member] = {}
         self._names = itertools.count()
         self._start_failures = 0
@@ -238,10 +239,13 @@ class Crew:
         answered, _ = ray.wait(list(self._pings), num_returns=len(self._pings), timeout=0)
         for ref in answered:
             replica = self._pings.pop(ref).replica
-            answered_before = replica in self._answering
             self._answering.discard(replica)
             try:
-                self._check_replica(ray.get(ref))
+                info = ray.get(ref)
+                self._check_replica(info)
+                if self._processes.get(replica, info.process) != info.process:
+                    self._tell_death("was")  # both between two looks
+                self._processes[replica] = info.process
                 self._answering.add(replica)
             except ActorDiedError as error:
                 self._replicas.remove(replica)
@@ -249,12 +253,8 @@ class Crew:
                     raise RunStoppedError(f"every replica of the policy is dead: {error}") from None
                 self._say(f"a replica is dead for good: {error}")
             except RayActorError:
-                if answered_before:
-                    self._say(
-                        "a replica died and is being restarted; what it decoded is asked again (if "
-                        f"a batch took it {self._cluster.decode_limit_s:g} s, its stack is in its "
-                        "log)"
-                    )
+                if self._processes.pop(replica, None):
+                    self._tell_death("is being")
         self._restart_silent_replicas()
 
     def _restart_silent_replicas(self) -> None:
@@ -263,8 +263,15 @@ class Crew:
         for ref in overdue:
             replica = self._pings.pop(ref).replica
             self._answering.discard(replica)
+            self._processes.pop(replica, None)
             self._say("a replica does not answer any more: it is killed and restarted")
             actors.restart(replica)
+
+    def _tell_death(self, passive: str) -> None:
+        self._say(
+            f"a replica died and {passive} restarted; what it decoded is asked again (if a batch "
+            f"took it {self._cluster.decode_limit_s:g} s, its stack is in its log)"
+        )
 
     def _check_replica(self, info: ReplicaInfo) -> None:
         node = info.machine.node

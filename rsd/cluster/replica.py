@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class ReplicaInfo:
     checkpoint_sha256: str
     source_sha256: str  # of the code that it runs
     machine: Machine
+    process: str  # another one after every restart
 
 
 class PolicyReplica:
@@ -48,6 +50,7 @@ class PolicyReplica:
         self._on_queue = on_queue
         self._source_sha256 = source_sha256()
         self._machine = machine("replica", settings.device)
+        self._process = uuid.uuid4().hex
 
     async def act(self, request: ChunkRequest, alone: bool = False) -> Chunk:
         """Decode one chunk, `alone` or in a batch; raises what the policy raises."""
@@ -67,6 +70,7 @@ class PolicyReplica:
             self._policy.checkpoint_sha256,
             self._source_sha256,
             self._machine,
+            self._process,
         )
 
     def _decode(self, requests: list[ChunkRequest], deliver: Deliver) -> list[Chunk]:

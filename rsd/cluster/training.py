@@ -178,6 +178,6 @@ def absolute(job: TrainJob) -> TrainJob:
     """With paths that hold in a worker's folder, too."""
     return dataclasses.replace(
         job,
-        data=job.data.expanduser().absolute(),
+        data=tuple(path.expanduser().absolute() for path in job.data),
         output=job.output.expanduser().absolute(),
     )

@@ -18,7 +18,7 @@ from rsd.architecture import SmallVLAConfig, from_json
 from rsd.errors import UserError, unknown
 from rsd.types import ImageSpec
 
-FORMAT = 2
+FORMAT = 3
 ARCHITECTURE = "small_vla"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

@@ -147,6 +147,10 @@ class SmallVLA(nn.Module):
             config.target.width,
             tokeniser.layers * tokeniser.latent_dim * tokeniser.levels * self.target.group,
         )
+        if config.regression:
+            self.regression_head = nn.Linear(
+                config.target.width, self.target.group * tokeniser.latent_dim
+            )
         self.draft_reader = DraftContext(config, self.cameras * cells + config.text_tokens)
         self.draft = Draft(tokeniser, config.draft.width)
 
@@ -172,11 +176,19 @@ class SmallVLA(nn.Module):
 
     def parallel_logits(self, context: Tensor) -> Tensor:
         """Context (B, S, W) -> logits (B, L, T, D, V) of independent heads."""
+        return self.independent_heads(self._first_block(context))
+
+    def regress(self, context: Tensor) -> Tensor:
+        """Context (B, S, W) -> latents (B, T, D) of the regression head."""
+        return self.regressed(self._first_block(context))
+
+    def _first_block(self, context: Tensor) -> Tensor:
+        """Block 0's output (B, P, W): what the trunk knows before any code."""
         no_codes = torch.zeros(
             len(context), self.target.steps, self.target.latent_dim, 0, dtype=torch.int64
         ).to(context.device)
         _, hidden = self.target(context, no_codes)
-        return self.independent_heads(hidden)
+        return hidden
 
     def independent_heads(self, hidden: Tensor) -> Tensor:
         """Block 0's output (B, P, W) -> logits (B, L, T, D, V)."""
@@ -184,6 +196,11 @@ class SmallVLA(nn.Module):
         logits = self.parallel_heads(hidden).unflatten(-1, (target.layers, -1)).transpose(1, 2)
         shape = (len(hidden), target.layers, target.steps, target.latent_dim, target.levels)
         return logits.reshape(shape)
+
+    def regressed(self, hidden: Tensor) -> Tensor:
+        """Block 0's output (B, P, W) -> latents (B, T, D)."""
+        latents: Tensor = self.regression_head(hidden)
+        return latents.reshape(len(hidden), self.target.steps, self.target.latent_dim)
 
 
 def _two_layers(inputs: int, width: int) -> nn.Module:

@@ -34,6 +34,9 @@ class TrainConfig:
     parallel_weight: float = 0.25
     """Weight of the independent heads' loss"""
 
+    regression_weight: float = 1.0
+    """Weight of the regression head's loss: L1 on latents, whose range is -1 to 1"""
+
     shift: int = 2
     """Augmentation: pixels of random shift"""
 
@@ -47,7 +50,8 @@ class TrainConfig:
     """Fraction of demonstrations kept for validation"""
 
     bf16: bool | None = None
-    """Mixed precision; None: on a GPU. Pays on CPUs with bf16 units, too"""
+    """Mixed precision, in which weights stay fp32; None: on GPUs, and on CPUs that multiply
+    matrices of bf16 (AMX)"""
 
     seed: int = 0
 
@@ -56,8 +60,9 @@ class TrainConfig:
 class TrainJob:
     """Train SmallVLA and its draft from demonstrations."""
 
-    data: Path
-    """HDF5 file or folder of demonstrations; on a cluster, where every node finds it"""
+    data: tuple[Path, ...]
+    """HDF5 files, or folders of them, with demonstrations; on a cluster, where every node finds
+    them"""
 
     output: Path
     """Checkpoint folder to write; on a cluster, where every node finds it"""

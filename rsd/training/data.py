@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +44,8 @@ class Examples:
         return len(self.images)
 
 
-def load_examples(path: Path, word_buckets: int, steps: int) -> Examples:
-    """Read every demonstration below `path` (a file or a folder of LIBERO HDF5 files).
+def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examples:
+    """Read every demonstration of `paths`: files, and folders of LIBERO HDF5 files.
 
     Raises UserError for an empty folder, for frames of different sizes or settings, and whatever
     `read_demonstrations` finds wrong with a file.
@@ -56,11 +56,11 @@ def load_examples(path: Path, word_buckets: int, steps: int) -> Examples:
     tasks: dict[tuple[str, int], int] = {}
     digest = hashlib.sha256()
     demonstrations = 0
-    for demo in read_demonstrations(path):
+    for demo in read_demonstrations(*paths):
         specs.add(demo.images or ImageSpec(*demo.agentview.shape[1:3]))
         assets.add(demo.assets)
         if len(specs) > 1:
-            raise UserError(f"{path} mixes image settings {sorted(map(str, specs))}; train on one")
+            raise UserError(f"mixed image settings {sorted(map(str, specs))}; train on one")
         task = tasks.setdefault((demo.suite, demo.task_id), len(tasks))
         for name, values in _examples(demo, word_buckets, steps).items():
             parts[name].append(values)
@@ -71,9 +71,9 @@ def load_examples(path: Path, word_buckets: int, steps: int) -> Examples:
         for array in (demo.actions, demo.proprio, demo.frame_steps, demo.agentview, demo.wrist):
             digest.update(np.ascontiguousarray(array).data)
         demonstrations += 1
-    if demonstrations == 0:
-        raise UserError(f"no demonstrations in {path}; jobs/collect.py makes some")
-    tensors = {name: torch.from_numpy(np.concatenate(arrays)) for name, arrays in parts.items()}
+    tensors = {  # the parts of one before those of the next: images take gigabytes
+        name: torch.from_numpy(np.concatenate(parts.pop(name))) for name in list(parts)
+    }
     origin = {
         "demonstrations": demonstrations,
         "examples": len(tensors["images"]),
@@ -85,9 +85,9 @@ def load_examples(path: Path, word_buckets: int, steps: int) -> Examples:
     return Examples(spec=specs.pop(), origin=origin, **tensors)
 
 
-def load_chunks(path: Path, steps: int) -> Tensor:
-    """float32 (N, T, 7): the expert's labels from every rendered frame below `path` on."""
-    chunks = [chunk_labels(d.actions, steps)[d.frame_steps] for d in read_demonstrations(path)]
+def load_chunks(paths: Sequence[Path], steps: int) -> Tensor:
+    """float32 (N, T, 7): the expert's labels from every rendered frame of `paths` on."""
+    chunks = [chunk_labels(d.actions, steps)[d.frame_steps] for d in read_demonstrations(*paths)]
     return torch.from_numpy(np.concatenate(chunks))
 
 

@@ -28,6 +28,7 @@ class Validation:
     accuracy: tuple[float, ...]  # target: against the labels; draft: agreement with the target
     majority: tuple[float, ...]  # of saying each token's most frequent training label, always
     parallel_loss: float = math.nan  # nats per token, of the independent heads
+    regression_loss: float = math.nan  # mean L1 of latents, of the regression head
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,12 @@ SCHEMA = pa.schema(
                 "likewise, of the independent heads; NaN in the draft's phase",
             ),
             Column(
+                "regression_loss",
+                _NUMBER,
+                "latent units",
+                "likewise, mean absolute error of the regression head; NaN where there is none",
+            ),
+            Column(
                 "accuracy",
                 _PER_LAYER,
                 "share of tokens",
@@ -101,7 +108,17 @@ SCHEMA = pa.schema(
             ),
         )
     ],
-    metadata={"schema_version": "1"},
+    metadata={"schema_version": "2"},
+)
+
+
+_CURVES = (
+    "loss",
+    "learning_rate",
+    "examples_per_s",
+    "validation_loss",
+    "parallel_loss",
+    "regression_loss",
 )
 
 
@@ -143,6 +160,7 @@ class TrainingLog:
             "examples_per_s": progress.examples_per_s,
             "validation_loss": seen.loss if seen else math.nan,
             "parallel_loss": seen.parallel_loss if seen else math.nan,
+            "regression_loss": seen.regression_loss if seen else math.nan,
             "accuracy": list(seen.accuracy) if seen else [],
             "majority": list(seen.majority) if seen else [],
         }
@@ -157,7 +175,7 @@ class TrainingLog:
         if phase == "draft":
             self._before["draft"] = self._last("target")
         step = self._before[phase] + row["step"]
-        for name in ("loss", "learning_rate", "examples_per_s", "validation_loss", "parallel_loss"):
+        for name in _CURVES:
             if math.isfinite(row[name]):
                 self._curves.add_scalar(f"{phase}/{name}", row[name], step)
         for name in ("accuracy", "majority"):

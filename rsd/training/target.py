@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rsd.models.small_vla import SmallVLA
 from rsd.training.config import TrainConfig
@@ -52,6 +53,7 @@ class Outputs(NamedTuple):
     labels: Tensor  # int64 (B, T, D, L), after the noise
     loss: Tensor  # nats per token
     parallel_loss: Tensor  # of the independent heads
+    regression_loss: Tensor  # of the regression head: mean L1 of latents; 0 without one
 
 
 class TargetObjective(nn.Module):
@@ -73,8 +75,15 @@ class TargetObjective(nn.Module):
         context = model.target_context(model.features(images, words, proprio))
         logits, hidden = model.target(context, codes[..., :-1])
         independent = model.independent_heads(hidden)
+        regression = torch.zeros((), device=actions.device)
+        if model.config.regression:
+            regression = F.l1_loss(model.regressed(hidden).float(), latent)
         return Outputs(
-            logits, labels, cross_entropy(logits, labels), cross_entropy(independent, clean)
+            logits,
+            labels,
+            cross_entropy(logits, labels),
+            cross_entropy(independent, clean),
+            regression,
         )
 
 
@@ -102,7 +111,10 @@ class TargetTraining:
         self._objective = workers.wrap(TargetObjective(model))
         self._average = copy_of(model)
         self._optimiser = torch.optim.AdamW(
-            decayed(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.95)
+            decayed(model, config.weight_decay),
+            lr=config.learning_rate,
+            betas=(0.9, 0.95),
+            fused=True,
         )
         self._step = 0
 
@@ -148,18 +160,21 @@ class TargetTraining:
         objective = TargetObjective(self.model)
         generator = torch.Generator().manual_seed(0)
         chosen = self._validation[torch.randperm(len(self._validation), generator=generator)[:512]]
-        loss = parallel = 0.0
+        loss = parallel = regression = 0.0
         right = torch.zeros(self.model.target.layers)
         for rows in chosen.split(64):
             outputs = self._forward(objective, self._as_they_are(rows))
             share = len(rows) / len(chosen)
             loss += share * float(outputs.loss)
             parallel += share * float(outputs.parallel_loss)
+            regression += share * float(outputs.regression_loss)
             right += share * accuracy(outputs.logits, outputs.labels).cpu()
         majority = self._majority(chosen)
         self.model.load_state_dict(own)
         self.model.train()
-        return Validation(loss, shares(right), majority, parallel)
+        if not self.model.config.regression:
+            regression = math.nan
+        return Validation(loss, shares(right), majority, parallel, regression)
 
     def state(self) -> TrainingState:
         """For saving."""
@@ -183,8 +198,11 @@ class TargetTraining:
         for group in self._optimiser.param_groups:
             group["lr"] = self._config.learning_rate * _schedule(self._step, self._config)
         outputs = self._forward(self._objective, batch)
-        loss = outputs.loss + self._config.parallel_weight * outputs.parallel_loss
-        loss = loss * batch.weight
+        loss = (
+            outputs.loss
+            + self._config.parallel_weight * outputs.parallel_loss
+            + self._config.regression_weight * outputs.regression_loss
+        ) * batch.weight
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -261,8 +279,8 @@ def _schedule(step: int, config: TrainConfig) -> float:
 
 @torch.no_grad()
 def _average_into(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
-            average[name].lerp_(tensor, 1 - decay)
-        else:
-            average[name].copy_(tensor)
+    now = model.state_dict()
+    numbers = [name for name, tensor in now.items() if tensor.is_floating_point()]
+    torch._foreach_lerp_(
+        [average[name] for name in numbers], [now[name] for name in numbers], 1 - decay
+    )

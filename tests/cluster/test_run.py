@@ -14,6 +14,7 @@ from conftest import TOY, assert_exactly_once, processes, rows, run_toy, same_wo
 from rich.console import Console
 
 from rsd import records
+from rsd.cluster import crew
 from rsd.cluster.session import evaluate
 from rsd.config import parse
 from rsd.envs.assets import ResolvedAssets
@@ -83,12 +84,18 @@ def test_with_two_replicas_the_other_one_answers(tmp_path: Path) -> None:
     assert (rows(tmp_path)["attempts"] == 1).all()
 
 
-def test_a_replica_whose_device_hangs_is_replaced_and_asked_again(tmp_path: Path) -> None:
-    flags = ["--task-suite", "toy", "--tasks", "0", "--num-trials", "10", "--policy", "toy-hang"]
-    _, text = run_toy(tmp_path, *flags, "--decode-limit-s", "1")
-    assert len(records.read_chunks(str(tmp_path))) > 2 * HANGS_AT
-    assert "a replica died and is being restarted" in text
-    assert_exactly_once(tmp_path, arms=2, episodes_per_arm=10)
+def test_a_replica_whose_device_hangs_is_replaced_and_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches hold two chunks at most, so at least two processes hang: the second is looked at
+    while it does."""
+    monkeypatch.setattr(crew, "LOOK_S", 0.2)
+    flags = ["--task-suite", "toy", "--tasks", "0", "1", "--num-trials", "20"]
+    limits = ["--workers", "2", "--decode-limit-s", "1"]
+    _, text = run_toy(tmp_path, *flags, "--policy", "toy-hang", *limits)
+    assert len(records.read_chunks(str(tmp_path))) > 2 * 2 * HANGS_AT
+    assert "a replica died and" in text
+    assert_exactly_once(tmp_path, arms=2, episodes_per_arm=40)
     assert (rows(tmp_path)["attempts"] == 1).all()
 
 
@@ -96,8 +103,6 @@ def test_a_replica_that_does_not_answer_at_all_is_killed_and_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its whole process stands still, the thread included that watches over decodes."""
-    from rsd.cluster import crew
-
     monkeypatch.setattr(crew, "LOOK_S", 0.5)
     monkeypatch.setattr(crew, "KILL_GRACE_S", 2.0)
     stopped: list[psutil.Process] = []
@@ -199,8 +204,6 @@ def test_a_replica_with_another_checkpoint_stops_the_run(
 def test_a_replica_or_worker_with_other_code_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rsd.cluster import crew
-
     monkeypatch.setattr(crew, "source_sha256", lambda: "0" * 64)
     with pytest.raises(crew.RunStoppedError, match="runs other code"):
         run_toy(tmp_path, "--task-suite", "toy")

@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _job(data: Path, output: Path, **changes: object) -> TrainJob:
-    job = TrainJob(data, output, save_every_s=0, train=SETTINGS, model=CONFIG)
+    job = TrainJob((data,), output, save_every_s=0, train=SETTINGS, model=CONFIG)
     return dataclasses.replace(job, **changes)  # type: ignore[arg-type]
 
 
@@ -91,7 +91,7 @@ def test_a_state_of_other_settings_or_data_is_refused(data: Path, tmp_path: Path
         _train(dataclasses.replace(job, train=longer))
     other = made_up_folder(tmp_path / "other", [made_up_demonstration(s, 8) for s in (5, 6)])
     with pytest.raises(UserError, match=r"trained with data '\w+', this command says '\w+'"):
-        _train(dataclasses.replace(job, data=other))
+        _train(dataclasses.replace(job, data=(other,)))
     state = job.output / STATE_FILE
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"training.pt is damaged.*delete it"):
@@ -106,7 +106,7 @@ def test_a_draft_is_not_trained_on_other_frames_than_its_target(data: Path, tmp_
     with pytest.raises(UserError, match="reads frames drawn as"):
         _train(job)
     before = checkpoint.inspect(str(output)).sha256
-    _train(dataclasses.replace(job, data=data))
+    _train(dataclasses.replace(job, data=(data,)))
     assert checkpoint.inspect(str(output)).sha256 != before
     assert checkpoint.inspect(str(output)).origin["target"] == {"data": "none"}
 
@@ -114,7 +114,7 @@ def test_a_draft_is_not_trained_on_other_frames_than_its_target(data: Path, tmp_
 def test_demonstrations_drawn_in_different_ways_are_not_mixed(tmp_path: Path) -> None:
     other = ImageSpec(IMAGES.height, IMAGES.width, 4, True)
     drawn = [made_up_demonstration(1, 8), made_up_demonstration(2, 8, images=other)]
-    with pytest.raises(UserError, match=r"mixes image settings .* train on one"):
+    with pytest.raises(UserError, match=r"mixed image settings .* train on one"):
         _train(_job(made_up_folder(tmp_path / "data", drawn), tmp_path / "out"))
 
 
