@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.metrics import Gauge
 
+from rsd.cluster.batching import StuckError
 from rsd.cluster.replica import PolicyReplica, ReplicaSettings
 from rsd.cluster.scaling import Footprint
 from rsd.cluster.worker import EnvWorker, NoReplicaError, WorkerSettings
@@ -83,17 +84,22 @@ class ReplicaClient:
         where replicas keep dying over this request.
 
         Whose batch a replica died with is asked again alone, and after a random pause: the one
-        that kills replicas then takes along only what happens to wait behind it.
+        that kills replicas then takes along only what happens to wait behind it, and nobody waits
+        long behind one that hangs.
         """
-        for deaths in range(DEATHS_PER_CHUNK + 1):
+        deaths = 0
+        while deaths <= DEATHS_PER_CHUNK:
             replica = self._living() if self._suspicious else self._replicas[0]
             try:
                 answer: Any = replica.act.remote(request, alone=deaths > 0)
                 return ray.get(answer)
+            except StuckError:
+                pass  # its process ends itself soon, or goes on
             except RayActorError:
                 self._suspicious = True
-                self._replicas.rotate(-1)
-                time.sleep(random.uniform(0, RETRY_S))
+                deaths += 1
+            self._replicas.rotate(-1)
+            time.sleep(random.uniform(0, RETRY_S))
         raise RuntimeError(
             f"{DEATHS_PER_CHUNK} replicas died when they were asked for chunk "
             f"{request.chunk_index} alone, and one before them in a batch"

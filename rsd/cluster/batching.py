@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from rsd.types import Chunk, ChunkRequest, Deliver
 
 Act = Callable[[list[ChunkRequest], Deliver], list[Chunk]]
+
+
+class StuckError(RuntimeError):
+    """The device has worked on another batch for suspiciously long: ask elsewhere, or again."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,7 @@ class BatchLimits:
 
     max_batch_size: int
     max_wait_s: float  # 0: an idle device starts at once on what is there
+    patience_s: float = math.inf  # of a decode, after which those who wait behind it are sent away
 
 
 @dataclass
@@ -36,7 +43,8 @@ class MicroBatcher:
     While the device works, requests gather by themselves, so waiting for more is worth little:
     it happens only up to `max_wait_s`, with an idle device, and while `callers` (the workers that
     ask here) have not all asked already. The oldest request chooses the decoding. An answer goes
-    out as soon as it is final, while the rest of its batch is still being decoded.
+    out as soon as it is final, while the rest of its batch is still being decoded. Nobody waits
+    behind a device that seems to hang: the end of its process is then nobody else's fault.
     """
 
     def __init__(
@@ -48,6 +56,7 @@ class MicroBatcher:
         self._clock = clock
         self._queue: deque[_Waiting] = deque()
         self._grown = asyncio.Event()
+        self._stuck = False
         self._device = ThreadPoolExecutor(1, "policy")
         self._loop: asyncio.Task[None] | None = None
 
@@ -59,8 +68,11 @@ class MicroBatcher:
         """The answer to one request, its trace with `queue_s` and `batch_size`. With `alone` it
         shares its batch with nobody.
 
-        An exception of the policy goes to the request that causes it alone.
+        An exception of the policy goes to the request that causes it alone. Raises StuckError where
+        the device seems to hang.
         """
+        if self._stuck:
+            raise StuckError(self._reason)
         if self._loop is None:
             self._loop = asyncio.create_task(self._run())
         answer: asyncio.Future[Chunk] = asyncio.get_running_loop().create_future()
@@ -118,7 +130,8 @@ class MicroBatcher:
 
         try:
             requests = [waiting.request for waiting in batch]
-            chunks = await loop.run_in_executor(self._device, self._act, requests, deliver)
+            with self._watched(loop):
+                chunks = await loop.run_in_executor(self._device, self._act, requests, deliver)
             if len(chunks) != len(batch):
                 raise RuntimeError(f"{len(chunks)} answers to {len(batch)} requests")
         except Exception as error:  # belongs to requests without an answer; the batcher goes on
@@ -131,3 +144,26 @@ class MicroBatcher:
             return
         for index, chunk in enumerate(chunks):
             answer(index, chunk)
+
+    @contextmanager
+    def _watched(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Around a decode."""
+        patience = self._limits.patience_s
+        alarm = None if math.isinf(patience) else loop.call_later(patience, self._send_away)
+        try:
+            yield
+        finally:
+            self._stuck = False
+            if alarm is not None:
+                alarm.cancel()
+
+    def _send_away(self) -> None:
+        self._stuck = True
+        for waiting in self._queue:
+            if not waiting.answer.done():
+                waiting.answer.set_exception(StuckError(self._reason))
+        self._queue.clear()
+
+    @property
+    def _reason(self) -> str:
+        return f"a batch has been decoded for {self._limits.patience_s:g} s; it seems to hang"

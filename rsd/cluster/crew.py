@@ -187,7 +187,11 @@ class Crew:
             policy=self._run.config.policy.policy,
             deterministic=self._run.config.policy.deterministic,
             device="cuda" if self._replica_footprint.gpus else "cpu",
-            limits=BatchLimits(self._cluster.max_batch_size, self._cluster.max_wait_ms / 1000),
+            limits=BatchLimits(
+                self._cluster.max_batch_size,
+                self._cluster.max_wait_ms / 1000,
+                self._cluster.decode_limit_s / 2,
+            ),
             decode_limit_s=self._cluster.decode_limit_s,
         )
         for _ in range(decision.change):

@@ -29,7 +29,7 @@ class Phase(StrEnum):
     CARRY = "carry"  # thing held: lift, carry and lower are one motion along a funnel
     RELEASE = "release"  # thing where it belongs, fingers opening
     PUSH = "push"  # gripper closed, on its way to a push or pushing
-    LEAVE = "leave"  # gripper open, backing out of a grasp from aside
+    LEAVE = "leave"  # gripper open, backing out of a grasp from aside or up from a push
     RETREAT = "retreat"  # all done, gripper rising
 
 
@@ -184,9 +184,9 @@ class Move:
 
 @dataclass(frozen=True)
 class Push:
-    """Push a fixture's part with closed fingers. Lengths in m, angles in rad."""
+    """Push a part or an object with closed fingers. Lengths in m, angles in rad."""
 
-    part: str  # or an object
+    part: str  # moving part of a fixture, or an object
     contact: Vector  # of the finger tips at the part, in its frame
     direction: Vector  # unit vector of the push, in its frame
     done: Condition
@@ -294,6 +294,8 @@ class PlanExpert:
             if last is Phase.CARRY or state.finger_speed < tuning.settled_speed:
                 return Phase.CARRY
             return Phase.CLOSE if near else Phase.REACH
+        if done and last in GRIPPING:
+            return Phase.RELEASE
         if done:
             return Phase.LEAVE if self._beside(goal, state) else None
         if last in GRIPPING:

@@ -308,6 +308,7 @@ _TEN: dict[str, Plan] = {
             to="white_cabinet_1_bottom_region",
             done=Goal(("in", BOWL, "white_cabinet_1_bottom_region")),
             offset=(0.02, -0.024, -0.027),
+            approach_clearance=0.15,  # over the bottle
             carry_clearance=0.10,
             carry_slope=6.0,
         ),
@@ -317,7 +318,8 @@ _TEN: dict[str, Plan] = {
             direction=(0.0, 1.0, 0.0),
             done=Goal(("close", "white_cabinet_1_bottom_region")),
             yaw=np.pi / 2,
-            pitch=np.radians(45),  # clear of the handles above
+            pitch=np.radians(35),  # clear of the handles above, and the wrist of the wine rack
+            standoff=0.025,
             limit=1.0,
         ),
     ),
@@ -334,7 +336,7 @@ _TEN: dict[str, Plan] = {
             offset=(0.0, 0.010, -0.066),
             approach_slope=6.0,
             carry_clearance=0.20,
-            carry_slope=8.0,
+            carry_slope=20.0,  # 1 cm of play on each side
             carry_yaw=np.pi / 2,
         ),
     ),

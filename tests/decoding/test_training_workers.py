@@ -22,7 +22,14 @@ from tests.decoding.small_policy import untrained_model
 from tests.decoding.test_training import made_up_examples
 
 SETTINGS = TrainConfig(
-    steps=1, draft_steps=2, draft_views=2, batch_size=16, shift=2, jitter=0.2, held_out=0.2
+    steps=1,
+    draft_steps=2,
+    draft_views=2,
+    batch_size=16,
+    shift=2,
+    jitter=0.2,
+    held_out=0.2,
+    bf16=False,
 )
 
 

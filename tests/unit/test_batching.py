@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rsd.cluster.batching import BatchLimits, MicroBatcher
+from rsd.cluster.batching import BatchLimits, MicroBatcher, StuckError
 from rsd.cluster.replica import PolicyReplica, ReplicaSettings
 from rsd.models.toy import ToyPolicy
 from rsd.types import Chunk, ChunkRequest, Decoding, Deliver, EpisodeKey, Observation
@@ -191,3 +191,21 @@ def test_a_failure_after_an_early_answer_concerns_the_others_alone() -> None:
 
     assert len(asyncio.run(work())) == 2
     assert sizes == [2, 1]  # only the lost one is asked again
+
+
+def test_nobody_waits_behind_a_device_that_hangs() -> None:
+    """Nor is anybody let in while it does; afterwards it answers again."""
+    device = Device(seconds=0.5)
+
+    async def work() -> None:
+        batcher = MicroBatcher(device.act, BatchLimits(1, 0.0, patience_s=0.1))
+        first, second = (asyncio.create_task(batcher.submit(request(trial))) for trial in (0, 2))
+        with pytest.raises(StuckError, match=r"decoded for 0.1 s"):
+            await second
+        with pytest.raises(StuckError):
+            await batcher.submit(request(4))
+        await first
+        await batcher.submit(request(6))
+
+    asyncio.run(work())
+    assert [batch[0].key.trial for batch in device.batches] == [0, 6]
