@@ -33,8 +33,12 @@ ARMS: dict[str, Decoding] = {
     "speculative": Decoding("speculative"),
     **{f"speculative-{rule}": Decoding("speculative", rule) for rule in RULES if rule != "exact"},
     "autoregressive-sampling": Decoding("autoregressive", "sampling"),
+    "regression": Decoding("regression"),
     "expert": Decoding("expert"),
 }
+
+
+_WITHOUT_CODES = {"expert": "the expert", "regression": "a regression head"}
 
 
 def _true_or_false(values: list[str]) -> bool:
@@ -76,8 +80,9 @@ class EpisodesConfig:
     arms: tuple[str, ...] = ("autoregressive", "speculative")
     """autoregressive, speculative (exact rule), parallel; autoregressive-sampling and
     speculative-sampling draw tokens instead of taking the best. NAME@K decodes the K coarsest
-    layers only, as in autoregressive@3. expert: the scripted expert, which sees the simulator's
-    state and decides every step anew; an upper baseline"""
+    layers only, as in autoregressive@3. regression: a head of the same trunk that says actions as
+    numbers; no codes. expert: the scripted expert, which sees the simulator's state and decides
+    every step anew; an upper baseline"""
 
     use_speculative_decoding: ExplicitBool = None
     """Shorthand: true is `--arms speculative`, false is `--arms autoregressive`"""
@@ -307,9 +312,9 @@ def _resolve_arm(name: str, policy: PolicyConfig) -> Arm:
         raise unknown("arm", kind, ARMS)
     if at and not depth.isdecimal():
         raise UserError(f"arm {name!r}: after @ comes a number of layers, as in {kind}@3")
-    if kind == "expert":
+    if kind in _WITHOUT_CODES:
         if at:
-            raise UserError(f"arm {name!r}: the expert decodes no layers; write expert")
+            raise UserError(f"arm {name!r}: {_WITHOUT_CODES[kind]} decodes no layers; write {kind}")
         return Arm(kind, ARMS[kind])
     layers = int(depth) if at else policy.layers
     decoding = dataclasses.replace(ARMS[kind], layers=layers, draft_layers=policy.draft_layers)

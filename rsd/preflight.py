@@ -46,6 +46,7 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     family = FAMILIES[family_of(suites[0])]
     policy = inspect_policy(config.policy.policy)
     check_layers(config, policy.layers)
+    _check_heads(config, policy)
     _check_experts(config)
     return RunPlan(
         run_id=_new_run_id(suites),
@@ -56,6 +57,15 @@ def prepare(config: EvaluateConfig) -> RunPlan:
         renderer=family.renderer(config.simulator.renderer),
         assets=family.assets(config.simulator.assets, suites),
     )
+
+
+def _check_heads(config: EvaluateConfig, policy: PolicyInfo) -> None:
+    asked = any(arm.decoding.mode == "regression" for arm in resolve_arms(config))
+    if asked and not policy.regresses:
+        raise UserError(
+            f"arm 'regression': policy {config.policy.policy!r} was trained without a regression "
+            "head; leave the arm out, or train with --model.regression"
+        )
 
 
 def _check_experts(config: EvaluateConfig) -> None:

@@ -85,12 +85,16 @@ class RFSQ(nn.Module):
         return self.quantise(self.latent(actions))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(B, T, D, K) codes -> (B, T, 7) actions in [-1, 1].
+        """(B, T, D, K) codes -> (B, T, 7) actions in [-1, 1]."""
+        return self.actions(self.dequantise(codes))
+
+    def actions(self, latents: Tensor) -> Tensor:
+        """(B, T, D) latents -> (B, T, 7) actions in [-1, 1].
 
         One chunk at a time: a matrix product's rounding depends on its shape, and a chunk's actions
         must not depend on the batch it came in.
         """
-        return torch.stack([self._actions(latent) for latent in self.dequantise(codes)])
+        return torch.stack([self._actions(latent) for latent in latents])
 
     def _actions(self, latent: Tensor) -> Tensor:
         """(..., T, D) -> (..., T, 7)."""

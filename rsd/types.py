@@ -12,7 +12,13 @@ from typing import Literal, Protocol
 import numpy as np
 
 Outcome = Literal["success", "timeout", "error"]
-Mode = Literal["parallel", "autoregressive", "speculative", "expert"]  # expert: no policy
+Mode = Literal[
+    "parallel",
+    "autoregressive",
+    "speculative",
+    "regression",  # actions as numbers, no codes decoded
+    "expert",  # no policy
+]
 
 ACTION_DIM = 7
 PROPRIO_DIM = 8

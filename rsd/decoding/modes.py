@@ -1,4 +1,4 @@
-"""The decode loops: parallel, autoregressive, speculative (DESIGN 6).
+"""The decode loops: parallel, autoregressive, speculative (DESIGN 6); regression beside them.
 
 A backbone predicts layer l from its block l, whose input are the codes of layer l - 1 (block 0:
 query positions), so codes of K layers need K - 1 of them as input. Shapes: codes (B, T, D, K),
@@ -44,6 +44,7 @@ class Decoded(NamedTuple):
     kept: Tensor  # int64 (B, 2, K): of those, tokens kept
     margin: Tensor  # float (B,): smallest gap between the two best target logits of any token; NaN
     # where target or draft gave NaN or infinity
+    latents: Tensor | None = None  # float (B, T, D): what to act on where it is not the codes
 
 
 class Part(NamedTuple):
@@ -68,6 +69,14 @@ def parallel(
         codes = logits.argmax(dim=-1).permute(0, 2, 3, 1)
     ones = torch.ones(len(codes), dtype=torch.int64, device=codes.device)
     return _unspeculated(codes, ones, _margin(logits).amin(dim=1))
+
+
+def regression(latents: Tensor, quantise: Callable[[Tensor], Tensor]) -> Decoded:
+    """Latents (B, T, D) from one pass that decodes nothing; their codes are for the books."""
+    codes = quantise(latents)
+    ones = torch.ones(len(codes), dtype=torch.int64, device=codes.device)
+    margin = torch.full((len(codes),), torch.inf, device=codes.device)
+    return _unspeculated(codes, ones, margin)._replace(latents=latents)
 
 
 def autoregressive(
@@ -223,7 +232,7 @@ class _Books:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` of the open ones."""
-        self.codes, self.passes, self.judged, self.kept, self.margin = self._fields(rows)
+        self.codes, self.passes, self.judged, self.kept, self.margin, _ = self._fields(rows)
         self.final, self.open_rows = self.final[rows], self.open_rows[rows]
 
     def _fields(self, rows: Tensor) -> Decoded:

@@ -19,6 +19,7 @@ class PolicyInfo:
     chunk_steps: int  # T
     layers: int  # L
     images: ImageSpec
+    regresses: bool  # has a regression head
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class PolicyKind:
 def _inspect_toy(spec: str) -> PolicyInfo:
     from rsd.models import toy
 
-    return PolicyInfo(toy.sha256(spec), toy.CHUNK_STEPS, toy.LAYERS, toy.IMAGES)
+    return PolicyInfo(toy.sha256(spec), toy.CHUNK_STEPS, toy.LAYERS, toy.IMAGES, False)
 
 
 def _load_toy(spec: str, deterministic: bool, device: str) -> Policy:
@@ -45,7 +46,9 @@ def _inspect_checkpoint(spec: str) -> PolicyInfo:
     from rsd.models.checkpoint import inspect
 
     info = inspect(spec)
-    return PolicyInfo(info.sha256, info.chunk_steps, info.layers, info.images)
+    return PolicyInfo(
+        info.sha256, info.chunk_steps, info.layers, info.images, info.model.regression
+    )
 
 
 def _load_checkpoint(spec: str, deterministic: bool, device: str) -> Policy:

@@ -101,7 +101,10 @@ class SmallVLAPolicy:
         """Actions and traces of decoded rows; raises NonFiniteError where they are not finite."""
         codes = decoded.codes
         with stopwatch("detokenise"):
-            actions = self.model.tokeniser.decode(codes)
+            if decoded.latents is None:
+                actions = self.model.tokeniser.decode(codes)
+            else:
+                actions = self.model.tokeniser.actions(decoded.latents)
             if not bool(torch.isfinite(actions).all()):
                 raise NonFiniteError("the tokeniser's decoder gives NaN or infinity")
             actions[..., -1] = torch.where(actions[..., -1] < 0, -1.0, 1.0)  # PROTOCOL 9
@@ -178,6 +181,11 @@ class SmallVLAPolicy:
     def _parts(
         self, requests: list[ChunkRequest], decoding: Decoding, stopwatch: Stopwatch
     ) -> Iterator[Part]:
+        if decoding.mode == "expert":
+            raise ValueError("an expert decides without a policy: this request is for a worker")
+        if decoding.mode == "regression":
+            yield from self._regressed(requests, stopwatch)
+            return
         layers = self._layers(decoding)
         rule = make_rule(decoding.rule)
         with stopwatch("vision"):
@@ -204,13 +212,26 @@ class SmallVLAPolicy:
             context = self.model.target_context(features)
         if decoding.mode == "parallel":
             decoded = modes.parallel(context, self.model.parallel_logits, layers, stopwatch)
-        elif decoding.mode == "expert":
-            raise ValueError("an expert decides without a policy: this request is for a worker")
         else:
             decoded = modes.autoregressive(
                 self.model.target, context, rule, layers, uniforms, stopwatch
             )
         yield Part(torch.arange(len(requests)), decoded)
+
+    def _regressed(self, requests: list[ChunkRequest], stopwatch: Stopwatch) -> Iterator[Part]:
+        """Numbers have no ties that could be settled: with `deterministic` each request is computed
+        alone, because rounding depends on the batch."""
+        if not self.model.config.regression:
+            raise UserError("this policy was trained without a regression head")
+        size = 1 if self._deterministic else len(requests)
+        for start in range(0, len(requests), size):
+            with stopwatch("vision"):
+                features = self._features(requests[start : start + size])
+            with stopwatch("target"):
+                latents = self.model.regress(self.model.target_context(features))
+            with stopwatch("detokenise"):
+                decoded = modes.regression(latents.clamp(-1, 1), self.model.tokeniser.quantise)
+            yield Part(torch.arange(start, start + len(latents)), decoded)
 
     def _layers(self, decoding: Decoding) -> int:
         layers = self.layers if decoding.layers is None else decoding.layers
@@ -267,6 +288,7 @@ _CANONICAL_MODE: dict[Mode, Mode] = {
     "speculative": "autoregressive",
     "autoregressive": "autoregressive",
     "parallel": "parallel",
+    "regression": "regression",
 }
 
 

@@ -14,11 +14,13 @@ import torch
 from rsd.errors import UserError
 from rsd.models import checkpoint, policy
 from rsd.models.policy import NonFiniteError, SmallVLAPolicy
+from rsd.models.small_vla import SmallVLA
 from rsd.types import Chunk, Decoding
 from tests.decoding.small_policy import CONFIG, IMAGES, requests, small_checkpoint, small_model
 
 AUTOREGRESSIVE = Decoding("autoregressive")
 SPECULATIVE = Decoding("speculative")
+REGRESSION = Decoding("regression")
 BATCH = 6
 
 
@@ -43,7 +45,7 @@ def test_paired_exact_arms_give_the_same_actions_bit_for_bit(
         assert sum(chunk.trace.accepted) <= sum(chunk.trace.drafted)
 
 
-@pytest.mark.parametrize("mode", [AUTOREGRESSIVE, SPECULATIVE, Decoding("parallel")])
+@pytest.mark.parametrize("mode", [AUTOREGRESSIVE, SPECULATIVE, Decoding("parallel"), REGRESSION])
 def test_an_answer_does_not_depend_on_the_batch(small: SmallVLAPolicy, mode: Decoding) -> None:
     together = small.act(requests(BATCH, mode))
     alone = [small.act([request])[0] for request in requests(BATCH, mode)]
@@ -211,6 +213,26 @@ def test_statistics_that_cannot_be_the_models_are_refused(
     policy.save(model, tmp_path, IMAGES, {})
     with pytest.raises(UserError, match=message):
         policy.load(str(tmp_path), deterministic=True, device="cpu")
+
+
+def test_regression_acts_on_what_its_head_says(small: SmallVLAPolicy) -> None:
+    """Not on its codes, which are for the books: a head that says 0.3 moves by 0.3 all the way."""
+    policy = SmallVLAPolicy(small_model(), IMAGES, "sha")
+    with torch.no_grad():
+        policy.model.regression_head.weight.zero_()
+        policy.model.regression_head.bias.zero_()
+        policy.model.regression_head.bias[:3] = 0.3  # the mean of the translation
+    (chunk,) = policy.act(requests(1, REGRESSION))
+    assert np.array_equal(chunk.actions[:, :3], np.full((8, 3), 0.3, np.float32))
+    assert not chunk.actions[:, 3:6].any()
+    assert chunk.trace.passes == 1 and not any(chunk.trace.drafted)
+    assert chunk.codes.shape == (8, 7, 4)
+
+
+def test_a_policy_without_a_regression_head_refuses_the_arm(tmp_path: Path) -> None:
+    model = SmallVLA(dataclasses.replace(CONFIG, regression=False), IMAGES.height)
+    with pytest.raises(UserError, match="without a regression head"):
+        SmallVLAPolicy(model, IMAGES, "sha").act(requests(1, REGRESSION))
 
 
 def test_layers_that_the_policy_lacks_are_refused(small: SmallVLAPolicy) -> None:

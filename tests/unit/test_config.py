@@ -102,6 +102,7 @@ def test_a_wrong_yaml_file_is_told(text: str, told: str, tmp_path: Path) -> None
         ("--arms speculative-exect", "unknown acceptance rule 'exect'; did you mean 'exact'"),
         ("--arms parallel@two", "a number of layers"),
         ("--arms expert@2", "the expert decodes no layers"),
+        ("--arms regression@2", "a regression head decodes no layers; write regression"),
         ("--arms parallel parallel", "arm named twice: parallel"),
         ("--rule exat", "unknown acceptance rule 'exat'; did you mean 'exact'"),
         ("--num-trials 51", "choose 1 to 50"),

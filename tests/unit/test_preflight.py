@@ -35,6 +35,11 @@ def test_in_an_uploaded_working_folder_an_output_lies_below_the_home_folder(
     assert output_of(run) == str(tmp_path / "run")
 
 
+def test_a_regression_arm_needs_a_policy_that_has_the_head() -> None:
+    with pytest.raises(UserError, match="policy 'toy' was trained without a regression head"):
+        prepare(parse([*TOY, "run", "--arms", "regression"]))
+
+
 def test_an_expert_arm_needs_suites_that_an_expert_solves() -> None:
     with pytest.raises(UserError, match="no expert solves 'toy'; there are experts for libero_"):
         prepare(parse([*TOY, "run", "--arms", "expert"]))
