@@ -21,10 +21,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from rsd.collection import FIRST_SEED, CollectionSettings, NoiseSettings, Store
+from rsd.collection import (
+    FIRST_SEED,
+    CollectionSettings,
+    DriverSettings,
+    NoiseSettings,
+    Store,
+)
 from rsd.envs import assets, rendering
+from rsd.envs.looks import Looks
 from rsd.errors import UserError, unknown
 from rsd.experts import EXPERTS
+from rsd.models import inspect_policy
 from rsd.provenance import code
 from rsd.suites import Task, get_suite, get_task
 from rsd.types import ImageSpec
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
 
 DONE, STOPPED, BAD_REQUEST, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 
+DRIVERS_PART = 0.6  # of the steps that an episode may take
 LINE_PERIOD_S = 15.0
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
@@ -49,9 +58,11 @@ Examples:
   python jobs/collect.py --tasks 0 --demos 2 --output data/look               # quick look
   python jobs/collect.py --demos 50 --output data/spatial                     # 10 tasks x 50
   python jobs/collect.py --demos 100 --output data/spatial --resume           # 50 more of each
+  python jobs/collect.py --demos 20 --jitter 1 --first-seed 1000 --output data/other_looks
+  python jobs/collect.py --demos 20 --driver checkpoints/spatial --output data/dagger
   ray job submit --working-dir . -- python jobs/collect.py --demos 50 --output /shared/spatial
 
-The output folder is the driver's: under `ray job submit` it lies on the head node.
+The output folder lies with the job's own process: under `ray job submit` it lies on the head node.
 
 Exit codes: 0 every task has its demonstrations; 1 the run stopped early; 2 the request cannot be
 run, nothing was started; 3 a task was given up, too many placements failed; 130 interrupted. After
@@ -67,7 +78,7 @@ class CollectConfig:
     """Folder for `<task>_demo.hdf5`"""
 
     suite: str = "libero_spatial"
-    """A suite that has an expert: libero_spatial, libero_object, libero_goal"""
+    """A suite that has an expert: libero_spatial, libero_object, libero_goal, libero_10"""
 
     tasks: tuple[int, ...] = ()
     """Task numbers from 0; all tasks if left out"""
@@ -106,6 +117,18 @@ class CollectConfig:
 
     slips: float = 0.002
     """Probability a step that the gripper slips for a moment; without effect where --noise is 0"""
+
+    jitter: float = 0.0
+    """How much what is drawn varies from placement to placement. 1: cameras by up to 1 cm and 1
+    degree an axis, lamps by 30 cm and 30 %, colours by 20 %; physics stays"""
+
+    driver: str | None = None
+    """A checkpoint that drives while the expert labels (DAgger): the demonstrations then hold the
+    states that it leads to, and the way back"""
+
+    driver_share: float = 0.7
+    """Probability that the driver, not the expert, executes a chunk; after three fifths of the
+    steps that an episode may take, the expert drives alone"""
 
     hold_steps: int = 8
     """Steps recorded after the goal is reached, which fill the last chunk of actions"""
@@ -151,6 +174,8 @@ def prepare(config: CollectConfig) -> CollectionPlan:
     _check(config)
     noise = NoiseSettings(config.noise, slip_probability=config.slips) if config.noise else None
     size = config.image_size
+    images = ImageSpec(size, size, config.samples, config.reflection)
+    max_steps = get_suite(config.suite).max_steps
     return CollectionPlan(
         tasks=_tasks(config),
         demos=config.demos,
@@ -158,12 +183,18 @@ def prepare(config: CollectConfig) -> CollectionPlan:
         worker=WorkerSettings(
             assets.resolve(config.assets, [config.suite]),
             rendering.resolve(config.renderer),
-            ImageSpec(size, size, config.samples, config.reflection),
+            images,
             config.time_limit_s,
         ),
         collection=CollectionSettings(
-            get_suite(config.suite).max_steps, config.frame_every, config.hold_steps, noise
+            max_steps,
+            config.frame_every,
+            config.hold_steps,
+            noise,
+            Looks().scaled(config.jitter) if config.jitter else None,
+            _driver(config, images, max_steps) if config.driver else None,
         ),
+        policy=config.driver,
         code=code(),
         workers=config.workers,
         worker_memory_gb=config.worker_memory_gb,
@@ -179,6 +210,8 @@ _LEAST: dict[str, tuple[float, str]] = {  # smallest value of a number, and why
     "frame_every": (1, "1 is every step"),
     "noise": (0, "0 is none"),
     "slips": (0, "it is a probability"),
+    "jitter": (0, "0 is none"),
+    "driver_share": (0, "it is a probability"),
     "hold_steps": (0, "0 stops at the goal"),
     "worker_memory_gb": (0, "0 asks for none"),
     "demos_per_worker": (1, "1 is a process an episode"),
@@ -198,6 +231,17 @@ def _check(config: CollectConfig) -> None:
     get_suite(config.suite)
     if config.suite not in EXPERTS:
         raise unknown("suite with an expert", config.suite, EXPERTS)
+
+
+def _driver(config: CollectConfig, images: ImageSpec, max_steps: int) -> DriverSettings:
+    policy = inspect_policy(str(config.driver))
+    if policy.images != images:
+        raise UserError(
+            f"--driver {config.driver} reads frames drawn as {policy.images}, the demonstrations "
+            f"would hold {images}; give its settings by --image-size, --samples, --reflection"
+        )
+    steps = round(max_steps * DRIVERS_PART)
+    return DriverSettings(policy.sha256, policy.chunk_steps, config.driver_share, steps)
 
 
 def _tasks(config: CollectConfig) -> tuple[Task, ...]:

@@ -20,9 +20,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from rsd.demonstrations import Demonstration, merge, stored_seeds, task_file, write_demonstration
+from rsd.envs.looks import Looks
+from rsd.episode import Decide, check_actions
 from rsd.errors import UserError
 from rsd.suites import Task
-from rsd.types import ACTION_DIM, ImageSpec, Observation, SimTimings
+from rsd.types import (
+    ACTION_DIM,
+    ChunkRequest,
+    Decoding,
+    EpisodeKey,
+    ImageSpec,
+    Observation,
+    SimTimings,
+)
 
 FIRST_SEED = 1  # seed 0 is the stream of evaluation's fixture poses (PROTOCOL 4)
 
@@ -41,7 +51,7 @@ class FreshEnvironment(Protocol):
     def proprio(self) -> np.ndarray:
         """float32 (8,): what `observe` would report."""
 
-    def reset_fresh(self, seed: int) -> None: ...
+    def reset_fresh(self, seed: int, looks: Looks | None = None) -> None: ...
 
     def step(self, action: np.ndarray) -> bool: ...
 
@@ -63,6 +73,17 @@ class NoiseSettings:
 
 
 @dataclass(frozen=True)
+class DriverSettings:
+    """A policy that drives part of the way while the expert labels, so that the demonstrations
+    hold the states that it leads to (DAgger, arXiv:1011.0686). The expert ends the episode."""
+
+    checkpoint_sha256: str
+    chunk_steps: int  # T
+    share: float  # probability that the policy drives a chunk, else the expert does
+    steps: int  # of an episode, after which the expert drives alone
+
+
+@dataclass(frozen=True)
 class CollectionSettings:
     """How a demonstration is recorded."""
 
@@ -70,6 +91,8 @@ class CollectionSettings:
     frame_every: int = 2  # steps from frame to frame; step 0 always has one
     hold_steps: int = 8  # steps recorded after the goal was reached: they fill the last chunk
     noise: NoiseSettings | None = dataclasses.field(default_factory=NoiseSettings)
+    looks: Looks | None = None  # how much cameras, lamps and colours vary
+    driver: DriverSettings | None = None  # None: the expert drives
 
 
 @dataclass(frozen=True)
@@ -108,6 +131,41 @@ class Disturbance:
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
 
+class Driver:
+    """Whose actions are executed: the expert's labels or a policy's, chunk by chunk, from a
+    generator of its own."""
+
+    def __init__(self, settings: DriverSettings, decide: Decide, task: Task, seed: int) -> None:
+        self._settings, self._decide = settings, decide
+        self._key = EpisodeKey("driver", task.suite, task.task_id, seed)
+        self._rng = np.random.default_rng([seed, task.task_id, _DRIVERS_STREAM])
+        self._planned: deque[np.ndarray | None] = deque()  # None: as the label says
+        self._chunks = 0
+
+    def __call__(
+        self, step: int, label: np.ndarray, observe: Callable[[], Observation]
+    ) -> np.ndarray:
+        """The action float32 (7,) of a step; `observe` is asked where the policy decides."""
+        settings = self._settings
+        if not self._planned:
+            alone = step >= settings.steps or self._rng.random() >= settings.share
+            chunk = [None] * settings.chunk_steps if alone else self._ask(observe())
+            self._planned.extend(chunk)
+        planned = self._planned.popleft()
+        return label if planned is None else planned
+
+    def _ask(self, observation: Observation) -> list[np.ndarray]:
+        request = ChunkRequest(observation, _DRIVERS_DECODING, self._key, self._chunks)
+        self._chunks += 1
+        actions = self._decide(request).actions
+        check_actions(actions)
+        return list(actions)
+
+
+_DRIVERS_STREAM = 11  # apart from the noise of the same seed and task
+_DRIVERS_DECODING = Decoding("autoregressive")
+
+
 def collect_demonstration(
     env: FreshEnvironment,
     act: Act,
@@ -115,14 +173,20 @@ def collect_demonstration(
     seed: int,
     images: ImageSpec,
     settings: CollectionSettings,
+    decide: Decide | None = None,
 ) -> Demonstration | Failure:
     """Let the expert solve the placement of `seed`; the reason where it does not.
 
-    `act` is asked once a step, before it. Only `env.observe` renders. Exceptions propagate, and so
-    does a ValueError for an action that is not float32 (7,) within [-1, 1].
+    `act` is asked once a step, before it; `decide` is the policy that `settings.driver` wants. Only
+    `env.observe` renders. Exceptions propagate, and so does a ValueError for an action that is not
+    float32 (7,) within [-1, 1].
     """
-    env.reset_fresh(seed)
+    env.reset_fresh(seed, settings.looks)
     disturb = Disturbance(settings.noise, seed, task.task_id) if settings.noise else None
+    driver = None
+    if settings.driver is not None:
+        assert decide is not None, "a driver needs its policy"
+        driver = Driver(settings.driver, decide, task, seed)
     labels: list[np.ndarray] = []
     executed: list[np.ndarray] = []
     proprio: list[np.ndarray] = []
@@ -137,7 +201,12 @@ def collect_demonstration(
         states.append(env.state())
         proprio.append(env.proprio)
         labels.append(_checked(act()))
-        executed.append(labels[-1] if disturb is None or hold is not None else disturb(labels[-1]))
+        action = labels[-1]
+        if hold is None and driver is not None:
+            action = driver(len(labels) - 1, action, env.observe)
+        if hold is None and disturb is not None:
+            action = disturb(action)
+        executed.append(action)
         success = env.step(executed[-1])
         if hold is not None:
             hold -= 1

@@ -30,6 +30,8 @@ from rsd.collection import CollectionSettings, Failure, Quota, Store, collect_de
 from rsd.demonstrations import Demonstration
 from rsd.envs.libero import LiberoEnvironment
 from rsd.envs.rendering import process_variables
+from rsd.episode import Decide
+from rsd.models import load_policy
 from rsd.suites import Task
 from rsd.types import SimTimings
 
@@ -59,9 +61,13 @@ class Attempt:
 class Collector:
     """A worker: one simulator at a time, kept for the next placement of the same task."""
 
-    def __init__(self, settings: WorkerSettings, collection: CollectionSettings) -> None:
+    def __init__(
+        self, settings: WorkerSettings, collection: CollectionSettings, policy: str | None = None
+    ) -> None:
+        """`policy` names the one that `collection.driver` wants."""
         self._settings = settings
         self._collection = collection
+        self._decide = None if policy is None else _decider(policy)
         self._simulator = SimulatorSlot(settings, LiberoEnvironment)
 
     def info(self, suite: str) -> WorkerInfo:
@@ -80,6 +86,7 @@ class Collector:
                     seed,
                     self._settings.images,
                     self._collection,
+                    self._decide,
                 )
         except BaseException:
             self._simulator.close()
@@ -87,6 +94,13 @@ class Collector:
         steps = len(outcome) if isinstance(outcome, Demonstration) else 0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return Attempt(outcome, Cost(env.timings, steps, time.perf_counter() - started, peak))
+
+
+def _decider(policy: str) -> Decide:
+    """A policy of the worker's own: a driver is asked once in several steps, and a small one
+    decides faster than a request travels."""
+    loaded = load_policy(policy, deterministic=False, device="cpu")
+    return lambda request: loaded.act([request])[0]
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,7 @@ class CollectionPlan:
     first_seed: int
     worker: WorkerSettings
     collection: CollectionSettings
+    policy: str | None  # that `collection.driver` wants
     code: dict[str, Any]  # version that goes into every demonstration
     workers: int | None  # None: what the cluster holds
     worker_memory_gb: float
@@ -220,7 +235,12 @@ class CollectionRun:
         settings = self._plan.worker
         variables = process_variables(settings.renderer)
         actor = actors.start_actor(
-            Collector, self._footprint, variables, settings, self._plan.collection
+            Collector,
+            self._footprint,
+            variables,
+            settings,
+            self._plan.collection,
+            self._plan.policy,
         )
         self._starting[actor.info.remote(self._plan.tasks[0].suite)] = _Member(actor)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from rsd.envs import rendering
 from rsd.envs.assets import ResolvedAssets, activate
 from rsd.envs.control import ControlLoop
+from rsd.envs.looks import Looks, vary
 from rsd.envs.worlds import World, WorldStream
 from rsd.suites import TRIALS_PER_TASK, WAIT_ACTION, WAIT_STEPS, get_task, load_initial_states
 from rsd.types import ImageSpec, Observation, SimTimings
@@ -57,6 +58,7 @@ class LiberoEnvironment:
         self.instruction = self._task.instruction
         self.assets = assets.name
         self.renderer = renderer
+        self._own_looks: Callable[[], None] = _nothing  # undoes what `reset_fresh` varied
         self.timings = SimTimings()
 
     # -- rsd.types.Environment ---------------------------------------------------------------
@@ -70,6 +72,7 @@ class LiberoEnvironment:
         self._build()
         if trial not in self._worlds:
             self._worlds.extend(trial, self._hard_reset)
+        self._own_looks()
         self._env.hard_reset = False
         self._reset_simulator()
         self._restore(self._worlds[trial])
@@ -122,8 +125,9 @@ class LiberoEnvironment:
         """float32 (8,): what `observe` would report, without drawing."""
         return self._proprio.copy()
 
-    def reset_fresh(self, seed: int) -> None:
-        """A placement drawn by LIBERO's samplers from `seed`, wait steps included.
+    def reset_fresh(self, seed: int, looks: Looks | None = None) -> None:
+        """A placement drawn by LIBERO's samplers from `seed`, wait steps included; with `looks`,
+        what is drawn varies with the seed, too.
 
         A hard reset: after a soft one, objects that start on a fixture are put in the wrong place
         (PROTOCOL, last paragraphs).
@@ -134,6 +138,8 @@ class LiberoEnvironment:
         with _numpy_stream_kept():
             np.random.seed(seed)
             self._hard_reset(loads_before=0)
+        if looks is not None:
+            self._own_looks = vary(self._env.sim.model._model, looks, seed)
         self._build_renderer()
         self._env._update_observables(force=True)
         self.timings.reset_s += time.perf_counter() - started
@@ -176,6 +182,7 @@ class LiberoEnvironment:
         often the reference loop has loaded before: once when it was made, once a reset.
         """
         self._drop_renderer()
+        self._own_looks = _nothing
         self._env.object_property_initializers = self._samplers * loads_before
         self._env._observables = self._observables
         self._env.hard_reset = True
@@ -251,6 +258,10 @@ class LiberoEnvironment:
         if self._frames is not None:
             self._frames.close()
             self._frames = None
+
+
+def _nothing() -> None:
+    pass
 
 
 def _solve_as_if_rendering(env: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from rsd.envs.assets import ResolvedAssets
 from rsd.envs.libero import LiberoEnvironment
+from rsd.envs.looks import Looks
 from rsd.envs.reference import ReferenceLoop
 from rsd.envs.worlds import WorldStream
 from rsd.episode import sha256_of
@@ -99,6 +100,27 @@ def test_fresh_placements_repeat_by_seed_and_differ_between_seeds(
         environment.reset_fresh(seed)
         states.append(sha256_of(environment.state()))
     assert states[0] == states[2] != states[1]
+
+
+def test_looks_vary_with_the_seed_and_change_only_what_is_drawn(
+    environment: LiberoEnvironment,
+) -> None:
+    environment.reset(0)
+    evaluation = environment.observe()
+    states, frames = [], []
+    for seed, looks in ((5, None), (5, Looks()), (5, Looks()), (5, Looks().scaled(0.1))):
+        environment.reset_fresh(seed, looks)
+        environment.step(ACTIONS[0])
+        states.append(sha256_of(environment.state()))
+        frames.append(environment.observe().agentview.astype(int))
+    assert len(set(states)) == 1
+    assert np.array_equal(frames[1], frames[2])
+    far, near = (np.abs(frame - frames[0]).mean() for frame in (frames[1], frames[3]))
+    assert far > near > 0.1
+    environment.reset(0)
+    again = environment.observe()
+    assert np.array_equal(again.agentview, evaluation.agentview)
+    assert np.array_equal(again.wrist, evaluation.wrist)
 
 
 def test_a_single_trial_in_a_fresh_process_is_the_same_world(

@@ -11,6 +11,7 @@ import pytest
 from rsd.collection import (
     CollectionSettings,
     Disturbance,
+    DriverSettings,
     Failure,
     NoiseSettings,
     Quota,
@@ -18,12 +19,14 @@ from rsd.collection import (
     collect_demonstration,
 )
 from rsd.demonstrations import Demonstration, read_demonstrations, stored_seeds, task_file
+from rsd.envs.looks import Looks
 from rsd.errors import UserError
 from rsd.suites import get_task
-from rsd.types import ImageSpec, Observation, SimTimings
+from rsd.types import Chunk, ChunkRequest, DecodeTrace, ImageSpec, Observation, SimTimings
 
 TASK = get_task("libero_spatial", 1)
 IMAGES = ImageSpec(4, 4, 0, False)
+TRACE = DecodeTrace(drafted=(0,), accepted=(0,), passes=1, layers=1)
 
 
 class Line:
@@ -39,7 +42,7 @@ class Line:
     def proprio(self) -> np.ndarray:
         return np.full(8, self.x, np.float32)
 
-    def reset_fresh(self, seed: int) -> None:
+    def reset_fresh(self, seed: int, looks: Looks | None = None) -> None:
         self.x, self.steps = -float(seed), 0
 
     def step(self, action: np.ndarray) -> bool:
@@ -67,6 +70,45 @@ def solved(seed: int, settings: CollectionSettings | None = None) -> Demonstrati
     outcome = collect(seed, settings or CollectionSettings(20, 3, 2, noise=None))
     assert isinstance(outcome, Demonstration)
     return outcome
+
+
+def driven(seed: int, share: float, steps: int = 100) -> tuple[Demonstration | Failure, list[int]]:
+    """With a policy that goes nowhere in chunks of two; and the steps at which it was asked."""
+    asked: list[int] = []
+
+    def decide(request: ChunkRequest) -> Chunk:
+        asked.append(int(request.observation.agentview[0, 0, 0]))
+        assert request.key.trial == seed and request.chunk_index == len(asked) - 1
+        return Chunk(np.zeros((2, 7), np.float32), np.zeros((2, 1, 1), np.int64), TRACE)
+
+    settings = CollectionSettings(
+        20, 3, 2, noise=None, driver=DriverSettings("sha", 2, share, steps)
+    )
+    outcome = collect_demonstration(Line(), forward, TASK, seed, IMAGES, settings, decide)
+    return outcome, asked
+
+
+def test_a_driver_acts_and_the_expert_labels() -> None:
+    demo, asked = driven(1, share=1.0, steps=4)
+    assert isinstance(demo, Demonstration)
+    assert asked == [0, 2]  # the expert alone from step 4 on
+    np.testing.assert_array_equal(demo.actions, np.tile(forward(), (len(demo), 1)))
+    assert not demo.executed_actions[:4].any()
+    np.testing.assert_array_equal(demo.executed_actions[4:], demo.actions[4:])
+    assert demo.settings["driver"]["checkpoint_sha256"] == "sha"
+
+
+def test_a_driver_that_never_hands_over_gives_no_demonstration() -> None:
+    outcome, asked = driven(1, share=1.0)
+    assert isinstance(outcome, Failure) and len(asked) == 10
+
+
+def test_a_driver_takes_its_share_of_the_chunks() -> None:
+    _, never = driven(1, share=0.0)
+    assert never == []
+    asked = [len(driven(seed, share=0.5)[1]) for seed in range(50, 90)]  # of 10 chunks each
+    assert asked == [len(driven(seed, share=0.5)[1]) for seed in range(50, 90)]
+    assert 4 < np.mean(asked) < 6
 
 
 def test_an_episode_ends_some_steps_after_the_goal() -> None:
