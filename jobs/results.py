@@ -1,0 +1,100 @@
+"""Published results: keep a run compactly in the repository, and make the tables of a page from it.
+
+  python jobs/results.py keep results/spatial --name lite     # -> docs/results/lite.parquet
+  python jobs/results.py table                                # print the tables of docs/results
+  python jobs/results.py table --tasks                        # and the successes of every task
+  python jobs/results.py table --write README.md              # put them where the page has them
+
+Exit codes: 0 done, 2 bad request.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import tyro
+from rich.console import Console
+
+from rsd import results
+from rsd.errors import UserError
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
+TOPIC = "results"
+DONE, BAD_REQUEST = 0, 2
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Keep a run compactly."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder or address of a run"""
+
+    name: str
+    """Name of the file: letters, digits, - and _"""
+
+    folder: Path = FOLDER
+
+    def run_it(self, console: Console) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise UserError(f"--name {self.name!r}: letters, digits, - and _ only")
+        path = self.folder / f"{self.name}{results.SUFFIX}"
+        count = results.keep(self.run, path)
+        console.print(f"{path}: {count} episodes, {path.stat().st_size / 1024:.0f} KiB", **PLAIN)
+
+
+@dataclass(frozen=True)
+class TableOf:
+    """Make the tables."""
+
+    folder: Path = FOLDER
+    tasks: bool = False
+    """Also the successes of every task"""
+
+    write: Path | None = None
+    """A page to write them into, between its lines that say so"""
+
+    def run_it(self, console: Console) -> None:
+        files = sorted(self.folder.glob(f"*{results.SUFFIX}"))
+        if not files:
+            raise UserError(f"no results in {self.folder}; `jobs/results.py keep` makes some")
+        lines: list[str] = []
+        for path in files:
+            origin, rows = results.read(path)
+            lines += [*([""] if lines else []), *results.section(path.stem, origin, rows)]
+            if self.tasks:
+                lines += ["", *results.task_table(rows)]
+        if self.write is None:
+            console.print("\n".join(lines), **PLAIN)
+            return
+        page = self.write.read_text()
+        self.write.write_text(results.replaced(page, TOPIC, lines))
+        console.print(f"wrote {self.write}", **PLAIN)
+
+
+Job = (
+    Annotated[Keep, tyro.conf.subcommand("keep")]
+    | Annotated[TableOf, tyro.conf.subcommand("table")]
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Keep or tabulate; returns the exit code."""
+    job: Any = tyro.cli(Job, args=arguments, description=__doc__)
+    try:
+        job.run_it(Console())
+    except (UserError, OSError) as error:
+        Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
+        return BAD_REQUEST
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,236 @@
+"""Published results: runs in a compact form that fits into a repository, and the tables from them.
+
+A file holds one run, a row an episode. What is dropped against the run's own Parquet: times of
+single stages, names of workers, hashes of chunks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsd.errors import UserError
+from rsd.records import Column, read_chunks, read_episodes, read_run
+from rsd.statistics import Proportion, proportion
+
+SUFFIX = ".parquet"
+STATE_DIGITS = 12  # hex; enough to tell 12,000 states apart
+WORLD = ["suite", "task_id", "trial"]
+KEY = ["arm", *WORLD]
+
+_NAME = pa.dictionary(pa.int16(), pa.string())
+_PER_LAYER = pa.list_(pa.field("item", pa.int32(), nullable=False))
+SCHEMA = pa.schema(
+    [
+        column.field()
+        for column in (
+            Column("arm", _NAME, "name", "the decoding; arms share every world"),
+            Column("suite", _NAME, "name", "LIBERO suite"),
+            Column("task_id", pa.int16(), "1", "task of the suite, 0-based, LIBERO's task order 0"),
+            Column("trial", pa.int16(), "1", "row of LIBERO's stored initial states, 0..49"),
+            Column("outcome", _NAME, "name", "success, timeout or error"),
+            Column("steps", pa.int16(), "control steps", "policy steps executed (20 Hz)"),
+            Column("chunks", pa.int16(), "1", "decodes asked for"),
+            Column("passes", pa.int16(), "1", "forwards of the target's backbone, all chunks"),
+            Column("drafted", _PER_LAYER, "tokens per layer", "judged in first passes, all chunks"),
+            Column("accepted", _PER_LAYER, "tokens per layer", "of those, tokens kept"),
+            Column("near_ties", pa.int16(), "1", "chunks settled by a canonical recompute"),
+            Column("wall_s", pa.float32(), "s", "of the whole episode on its worker"),
+            Column("final_state", _NAME, "hex", f"first {STATE_DIGITS} digits of the state's hash"),
+        )
+    ]
+)
+
+_KEPT = ("run_id", "checkpoint_sha256", "assets", "renderer", "code", "packages", "hardware")
+
+
+def keep(run: str, path: Path) -> int:
+    """Write the run in folder `run` to `path` compactly; returns the number of episodes.
+
+    Raises UserError for a folder without a run, a run that samples with several seeds, or a path
+    that cannot be written.
+    """
+    record = read_run(run)
+    episodes = read_episodes(run).to_pandas()
+    if episodes["seed"].nunique() > 1:
+        raise UserError(f"{run} has several seeds; the compact form holds one")
+    chunks = read_chunks(run).to_pandas()
+    table = _compact(episodes, chunks)
+    origin = {name: record.get(name) for name in _KEPT}
+    described = SCHEMA.with_metadata({"run": json.dumps(origin)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(
+            pa.Table.from_pandas(table, described, preserve_index=False),
+            path,
+            compression="zstd",
+            compression_level=19,
+        )
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+    return len(table)
+
+
+def _compact(episodes: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
+    episodes = episodes.sort_values(KEY).reset_index(drop=True)
+    by_episode = chunks.groupby(KEY, sort=False)
+    sums = by_episode.agg(
+        passes=("passes", "sum"),
+        near_ties=("canonical", "sum"),
+        drafted=("drafted", _sum_layers),
+        accepted=("accepted", _sum_layers),
+    )
+    joined = episodes.join(sums, on=KEY)
+    for name in ("passes", "near_ties"):
+        joined[name] = joined[name].fillna(0)
+    for name in ("drafted", "accepted"):
+        joined[name] = [value if isinstance(value, list) else [] for value in joined[name]]
+    joined["final_state"] = joined["final_state_sha256"].str[:STATE_DIGITS]
+    return joined[SCHEMA.names].astype({"passes": "int16", "near_ties": "int16"})
+
+
+def _sum_layers(rows: pd.Series) -> list[int]:
+    return [int(sum(layer)) for layer in zip(*rows, strict=True)]
+
+
+def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What made a compact file, and its rows. Raises UserError for another kind of file."""
+    try:
+        table = pq.read_table(path)
+        origin: dict[str, Any] = json.loads(table.schema.metadata[b"run"])
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path} is no file of `jobs/results.py keep` ({error!r})") from error
+    return origin, table.to_pandas()
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def success_table(rows: pd.DataFrame) -> list[str]:
+    """Markdown: a row a suite, a column an arm; success in percent with its 95 % interval."""
+    arms = _arms(rows)
+    lines = _head(["suite", "trials", *arms])
+    for suite, of_suite in rows.groupby("suite", observed=True, sort=False):
+        rates = {arm: _rate(of_suite[of_suite["arm"] == arm]) for arm in arms}
+        trials = max(rate.finished for rate in rates.values())
+        lines.append(_row([str(suite), f"{trials}", *(_percent(rates[arm]) for arm in arms)]))
+    return lines
+
+
+def task_table(rows: pd.DataFrame) -> list[str]:
+    """Markdown: a row a suite and arm, a column a task; successes."""
+    tasks = sorted(set(rows["task_id"]))
+    lines = _head(["suite", "arm", *(str(task) for task in tasks)])
+    for suite, of_suite in rows.groupby("suite", observed=True, sort=False):
+        for arm in _arms(of_suite):
+            of_arm = of_suite[of_suite["arm"] == arm]
+            cells = [str(_rate(of_arm[of_arm["task_id"] == task]).successes) for task in tasks]
+            lines.append(_row([str(suite), arm, *cells]))
+    return lines
+
+
+def decoding_table(rows: pd.DataFrame) -> list[str]:
+    """Markdown: what speculation did; a row a suite that has both exact arms."""
+    lines = _head(["suite", "passes a chunk", "draft kept by layer, %", "same final state"])
+    for suite, of_suite in rows.groupby("suite", observed=True, sort=False):
+        fast, slow = (of_suite[of_suite["arm"] == arm] for arm in _EXACT)
+        if fast.empty or slow.empty:
+            continue
+        passes = [f"{_per_chunk(arm):.2f}" for arm in (fast, slow)]
+        same, pairs = _same_states(fast, slow)
+        cells = [f"{passes[0]} instead of {passes[1]}", _kept(fast), f"{same} of {pairs}"]
+        lines.append(_row([str(suite), *cells]))
+    return lines
+
+
+_EXACT = ("speculative", "autoregressive")
+
+
+def _arms(rows: pd.DataFrame) -> list[str]:
+    """The baselines first, then by name."""
+    first = ["expert", "autoregressive", "speculative", "parallel", "regression"]
+    present = sorted(set(rows["arm"]))
+    return [arm for arm in first if arm in present] + [arm for arm in present if arm not in first]
+
+
+def _rate(rows: pd.DataFrame) -> Proportion:
+    finished = rows[rows["outcome"] != "error"]
+    return proportion(int((finished["outcome"] == "success").sum()), len(finished))
+
+
+def _percent(rate: Proportion) -> str:
+    if rate.rate is None:
+        return ""
+    return f"{100 * rate.rate:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+
+
+def _per_chunk(rows: pd.DataFrame) -> float:
+    return float(rows["passes"].sum() / rows["chunks"].sum())
+
+
+def _kept(rows: pd.DataFrame) -> str:
+    totals = [
+        [sum(layer) for layer in itertools.zip_longest(*rows[name], fillvalue=0)]
+        for name in ("accepted", "drafted")
+    ]
+    return " ".join(f"{100 * kept / of:.1f}" for kept, of in zip(*totals, strict=True) if of)
+
+
+def _same_states(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int]:
+    """Pairs that end in the same state, and pairs without an error."""
+    pairs = first.merge(second, on=WORLD)
+    pairs = pairs[(pairs["outcome_x"] != "error") & (pairs["outcome_y"] != "error")]
+    same = pairs["final_state_x"].astype(str) == pairs["final_state_y"].astype(str)
+    return int(same.sum()), len(pairs)
+
+
+def _head(cells: Sequence[str]) -> list[str]:
+    return [_row(cells), "|" + "---|" * len(cells)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+# --- into a page ---------------------------------------------------------------------------------
+
+
+def section(name: str, origin: dict[str, Any], rows: pd.DataFrame) -> list[str]:
+    """One file's tables with what they were measured on."""
+    checkpoint = str(origin["checkpoint_sha256"])[:12]
+    commit = str(origin["code"]["git_commit"])[:12]
+    parts = [
+        f"`{name}`: assets {origin['assets'][:12]}, checkpoint {checkpoint}, code {commit}, "
+        f"renderer {origin['renderer']}, {len(rows):,} episodes, "
+        f"{int((rows['outcome'] == 'error').sum())} errors. Success in percent (95 % interval):",
+        "",
+        *success_table(rows),
+    ]
+    decoding = decoding_table(rows)
+    return [*parts, "", *decoding] if len(decoding) > 2 else parts
+
+
+def begin(topic: str) -> str:
+    """The line of a page behind which its tables are written anew."""
+    return f"<!-- {topic}: made by `python jobs/results.py table --write` -->"
+
+
+def end(topic: str) -> str:
+    """The line before which they end."""
+    return f"<!-- end of {topic} -->"
+
+
+def replaced(page: str, topic: str, lines: Sequence[str]) -> str:
+    """A page with the text between the lines of `topic` replaced; raises UserError without them."""
+    head, opened, rest = page.partition(begin(topic))
+    _, closed, tail = rest.partition(end(topic))
+    if not opened or not closed:
+        raise UserError(f"the page lacks the lines {begin(topic)!r} and {end(topic)!r}")
+    return "".join([head, opened, "\n\n", "\n".join(lines), "\n\n", closed, tail])

@@ -1,0 +1,68 @@
+"""Compact results: nothing of what is counted gets lost, and a page's tables follow from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from made_up_runs import LAYERS, key, paired_results, result, write
+
+from rsd import results
+from rsd.errors import UserError
+from rsd.records import read_chunks, read_episodes
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write(tmp_path_factory.mktemp("run"), paired_results())
+
+
+def test_counts_are_those_of_the_run(run: str, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "small.parquet"
+    assert results.keep(run, path) == 100
+    origin, rows = results.read(path)
+    assert origin["checkpoint_sha256"] == "c0ffee" and origin["assets"] == "lite"
+    episodes, chunks = read_episodes(run).to_pandas(), read_chunks(run).to_pandas()
+    assert rows["outcome"].value_counts().to_dict() == episodes["outcome"].value_counts().to_dict()
+    assert rows["chunks"].sum() == len(chunks)
+    assert rows["passes"].sum() == chunks["passes"].sum()
+    for name in ("drafted", "accepted"):
+        layers = [sum(row[layer] for row in rows[name] if len(row)) for layer in range(LAYERS)]
+        assert layers == [sum(row[layer] for row in chunks[name]) for layer in range(LAYERS)]
+    assert all(field.metadata[b"unit"] for field in pq.read_schema(path))
+
+
+def test_tables_count_errors_apart_and_pairs_by_world(run: str, tmp_path: Path) -> None:
+    results.keep(run, tmp_path / "small.parquet")
+    origin, rows = results.read(tmp_path / "small.parquet")
+    text = "\n".join(results.section("small", origin, rows))
+    assert "100 episodes, 1 errors" in text
+    finished = rows[(rows["arm"] == "speculative") & (rows["outcome"] != "error")]
+    share = 100 * (finished["outcome"] == "success").mean()
+    assert len(finished) == 49 and f" {share:.1f} (" in text
+    assert "instead of 4.00" in text and "| 48 of 49 |" in text
+    by_task = results.task_table(rows)
+    assert len(by_task) == 2 + 2 and by_task[0].count("|") == 3 + 10
+
+
+def test_a_page_keeps_what_stands_around_its_tables() -> None:
+    page = f"above\n{results.begin('x')}\nold\n{results.end('x')}\nbelow\n"
+    once = results.replaced(page, "x", ["new"])
+    assert "old" not in once and once.startswith("above\n") and once.endswith("\nbelow\n")
+    assert results.replaced(once, "x", ["new"]) == once
+    with pytest.raises(UserError, match="lacks the lines"):
+        results.replaced("nothing here", "x", ["new"])
+
+
+def test_what_cannot_be_kept_or_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        results.keep(str(tmp_path), tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_text("no parquet")
+    with pytest.raises(UserError, match="is no file of"):
+        results.read(tmp_path / "b.parquet")
+    other = write(tmp_path / "run", [result(key(0))])
+    foreign = Path(other) / "episodes" / "any.parquet"
+    pq.write_table(read_episodes(other), foreign)
+    with pytest.raises(UserError, match="is no file of"):
+        results.read(foreign)
