@@ -224,6 +224,10 @@ def _check(config: CollectConfig) -> None:
         if getattr(config, name) < least:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} {getattr(config, name)}: at least {least:g} ({why})")
+    for name in ("slips", "driver_share"):
+        if getattr(config, name) > 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {getattr(config, name)}: at most 1 ({_LEAST[name][1]})")
     if config.workers is not None and config.workers < 1:
         raise UserError(f"--workers {config.workers}: at least 1")
     if config.renderer == rendering.NO_RENDERER:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rsd.demonstrations import read_demonstrations, stored_seeds, task_file
+from rsd.models import inspect_policy
 from rsd.suites import get_task, load_initial_states
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,22 @@ def test_a_killed_collection_goes_on_without_loss_or_duplicates(tmp_path: Path) 
     assert len({demo.states[0].tobytes() for demo in demos}) == 2
 
 
+@pytest.mark.timeout(240)
+def test_a_policy_drives_in_varied_light_and_the_expert_labels(tmp_path: Path) -> None:
+    output = tmp_path / "driven"
+    more = ["--demos", "1", "--noise", "0", "--driver", "bundled", "--driver-share", "1"]
+    job = [*command(output, *more), "--jitter", "1", "--image-size", "96"]
+    done = subprocess.run(job, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (demo,) = read_demonstrations(output)
+    driver = demo.settings["driver"]
+    assert driver["checkpoint_sha256"] == inspect_policy("bundled").sha256
+    assert demo.settings["looks"]["colour"] > 0
+    driven = demo.executed_actions[: driver["steps"]], demo.actions[: driver["steps"]]
+    assert np.abs(driven[0] - driven[1]).max(axis=1).astype(bool).mean() > 0.5
+    np.testing.assert_array_equal(demo.executed_actions[-8:], demo.actions[-8:])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -69,6 +86,10 @@ def test_a_killed_collection_goes_on_without_loss_or_duplicates(tmp_path: Path) 
         (["--first-seed", "0"], "at least 1"),
         (["--assets", "nowhere"], "no asset tree"),
         (["--renderer", "none"], "demonstrations need frames"),
+        (["--jitter", "-1"], "at least 0"),
+        (["--driver-share", "1.5"], "--driver-share 1.5: at most 1"),
+        (["--driver", "nowhere"], "no checkpoint"),
+        (["--driver", "bundled", "--samples", "4"], "reads frames drawn as"),
     ],
 )
 def test_bad_requests_start_nothing(
