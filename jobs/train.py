@@ -4,6 +4,8 @@ Examples:
   python jobs/train.py --data data/spatial --output checkpoints/spatial
   python jobs/train.py --data data/spatial --output checkpoints/spatial --resume
   python jobs/train.py --data data/spatial --output checkpoints/wide --model.target.width 256
+  python jobs/train.py --data data/spatial data/dagger --start-from checkpoints/spatial \
+      --train.steps 2000 --train.learning-rate 3e-4 --output checkpoints/better    # fine-tune
   ray job submit -- python jobs/train.py --data /mnt/spatial --output /mnt/policy --workers 8
 
 Reads the HDF5 files of jobs/collect.py and LIBERO's published ones. The same command trains on a

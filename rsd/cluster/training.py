@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -174,10 +175,17 @@ def gpus_of_cluster() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
+def _absolute_checkpoint(spec: str | None) -> str | None:
+    """A name such as `bundled` stays."""
+    path = Path(spec or "").expanduser()
+    return str(path.absolute()) if spec and path.is_dir() else spec
+
+
 def absolute(job: TrainJob) -> TrainJob:
     """With paths that hold in a worker's folder, too."""
     return dataclasses.replace(
         job,
         data=tuple(path.expanduser().absolute() for path in job.data),
         output=job.output.expanduser().absolute(),
+        start_from=_absolute_checkpoint(job.start_from),
     )

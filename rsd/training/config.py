@@ -73,6 +73,10 @@ class TrainJob:
     draft_only: bool = False
     """Keep the checkpoint's target, train the draft again"""
 
+    start_from: str | None = None
+    """`bundled` or a checkpoint folder whose weights, sizes and normalisation statistics the target
+    starts from, instead of random ones: for fine-tuning; lower --train.learning-rate"""
+
     threads: int | None = None
     """CPU threads of a worker; None: all cores, shared among the workers"""
 

@@ -26,6 +26,7 @@ from rsd.training.metrics import Progress, Report, TrainingLog
 from rsd.training.objective import TrainingState
 from rsd.training.target import TargetTraining
 from rsd.training.tokeniser import table_lines, train_tokeniser, truncation_table
+from rsd.types import ImageSpec
 
 STATE_FILE = "training.pt"
 STATE_FORMAT = 1
@@ -42,6 +43,12 @@ def check_output(job: TrainJob) -> None:
     output, finished = job.output, (job.output / checkpoint.WEIGHTS_FILE).exists()
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; give a folder as --output")
+    if job.draft_only and job.start_from:
+        raise UserError(
+            "--start-from starts a target, --draft-only keeps the one in --output: give one of them"
+        )
+    if job.start_from:
+        checkpoint.inspect(job.start_from)
     if job.draft_only:
         checkpoint.inspect(str(output))
     elif job.resume and finished:
@@ -69,6 +76,7 @@ def train(
     Raises UserError for data or a state that cannot be trained on.
     """
     started = time.time()
+    job = _sized(job)
     check_batch(job.train.batch_size, workers.size)
     if workers.from_leader(workers.leads and _finished(job)):
         return  # the leader was done when another worker died
@@ -86,7 +94,9 @@ def train(
     phase = state.phase if state else "draft" if job.draft_only else "target"
     books = Books(job, examples, phase, state.step if state else 0, report, workers)
     if phase == "target":
-        target = TargetTraining(model, examples, job.train, device, workers)
+        target = TargetTraining(
+            model, examples, job.train, device, workers, known_proprio=job.start_from is not None
+        )
         if state:
             target.load(state)
         for _ in target.run(books.report):
@@ -155,6 +165,12 @@ class Books:
             self._log.close()
 
 
+def _sized(job: TrainJob) -> TrainJob:
+    """With the sizes of the checkpoint that it builds on, if it builds on one."""
+    base = str(job.output) if job.draft_only else job.start_from
+    return job if base is None else dataclasses.replace(job, model=checkpoint.inspect(base).model)
+
+
 def _finished(job: TrainJob) -> bool:
     left = (job.output / STATE_FILE).exists()
     return not job.draft_only and not left and (job.output / checkpoint.CONFIG_FILE).exists()
@@ -164,11 +180,12 @@ def _model(job: TrainJob, examples: Examples, *, fresh: bool) -> SmallVLA:
     """The model that training starts from, or of the right shape for a saved state."""
     if job.draft_only:
         loaded = policy.load(str(job.output), deterministic=False, device="cpu")
-        if loaded.images != examples.spec:
-            raise UserError(
-                f"{job.output} reads frames drawn as {loaded.images}, the demonstrations hold "
-                f"{examples.spec}; train the draft on the target's own kind of frames"
-            )
+        _check_frames(str(job.output), loaded.images, examples)
+        return loaded.model
+    if job.start_from:
+        loaded = policy.load(job.start_from, deterministic=False, device="cpu")
+        _check_frames(job.start_from, loaded.images, examples)
+        loaded.model.tokeniser.requires_grad_(False)
         return loaded.model
     model = SmallVLA(job.model, examples.spec.height)
     if fresh:
@@ -184,6 +201,14 @@ def _model(job: TrainJob, examples: Examples, *, fresh: bool) -> SmallVLA:
     return model
 
 
+def _check_frames(checkpoint: str, spec: ImageSpec, examples: Examples) -> None:
+    if spec != examples.spec:
+        raise UserError(
+            f"{checkpoint} reads frames drawn as {spec}, the demonstrations hold {examples.spec}; "
+            "train it on its own kind of frames"
+        )
+
+
 def _describe_tokeniser(job: TrainJob, model: SmallVLA, examples: Examples) -> str:
     """The truncation table, to a file and for people."""
     some = examples.actions[:: max(1, len(examples) // 4000)]
@@ -196,6 +221,9 @@ def _describe_tokeniser(job: TrainJob, model: SmallVLA, examples: Examples) -> s
 def _origin(job: TrainJob, examples: Examples, command: str) -> dict[str, Any]:
     """For config.json: data, code, training."""
     earlier = {"target": checkpoint.inspect(str(job.output)).origin} if job.draft_only else {}
+    if job.start_from:
+        start = checkpoint.inspect(job.start_from)
+        earlier["started_from"] = {"sha256": start.sha256, **start.origin}
     return {
         **earlier,
         "data": examples.origin,
@@ -213,7 +241,13 @@ def _identity(job: TrainJob, examples: Examples) -> dict[str, Any]:
         "conventions": checkpoint.CONVENTIONS,
     }
     flat = dict(_flat(settings, ""))
-    return {**flat, "data": examples.origin["sha256"], "draft_only": job.draft_only}
+    started = checkpoint.inspect(job.start_from).sha256 if job.start_from else None
+    return {
+        **flat,
+        "data": examples.origin["sha256"],
+        "draft_only": job.draft_only,
+        "start_from": started,
+    }
 
 
 def _flat(tree: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:

@@ -97,7 +97,10 @@ class TargetTraining:
         config: TrainConfig,
         device: str | torch.device = "cpu",
         workers: Workers = ALONE,
+        *,
+        known_proprio: bool = False,
     ) -> None:
+        """With `known_proprio` the model keeps its statistics of proprioception."""
         check_batch(config.batch_size, workers.size)
         self._device = torch.device(device)
         self.model = model.to(self._device)
@@ -105,9 +108,10 @@ class TargetTraining:
         model.draft_reader.requires_grad_(False)
         self._examples, self._config, self._workers = examples, config, workers
         self._train, self._validation = split(examples.episode, config.held_out, config.seed)
-        proprio = examples.proprio[self._train]
-        model.proprio_mean.copy_(proprio.mean(dim=0))
-        model.proprio_scale.copy_(proprio.std(dim=0).clamp(min=1e-3))
+        if not known_proprio:
+            proprio = examples.proprio[self._train]
+            model.proprio_mean.copy_(proprio.mean(dim=0))
+            model.proprio_scale.copy_(proprio.std(dim=0).clamp(min=1e-3))
         self._objective = workers.wrap(TargetObjective(model))
         self._average = copy_of(model)
         self._optimiser = torch.optim.AdamW(

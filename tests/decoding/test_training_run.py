@@ -8,8 +8,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rsd.architecture import SmallVLAConfig
 from rsd.errors import UserError
 from rsd.models import checkpoint, policy
 from rsd.training.config import TrainConfig, TrainJob
@@ -109,6 +111,24 @@ def test_a_draft_is_not_trained_on_other_frames_than_its_target(data: Path, tmp_
     _train(dataclasses.replace(job, data=(data,)))
     assert checkpoint.inspect(str(output)).sha256 != before
     assert checkpoint.inspect(str(output)).origin["target"] == {"data": "none"}
+
+
+def test_a_target_starts_from_a_checkpoint_with_its_sizes_and_statistics(
+    data: Path, tmp_path: Path
+) -> None:
+    """With a learning rate of next to nothing it stays what it was, its draft apart."""
+    start = small_checkpoint(tmp_path / "start")
+    still = dataclasses.replace(SETTINGS, learning_rate=1e-12)
+    job = _job(data, tmp_path / "out", start_from=str(start), train=still)
+    _train(dataclasses.replace(job, model=SmallVLAConfig()))  # its sizes are not asked for
+    before, after = (load_file(path / "model.safetensors") for path in (start, job.output))
+    assert before.keys() == after.keys()
+    for name in before.keys() - {name for name in before if name.startswith("draft")}:
+        torch.testing.assert_close(after[name], before[name], msg=name)
+    started = checkpoint.inspect(str(job.output)).origin["started_from"]
+    assert started == {"sha256": checkpoint.inspect(str(start)).sha256, "data": "none"}
+    with pytest.raises(UserError, match="give one of them"):
+        _train(dataclasses.replace(job, draft_only=True))
 
 
 def test_demonstrations_drawn_in_different_ways_are_not_mixed(tmp_path: Path) -> None:
