@@ -21,7 +21,7 @@ from rsd.cluster.leases import Lease, TaskId, task_of
 from rsd.cluster.replica import ReplicaInfo, ReplicaSettings
 from rsd.cluster.scaling import ClusterSize, Footprint, Wishes
 from rsd.cluster.worker import KILL_GRACE_S, WorkerSettings
-from rsd.config import EvaluateConfig
+from rsd.config import EvaluateConfig, resolve_arms
 from rsd.preflight import RunPlan
 from rsd.provenance import Machine, source_sha256
 from rsd.types import Decoding, EpisodeResult
@@ -68,11 +68,12 @@ class Report:
 
 
 def wishes_of(config: EvaluateConfig) -> Wishes:
-    """What the user asked for in workers and replicas."""
+    """What the user asked for in workers and replicas; experts ask no replica."""
     cluster = config.cluster
+    asked = any(arm.decoding.mode != "expert" for arm in resolve_arms(config))
     return Wishes(
         cluster.workers,
-        cluster.replicas,
+        cluster.replicas if asked else 0,
         cluster.gpus_per_replica,
         cluster.worker_memory_gb,
         cluster.max_batch_size,
@@ -158,7 +159,7 @@ class Crew:
     def look(self, remaining: int) -> None:
         """Now and then: grow to what the cluster has, and see whether the replicas live."""
         self._check_replicas()
-        if self._clock() - self._looked < (LOOK_S if self._answering else LOOK_AGAIN_S):
+        if self._clock() - self._looked < (LOOK_S if self.can_decide else LOOK_AGAIN_S):
             return
         self._looked = self._clock()
         size = cluster_size()
@@ -225,8 +226,8 @@ class Crew:
 
     @property
     def can_decide(self) -> bool:
-        """Whether a replica answered the last ping."""
-        return bool(self._answering)
+        """Whether a replica answered the last ping, or nobody will ask one."""
+        return bool(self._answering) or self._wishes.replicas == 0
 
     def _ping_replicas(self) -> None:
         callers = math.ceil(len(self.members) / max(1, len(self._replicas)))
@@ -323,7 +324,7 @@ class Crew:
 
     def assign(self, member: Member, lease: Lease, decoding: Decoding) -> None:
         """Have an idle worker run an episode."""
-        home = member.index % len(self._replicas)
+        home = member.index % max(1, len(self._replicas))
         replicas = [*self._replicas[home:], *self._replicas[:home]]
         member.lease = lease
         member.task = task_of(lease.key)
@@ -385,7 +386,7 @@ class Crew:
         """Say once what an actor that does not start is waiting for."""
         late = self._clock() - self._started > PATIENCE_S
         up = any(member.node for member in self.members)
-        if self._told or not late or (up and self._answering):
+        if self._told or not late or (up and self.can_decide):
             return
         self._told = True
         who, footprint = "a worker", self._worker_footprint

@@ -72,7 +72,8 @@ def scale_replicas(
 ) -> ScalingDecision:
     """Replicas to start for `remaining` episodes, beside `running` ones."""
     if wishes.replicas is not None:
-        return ScalingDecision(max(0, wishes.replicas - running), f"{wishes.replicas} asked for")
+        why = f"{wishes.replicas} asked for" if wishes.replicas else "nobody asks one"
+        return ScalingDecision(max(0, wishes.replicas - running), why)
     simulators = max(1, min(remaining, int(cluster.cpus), wishes.workers or remaining))
     if replica.gpus > 0:
         fit = int(cluster.gpus / replica.gpus)

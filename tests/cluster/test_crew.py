@@ -35,3 +35,15 @@ def test_replicas_wait_for_the_first_node_unless_their_kind_was_asked_for(
     for gpus in expected:
         made.look(remaining=20)
         assert [footprint.gpus for footprint in started] == gpus
+
+
+def test_experts_alone_need_no_replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(crew, "cluster_size", lambda: WITH_GPUS)
+    monkeypatch.setattr(actors, "start_replica", lambda *given: started.append(given))
+    for part in ("_grow_workers", "_ask_for_nodes"):
+        monkeypatch.setattr(Crew, part, lambda *_: None)
+    run = ["--arms", "expert", "--assets", "lite", "--output", str(tmp_path)]
+    made = Crew(prepare(parse(run)), print)
+    made.look(remaining=20)
+    assert made.can_decide and not started
