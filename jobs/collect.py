@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 DONE, STOPPED, BAD_REQUEST, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 
+DRIVERS_SHARE = 0.5  # of the decisions
 DRIVERS_PART = 0.6  # of the steps that an episode may take
 LINE_PERIOD_S = 15.0
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
@@ -126,9 +127,10 @@ class CollectConfig:
     """A checkpoint that drives while the expert labels (DAgger): the demonstrations then hold the
     states that it leads to, and the way back"""
 
-    driver_share: float = 0.7
-    """Probability that the driver, not the expert, executes a chunk; after three fifths of the
-    steps that an episode may take, the expert drives alone"""
+    driver_share: float | None = None
+    """Probability that the driver executes the next chunk, 0.5 if left out; else the expert
+    executes two. Noise falls on the expert's actions alone. After three fifths of the steps that an
+    episode may take, the expert drives alone"""
 
     hold_steps: int = 8
     """Steps recorded after the goal is reached, which fill the last chunk of actions"""
@@ -211,7 +213,6 @@ _LEAST: dict[str, tuple[float, str]] = {  # smallest value of a number, and why
     "noise": (0, "0 is none"),
     "slips": (0, "it is a probability"),
     "jitter": (0, "0 is none"),
-    "driver_share": (0, "it is a probability"),
     "hold_steps": (0, "0 stops at the goal"),
     "worker_memory_gb": (0, "0 asks for none"),
     "demos_per_worker": (1, "1 is a process an episode"),
@@ -224,10 +225,13 @@ def _check(config: CollectConfig) -> None:
         if getattr(config, name) < least:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} {getattr(config, name)}: at least {least:g} ({why})")
-    for name in ("slips", "driver_share"):
-        if getattr(config, name) > 1:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} {getattr(config, name)}: at most 1 ({_LEAST[name][1]})")
+    if config.slips > 1:
+        raise UserError(f"--slips {config.slips}: at most 1 (it is a probability)")
+    share = config.driver_share
+    if share is not None and not 0 < share <= 1:
+        raise UserError(f"--driver-share {share}: above 0 and at most 1 (it is a probability)")
+    if share is not None and config.driver is None:
+        raise UserError(f"--driver-share {share}: nobody shares; name a policy with --driver")
     if config.workers is not None and config.workers < 1:
         raise UserError(f"--workers {config.workers}: at least 1")
     if config.renderer == rendering.NO_RENDERER:
@@ -245,7 +249,8 @@ def _driver(config: CollectConfig, images: ImageSpec, max_steps: int) -> DriverS
             f"would hold {images}; give its settings by --image-size, --samples, --reflection"
         )
     steps = round(max_steps * DRIVERS_PART)
-    return DriverSettings(policy.sha256, policy.chunk_steps, config.driver_share, steps)
+    share = DRIVERS_SHARE if config.driver_share is None else config.driver_share
+    return DriverSettings(policy.sha256, policy.chunk_steps, share, steps)
 
 
 def _tasks(config: CollectConfig) -> tuple[Task, ...]:

@@ -79,8 +79,9 @@ class DriverSettings:
 
     checkpoint_sha256: str
     chunk_steps: int  # T
-    share: float  # probability that the policy drives a chunk, else the expert does
-    steps: int  # of an episode, after which the expert drives alone
+    share: float  # probability that the policy drives the next chunk
+    steps: int  # of an episode, from which on the expert drives alone
+    expert_chunks: int = 2  # that the expert drives in a row where the policy does not
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,9 @@ class Disturbance:
 
 
 class Driver:
-    """Whose actions are executed: the expert's labels or a policy's, chunk by chunk, from a
-    generator of its own."""
+    """Whose actions are executed, the expert's labels or a policy's, decided chunk by chunk from a
+    generator of its own. Only what follows a frame by the expert's own hand becomes an example
+    (rsd/training/data.py), so the expert drives for more than a chunk at a time."""
 
     def __init__(self, settings: DriverSettings, decide: Decide, task: Task, seed: int) -> None:
         self._settings, self._decide = settings, decide
@@ -142,17 +144,18 @@ class Driver:
         self._planned: deque[np.ndarray | None] = deque()  # None: as the label says
         self._chunks = 0
 
-    def __call__(
-        self, step: int, label: np.ndarray, observe: Callable[[], Observation]
-    ) -> np.ndarray:
-        """The action float32 (7,) of a step; `observe` is asked where the policy decides."""
+    def __call__(self, step: int, observe: Callable[[], Observation]) -> np.ndarray | None:
+        """The policy's action float32 (7,) for a step, or None where the expert drives; `observe`
+        is asked where the policy decides."""
         settings = self._settings
+        if step >= settings.steps:
+            return None
         if not self._planned:
-            alone = step >= settings.steps or self._rng.random() >= settings.share
-            chunk = [None] * settings.chunk_steps if alone else self._ask(observe())
-            self._planned.extend(chunk)
-        planned = self._planned.popleft()
-        return label if planned is None else planned
+            if self._rng.random() < settings.share:
+                self._planned.extend(self._ask(observe()))
+            else:
+                self._planned.extend([None] * settings.chunk_steps * settings.expert_chunks)
+        return self._planned.popleft()
 
     def _ask(self, observation: Observation) -> list[np.ndarray]:
         request = ChunkRequest(observation, _DRIVERS_DECODING, self._key, self._chunks)
@@ -189,6 +192,7 @@ def collect_demonstration(
         driver = Driver(settings.driver, decide, task, seed)
     labels: list[np.ndarray] = []
     executed: list[np.ndarray] = []
+    driven: list[bool] = []
     proprio: list[np.ndarray] = []
     states: list[np.ndarray] = []
     frames: list[Observation] = []
@@ -196,16 +200,19 @@ def collect_demonstration(
     while hold != 0:
         if hold is None and len(labels) == settings.max_steps:
             return Failure(seed, f"the goal was not reached in {settings.max_steps} steps")
-        if len(labels) % settings.frame_every == 0:
+        drawn = len(labels) % settings.frame_every == 0
+        if drawn:
             frames.append(env.observe())
         states.append(env.state())
         proprio.append(env.proprio)
         labels.append(_checked(act()))
-        action = labels[-1]
+        action = None
         if hold is None and driver is not None:
-            action = driver(len(labels) - 1, action, env.observe)
-        if hold is None and disturb is not None:
-            action = disturb(action)
+            observe = (lambda: frames[-1]) if drawn else env.observe
+            action = driver(len(labels) - 1, observe)
+        driven.append(action is not None)
+        if action is None:
+            action = labels[-1] if disturb is None or hold is not None else disturb(labels[-1])
         executed.append(action)
         success = env.step(executed[-1])
         if hold is not None:
@@ -225,6 +232,7 @@ def collect_demonstration(
         agentview=np.stack([frame.agentview for frame in frames]),
         wrist=np.stack([frame.wrist for frame in frames]),
         assets=env.assets,
+        driven=None if driver is None else np.array(driven),
         renderer=env.renderer,
         images=images,
         settings=dataclasses.asdict(settings),
@@ -235,6 +243,15 @@ def _checked(action: np.ndarray) -> np.ndarray:
     if action.shape != (ACTION_DIM,) or not np.abs(action).max() <= 1.0:
         raise ValueError(f"the expert acts out of range: {action!r}")
     return action.astype(np.float32)
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without what is None: a setting that did not exist yet is one that was not made."""
+    return {
+        name: _given(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if value is not None
+    }
 
 
 class Quota:
@@ -330,6 +347,7 @@ class Store:
             aside.write_text(json.dumps(shared, indent=2))
             aside.replace(path)
         stored = json.loads(path.read_text())
+        stored, shared = _given(stored), _given(shared)
         names = sorted(stored.keys() | shared.keys())
         changed = [
             f"  {name}: {stored.get(name)} -> {shared.get(name)}"

@@ -6,6 +6,7 @@ converted here. What LIBERO's files do not have:
 
     demo_<i>/executed_actions   (N, 7), where noise was added: `actions` then are the labels that
                                 the expert gave for the states that the noise led to
+    demo_<i>/driven             (N,), where a policy chose the executed actions
     demo_<i>/obs/frame_steps    (M,), the steps whose frames are stored: images have M rows
     attributes of demo_<i>      seed, assets, renderer, image_spec, settings, code
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -56,6 +57,7 @@ class Demonstration:
     agentview: np.ndarray  # uint8 (M, H, W, 3), rotated by 180 degrees (PROTOCOL 6)
     wrist: np.ndarray  # uint8 (M, H, W, 3), likewise
     assets: str  # official | lite | sha256 of a local tree
+    driven: np.ndarray | None = None  # bool (N,): a policy chose the executed action; None: nowhere
     renderer: str = ""  # osmesa | egl; empty where the file does not say
     images: ImageSpec | None = None  # how the frames were drawn; None where the file does not say
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the collection: noise, hold...
@@ -202,6 +204,7 @@ def _write_demo(group: h5py.Group, demo: Demonstration) -> None:
     arrays = {
         "actions": demo.actions,
         "executed_actions": demo.executed_actions,
+        **({} if demo.driven is None else {"driven": demo.driven}),
         "states": demo.states,
         "robot_states": np.hstack([gripper, position, _quaternions(axis_angle)]),
         "rewards": last,
@@ -276,7 +279,9 @@ def check_files(*paths: str | Path) -> None:
             _task_of(opened["data"].attrs, file)
 
 
-def _files(paths: Iterable[str | Path]) -> list[Path]:
+def _files(paths: Sequence[str | Path]) -> list[Path]:
+    if not paths:
+        raise UserError("no demonstrations are named; give at least one file or folder")
     files: list[Path] = []
     for path in (Path(path).expanduser() for path in paths):
         found = [path] if path.is_file() else sorted(path.glob(f"*{SUFFIX}"))
@@ -352,6 +357,7 @@ def _parse(group: h5py.Group, task: Task) -> Demonstration:
     obs, attributes = group["obs"], group.attrs
     actions = group["actions"][()].astype(np.float32)
     executed, steps = group.get("executed_actions"), obs.get("frame_steps")
+    driven = group.get("driven")
     proprio = np.hstack([obs[name][()] for name in ("ee_pos", "ee_ori", "gripper_states")])
     images = {name: _rotated(obs[stored][()]) for name, stored in _IMAGES.items()}
     spec = json.loads(attributes.get("image_spec", "null"))
@@ -368,6 +374,7 @@ def _parse(group: h5py.Group, task: Task) -> Demonstration:
         frame_steps=np.arange(len(actions)) if steps is None else steps[()],
         **images,
         assets=attributes.get("assets", "official"),
+        driven=None if driven is None else driven[()].astype(bool),
         renderer=attributes.get("renderer", ""),
         images=None if spec is None else ImageSpec(**spec),
         settings=json.loads(attributes.get("settings", "{}")),
@@ -386,6 +393,8 @@ def _check(demo: Demonstration, where: str) -> None:
         "agentview": (frames, *demo.agentview.shape[1:3], 3),
         "wrist": demo.agentview.shape,
     }
+    if demo.driven is not None:
+        shapes["driven"] = (steps,)
     for name, shape in shapes.items():
         array = getattr(demo, name)
         if array.shape != shape or steps == 0:
@@ -441,6 +450,7 @@ def _shifted(demo: Demonstration) -> Demonstration:
         demo,
         actions=demo.actions[1:],
         executed_actions=demo.executed_actions[1:],
+        driven=None if demo.driven is None else demo.driven[1:],
         states=demo.states[1:],
         proprio=demo.proprio[:-1],
         frame_steps=demo.frame_steps[:-1],

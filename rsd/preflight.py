@@ -64,7 +64,7 @@ def _check_heads(config: EvaluateConfig, policy: PolicyInfo) -> None:
     if asked and not policy.regresses:
         raise UserError(
             f"arm 'regression': policy {config.policy.policy!r} was trained without a regression "
-            "head; leave the arm out, or train with --model.regression"
+            "head; leave the arm out, or train one that has it (the default of jobs/train.py)"
         )
 
 

@@ -129,7 +129,7 @@ def summarise(output: str) -> Summary:
         output=output,
         episodes=len(episodes),
         errors=int((episodes["outcome"] == "error").sum()),
-        assets=_one_assets(output, episodes),
+        assets=one_assets(output, episodes),
         elapsed_s=elapsed_s,
         episodes_per_hour=3600 * len(episodes) / elapsed_s if elapsed_s > 0 else None,
         arms=[
@@ -140,8 +140,9 @@ def summarise(output: str) -> Summary:
     )
 
 
-def _one_assets(output: str, episodes: pd.DataFrame) -> str:
-    """An error row may name none: its environment never came to be."""
+def one_assets(output: str, episodes: pd.DataFrame) -> str:
+    """What all rows ran on; raises UserError for several. An error row may name none: its
+    environment never came to be."""
     found = sorted(set(episodes["assets"]) - {""})
     if len(found) > 1:
         raise UserError(

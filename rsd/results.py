@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from rsd.errors import UserError
 from rsd.records import Column, read_chunks, read_episodes, read_run
+from rsd.report import one_assets
 from rsd.statistics import Proportion, proportion
 
 SUFFIX = ".parquet"
@@ -54,11 +55,12 @@ _KEPT = ("run_id", "checkpoint_sha256", "assets", "renderer", "code", "packages"
 def keep(run: str, path: Path) -> int:
     """Write the run in folder `run` to `path` compactly; returns the number of episodes.
 
-    Raises UserError for a folder without a run, a run that samples with several seeds, or a path
-    that cannot be written.
+    Raises UserError for a folder without a run, a run on several assets or with several seeds, or a
+    path that cannot be written.
     """
     record = read_run(run)
     episodes = read_episodes(run).to_pandas()
+    one_assets(run, episodes)
     if episodes["seed"].nunique() > 1:
         raise UserError(f"{run} has several seeds; the compact form holds one")
     chunks = read_chunks(run).to_pandas()
@@ -116,11 +118,10 @@ def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
 def success_table(rows: pd.DataFrame) -> list[str]:
     """Markdown: a row a suite, a column an arm; success in percent with its 95 % interval."""
     arms = _arms(rows)
-    lines = _head(["suite", "trials", *arms])
+    lines = _head(["suite", *arms])
     for suite, of_suite in rows.groupby("suite", observed=True, sort=False):
-        rates = {arm: _rate(of_suite[of_suite["arm"] == arm]) for arm in arms}
-        trials = max(rate.finished for rate in rates.values())
-        lines.append(_row([str(suite), f"{trials}", *(_percent(rates[arm]) for arm in arms)]))
+        rates = [_rate(of_suite[of_suite["arm"] == arm]) for arm in arms]
+        lines.append(_row([str(suite), *map(_percent, rates)]))
     return lines
 
 
@@ -168,7 +169,10 @@ def _rate(rows: pd.DataFrame) -> Proportion:
 def _percent(rate: Proportion) -> str:
     if rate.rate is None:
         return ""
-    return f"{100 * rate.rate:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+    return (
+        f"{rate.successes}/{rate.finished} = {100 * rate.rate:.1f} "
+        f"({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+    )
 
 
 def _per_chunk(rows: pd.DataFrame) -> float:
@@ -205,9 +209,12 @@ def _row(cells: Sequence[str]) -> str:
 def section(name: str, origin: dict[str, Any], rows: pd.DataFrame) -> list[str]:
     """One file's tables with what they were measured on."""
     checkpoint = str(origin["checkpoint_sha256"])[:12]
-    commit = str(origin["code"]["git_commit"])[:12]
+    code = origin["code"]
+    version = f"commit {code['git_commit'][:12]}" if code["git_commit"] else ""
+    if not version or code["git_dirty"]:
+        version = f"{version} with sources {code['source_sha256'][:12]}".strip()
     parts = [
-        f"`{name}`: assets {origin['assets'][:12]}, checkpoint {checkpoint}, code {commit}, "
+        f"`{name}`: assets {origin['assets'][:12]}, checkpoint {checkpoint}, {version}, "
         f"renderer {origin['renderer']}, {len(rows):,} episodes, "
         f"{int((rows['outcome'] == 'error').sum())} errors. Success in percent (95 % interval):",
         "",

@@ -18,7 +18,7 @@ TOKENS = 64  # per layer
 RUN: dict[str, Any] = {
     "run_id": "made-up",
     "config": {"arms": ["autoregressive", "speculative"], "suites": {"libero_spatial": [0, 1]}},
-    "code": {"git_commit": "0000000"},
+    "code": {"git_commit": "0000000", "git_dirty": False, "source_sha256": "feed"},
     "packages": {"mujoco": "3.2.3", "robosuite": "1.4.0", "numpy": "2.4.6"},
     "checkpoint_sha256": "c0ffee",
     "assets": "lite",

@@ -87,17 +87,18 @@ class ReplicaClient:
         that kills replicas then takes along only what happens to wait behind it, and nobody waits
         long behind one that hangs.
         """
-        deaths = 0
+        deaths, sent_away = 0, False
         while deaths <= DEATHS_PER_CHUNK:
             replica = self._living() if self._suspicious else self._replicas[0]
             try:
                 answer: Any = replica.act.remote(request, alone=deaths > 0)
                 return ray.get(answer)
             except StuckError:
-                pass  # its process ends itself soon, or goes on
+                sent_away = True  # its process goes on, or ends itself soon: not over this request
             except RayActorError:
                 self._suspicious = True
-                deaths += 1
+                deaths += not sent_away
+                sent_away = False
             self._replicas.rotate(-1)
             time.sleep(random.uniform(0, RETRY_S))
         raise RuntimeError(

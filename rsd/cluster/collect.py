@@ -26,7 +26,14 @@ from rsd.cluster.worker import (
     expert_of,
     time_limit,
 )
-from rsd.collection import CollectionSettings, Failure, Quota, Store, collect_demonstration
+from rsd.collection import (
+    CollectionSettings,
+    DriverSettings,
+    Failure,
+    Quota,
+    Store,
+    collect_demonstration,
+)
 from rsd.demonstrations import Demonstration
 from rsd.envs.libero import LiberoEnvironment
 from rsd.envs.rendering import process_variables
@@ -67,7 +74,10 @@ class Collector:
         """`policy` names the one that `collection.driver` wants."""
         self._settings = settings
         self._collection = collection
-        self._decide = None if policy is None else _decider(policy)
+        self._decide = None
+        if collection.driver is not None:
+            assert policy is not None, "a driver needs its policy"
+            self._decide = _decider(policy, collection.driver)
         self._simulator = SimulatorSlot(settings, LiberoEnvironment)
 
     def info(self, suite: str) -> WorkerInfo:
@@ -96,10 +106,15 @@ class Collector:
         return Attempt(outcome, Cost(env.timings, steps, time.perf_counter() - started, peak))
 
 
-def _decider(policy: str) -> Decide:
+def _decider(policy: str, driver: DriverSettings) -> Decide:
     """A policy of the worker's own: a driver is asked once in several steps, and a small one
-    decides faster than a request travels."""
+    decides faster than a request travels. Raises RuntimeError for another than was asked for."""
     loaded = load_policy(policy, deterministic=False, device="cpu")
+    if loaded.checkpoint_sha256 != driver.checkpoint_sha256:
+        raise RuntimeError(
+            f"this node has another checkpoint at {policy!r} than the job: "
+            f"{loaded.checkpoint_sha256[:12]} instead of {driver.checkpoint_sha256[:12]}"
+        )
     return lambda request: loaded.act([request])[0]
 
 

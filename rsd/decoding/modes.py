@@ -44,7 +44,6 @@ class Decoded(NamedTuple):
     kept: Tensor  # int64 (B, 2, K): of those, tokens kept
     margin: Tensor  # float (B,): smallest gap between the two best target logits of any token; NaN
     # where target or draft gave NaN or infinity
-    latents: Tensor | None = None  # float (B, T, D): what to act on where it is not the codes
 
 
 class Part(NamedTuple):
@@ -52,6 +51,7 @@ class Part(NamedTuple):
 
     rows: Tensor  # int64: which ones
     decoded: Decoded
+    latents: Tensor | None = None  # float (rows, T, D): what to act on where it is not the codes
 
 
 def parallel(
@@ -71,12 +71,14 @@ def parallel(
     return _unspeculated(codes, ones, _margin(logits).amin(dim=1))
 
 
-def regression(latents: Tensor, quantise: Callable[[Tensor], Tensor]) -> Decoded:
+def regression(latents: Tensor, quantise: Callable[[Tensor], Tensor]) -> Part:
     """Latents (B, T, D) from one pass that decodes nothing; their codes are for the books."""
+    finite = torch.isfinite(latents).flatten(1).all(dim=1)
+    margin = torch.where(finite, torch.inf, torch.nan)
+    latents = latents.nan_to_num().clamp(-1, 1)
     codes = quantise(latents)
     ones = torch.ones(len(codes), dtype=torch.int64, device=codes.device)
-    margin = torch.full((len(codes),), torch.inf, device=codes.device)
-    return _unspeculated(codes, ones, margin)._replace(latents=latents)
+    return Part(torch.arange(len(codes)), _unspeculated(codes, ones, margin), latents)
 
 
 def autoregressive(
@@ -232,7 +234,7 @@ class _Books:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` of the open ones."""
-        self.codes, self.passes, self.judged, self.kept, self.margin, _ = self._fields(rows)
+        self.codes, self.passes, self.judged, self.kept, self.margin = self._fields(rows)
         self.final, self.open_rows = self.final[rows], self.open_rows[rows]
 
     def _fields(self, rows: Tensor) -> Decoded:

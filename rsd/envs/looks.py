@@ -22,7 +22,7 @@ class Looks:
     """Largest changes; each number is drawn evenly from both sides."""
 
     camera_m: float = 0.01  # of a camera, along each axis
-    camera_rad: float = 0.02  # of a camera, about each axis
+    camera_rad: float = 0.0175  # of a camera, about each axis: 1 degree
     lamp_m: float = 0.3  # of a lamp, along each axis
     brightness: float = 0.3  # share of a lamp's light
     colour: float = 0.2  # share of a surface's red, green and blue; textures are tinted
@@ -70,9 +70,11 @@ def vary(model: mujoco.MjModel, looks: Looks, seed: int) -> Callable[[], None]:
     gain = 1 + _evenly(rng, looks.brightness, 1)
     head.ambient[:] = np.clip(head.ambient * gain, 0, 1)
     head.diffuse[:] = np.clip(head.diffuse * gain, 0, 1)
-    for colours in (model.mat_rgba, model.geom_rgba):
+    # a shape with a material shows that one's colour as long as its own is MuJoCo's default
+    bare = model.geom_matid < 0
+    for colours, shown in ((model.mat_rgba, slice(None)), (model.geom_rgba, bare)):
         tint = 1 + _evenly(rng, looks.colour, (len(colours), 3))
-        colours[:, :3] = np.clip(colours[:, :3] * tint, 0, 1)
+        colours[shown, :3] = np.clip(colours[:, :3] * tint, 0, 1)[shown]
 
     def restore() -> None:
         for array, values in zip(changed, before, strict=True):

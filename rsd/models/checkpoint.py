@@ -99,7 +99,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         if architecture != ARCHITECTURE:
             raise unknown("architecture", str(architecture), [ARCHITECTURE])
         if content["format"] != FORMAT:
-            raise UserError(f"format {content['format']}, this version reads {FORMAT}")
+            raise UserError(
+                f"format {content['format']}, this version reads {FORMAT}; train it again, or use "
+                "the code that wrote it"
+            )
         for name, wanted in CONVENTIONS.items():
             if content["conventions"].get(name) != wanted:
                 found = content["conventions"].get(name)

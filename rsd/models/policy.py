@@ -65,18 +65,29 @@ class SmallVLAPolicy:
         checkpoint's, UserError for a layer count or rule that the policy does not have.
         """
         decoding = requests[0].decoding
+        if decoding.mode == "regression" and self._deterministic and len(requests) > 1:
+            return self._one_by_one(requests, deliver)
         stopwatch = Stopwatch(self._device)
         chunks: dict[int, Chunk] = {}
         for part in self._decode(requests, decoding, stopwatch):
             rows = part.rows.tolist()
             asked = [requests[row] for row in rows]
             canonical = self._settle(asked, part.decoded, decoding, stopwatch)
-            answers = self._answers(part.decoded, canonical, len(requests), stopwatch)
+            answers = self._answers(part, canonical, len(requests), stopwatch)
             for row, chunk in zip(rows, answers, strict=True):
                 chunks[row] = chunk
                 if deliver is not None:
                     deliver(row, chunk)
         return [chunks[row] for row in range(len(requests))]
+
+    def _one_by_one(self, requests: list[ChunkRequest], deliver: Deliver | None) -> list[Chunk]:
+        """Numbers have no ties that could be settled, and rounding depends on the batch."""
+        chunks: list[Chunk] = []
+        for row, request in enumerate(requests):
+            chunks += self.act([request])
+            if deliver is not None:
+                deliver(row, chunks[row])
+        return chunks
 
     def _settle(
         self,
@@ -96,15 +107,15 @@ class SmallVLAPolicy:
         return canonical
 
     def _answers(
-        self, decoded: Decoded, canonical: list[bool], batch_size: int, stopwatch: Stopwatch
+        self, part: Part, canonical: list[bool], batch_size: int, stopwatch: Stopwatch
     ) -> list[Chunk]:
         """Actions and traces of decoded rows; raises NonFiniteError where they are not finite."""
-        codes = decoded.codes
+        decoded, codes = part.decoded, part.decoded.codes
         with stopwatch("detokenise"):
-            if decoded.latents is None:
+            if part.latents is None:
                 actions = self.model.tokeniser.decode(codes)
             else:
-                actions = self.model.tokeniser.actions(decoded.latents)
+                actions = self.model.tokeniser.actions(part.latents)
             if not bool(torch.isfinite(actions).all()):
                 raise NonFiniteError("the tokeniser's decoder gives NaN or infinity")
             actions[..., -1] = torch.where(actions[..., -1] < 0, -1.0, 1.0)  # PROTOCOL 9
@@ -219,19 +230,15 @@ class SmallVLAPolicy:
         yield Part(torch.arange(len(requests)), decoded)
 
     def _regressed(self, requests: list[ChunkRequest], stopwatch: Stopwatch) -> Iterator[Part]:
-        """Numbers have no ties that could be settled: with `deterministic` each request is computed
-        alone, because rounding depends on the batch."""
         if not self.model.config.regression:
             raise UserError("this policy was trained without a regression head")
-        size = 1 if self._deterministic else len(requests)
-        for start in range(0, len(requests), size):
-            with stopwatch("vision"):
-                features = self._features(requests[start : start + size])
-            with stopwatch("target"):
-                latents = self.model.regress(self.model.target_context(features))
-            with stopwatch("detokenise"):
-                decoded = modes.regression(latents.clamp(-1, 1), self.model.tokeniser.quantise)
-            yield Part(torch.arange(start, start + len(latents)), decoded)
+        with stopwatch("vision"):
+            features = self._features(requests)
+        with stopwatch("target"):
+            latents = self.model.regress(self.model.target_context(features))
+        with stopwatch("detokenise"):
+            part = modes.regression(latents, self.model.tokeniser.quantise)
+        yield part
 
     def _layers(self, decoding: Decoding) -> int:
         layers = self.layers if decoding.layers is None else decoding.layers

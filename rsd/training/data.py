@@ -36,7 +36,7 @@ class Examples:
     previous: Tensor  # float32 (N, T, 7): the labels of the chunk before
     has_previous: Tensor  # bool (N,): False in the first T steps of an episode
     task: Tensor  # int64 (N,)
-    episode: Tensor  # int64 (N,): which demonstration
+    episode: Tensor  # int64 (N,): which placement; two collections may share some
     spec: ImageSpec
     origin: dict[str, object]  # what the data were: for config.json
 
@@ -54,6 +54,7 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
     specs: set[ImageSpec] = set()
     assets: set[str] = set()
     tasks: dict[tuple[str, int], int] = {}
+    episodes: dict[tuple[str, int, int, bool], int] = {}
     digest = hashlib.sha256()
     demonstrations = 0
     for demo in read_demonstrations(*paths):
@@ -64,9 +65,11 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
         task = tasks.setdefault((demo.suite, demo.task_id), len(tasks))
         for name, values in _examples(demo, word_buckets, steps).items():
             parts[name].append(values)
-        count = len(demo.frame_steps)
+        placement = (demo.suite, demo.task_id, demonstrations if demo.seed is None else demo.seed)
+        episode = episodes.setdefault((*placement, demo.seed is None), len(episodes))
+        count = len(parts["proprio"][-1])
         parts["task"].append(np.full(count, task))
-        parts["episode"].append(np.full(count, demonstrations))
+        parts["episode"].append(np.full(count, episode))
         digest.update(f"{demo.suite}/{demo.task_id}/{demo.seed}\n".encode())
         for array in (demo.actions, demo.proprio, demo.frame_steps, demo.agentview, demo.wrist):
             digest.update(np.ascontiguousarray(array).data)
@@ -105,16 +108,29 @@ _PER_EXAMPLE = (
 
 def _examples(demo: Demonstration, word_buckets: int, steps: int) -> dict[str, np.ndarray]:
     chunks = chunk_labels(demo.actions, steps)
-    at = demo.frame_steps
+    driven = np.zeros(len(demo), bool) if demo.driven is None else demo.driven
+    said = np.where(driven[:, None], demo.executed_actions, demo.actions)  # by whoever drove
+    seen = _labelled_frames(demo.frame_steps, driven, steps)
+    at = demo.frame_steps[seen]
     before = np.maximum(at - steps, 0)
     return {
-        "images": np.stack([demo.agentview, demo.wrist], axis=1),
+        "images": np.stack([demo.agentview[seen], demo.wrist[seen]], axis=1),
         "words": np.tile(np.array(word_ids(demo.instruction, word_buckets)), (len(at), 1)),
         "proprio": demo.proprio[at],
         "actions": chunks[at],
-        "previous": chunks[before],
+        "previous": chunk_labels(said, steps)[before],
         "has_previous": at >= steps,
     }
+
+
+def _labelled_frames(frame_steps: np.ndarray, driven: np.ndarray, steps: int) -> np.ndarray:
+    """bool (M,): frames behind which the expert drives for a chunk. While a policy drives, the
+    labels of consecutive steps answer the states that the policy led to; strung together they are
+    no chunk that the expert would execute."""
+    drives = np.concatenate([driven, np.zeros(steps - 1, bool)])
+    windows = np.lib.stride_tricks.sliding_window_view(drives, steps)
+    labelled = ~np.any(windows, axis=1, keepdims=False)
+    return np.asarray(labelled)[frame_steps]
 
 
 def chunk_labels(actions: np.ndarray, steps: int) -> np.ndarray:
@@ -126,7 +142,7 @@ def chunk_labels(actions: np.ndarray, steps: int) -> np.ndarray:
 
 
 def split(episodes: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of training and validation examples; whole demonstrations go to one side."""
+    """Indices of training and validation examples; all of a placement goes to one side."""
     generator = torch.Generator().manual_seed(seed)
     count = int(episodes.max()) + 1
     chosen = torch.randperm(count, generator=generator)[: max(1, round(held_out * count))]

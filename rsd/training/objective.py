@@ -66,18 +66,21 @@ def copy_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
+def wants_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """The precision that a configuration asks for, or the one that pays on this device."""
+    if config.bf16 is not None:
+        return config.bf16
+    return device.type != "cpu" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
 @contextmanager
 def mixed(config: TrainConfig, device: torch.device) -> Iterator[None]:
     """Context of a forward pass in the precision that the configuration asks for."""
-    on_cpu = device.type == "cpu"
-    wanted = config.bf16
-    if wanted is None:
-        wanted = not on_cpu or bool(torch.cpu.get_capabilities().get("amx_bf16"))
-    if not wanted:
+    if not wants_bf16(config, device):
         yield
         return
     # a CPU's fused attention goes back in bf16 eight times slower than in fp32
-    attention = sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext()
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
     with attention, torch.autocast(device.type, torch.bfloat16):
         yield
 

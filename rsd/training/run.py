@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from rsd.architecture import SmallVLAConfig
 from rsd.errors import UserError
 from rsd.models import checkpoint, policy
 from rsd.models.small_vla import SmallVLA
@@ -23,13 +24,13 @@ from rsd.training.data import Examples, load_examples
 from rsd.training.distributed import ALONE, Workers, check_batch
 from rsd.training.draft import DraftTraining
 from rsd.training.metrics import Progress, Report, TrainingLog
-from rsd.training.objective import TrainingState
+from rsd.training.objective import TrainingState, wants_bf16
 from rsd.training.target import TargetTraining
 from rsd.training.tokeniser import table_lines, train_tokeniser, truncation_table
 from rsd.types import ImageSpec
 
 STATE_FILE = "training.pt"
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 TOKENISER_FILE = "tokeniser.json"
 
 Say = Callable[[str], None]
@@ -76,7 +77,7 @@ def train(
     Raises UserError for data or a state that cannot be trained on.
     """
     started = time.time()
-    job = _sized(job)
+    job = _decided(job, device, workers)
     check_batch(job.train.batch_size, workers.size)
     if workers.from_leader(workers.leads and _finished(job)):
         return  # the leader was done when another worker died
@@ -165,10 +166,21 @@ class Books:
             self._log.close()
 
 
-def _sized(job: TrainJob) -> TrainJob:
-    """With the sizes of the checkpoint that it builds on, if it builds on one."""
+def _decided(job: TrainJob, device: str | torch.device, workers: Workers) -> TrainJob:
+    """With what it leaves open: one precision for all workers, and the sizes of the checkpoint that
+    it builds on, if it builds on one.
+
+    Raises UserError for sizes that this checkpoint does not have.
+    """
+    bf16 = workers.from_leader(wants_bf16(job.train, torch.device(device)))
+    job = dataclasses.replace(job, train=dataclasses.replace(job.train, bf16=bf16))
     base = str(job.output) if job.draft_only else job.start_from
-    return job if base is None else dataclasses.replace(job, model=checkpoint.inspect(base).model)
+    if base is None:
+        return job
+    model = checkpoint.inspect(base).model
+    if job.model not in (SmallVLAConfig(), model):
+        raise UserError(f"{base} has sizes of its own; leave out --model.*, or start anew")
+    return dataclasses.replace(job, model=model)
 
 
 def _finished(job: TrainJob) -> bool:
@@ -275,7 +287,10 @@ def _read_state(job: TrainJob, examples: Examples) -> TrainingState | None:
             "training anew"
         ) from error
     if not known:
-        raise UserError(f"{path} has format {content['format']}, this code reads {STATE_FORMAT}")
+        raise UserError(
+            f"{path} has format {content['format']}, this code reads {STATE_FORMAT}; go on with "
+            "the code that wrote it, or delete it to start this training anew"
+        )
     wanted = _identity(job, examples)
     for name in sorted({*wanted, *made_with}):
         if made_with.get(name) != wanted.get(name):

@@ -94,7 +94,7 @@ class TableBackbone:
 
 def together(parts: Iterable[Part]) -> Decoded:
     """A whole batch from its parts, in its own order."""
-    rows, decoded = zip(*parts, strict=True)
+    rows, decoded, _ = zip(*parts, strict=True)
     order = torch.cat(rows).argsort()
     return Decoded(*(torch.cat(field)[order] for field in zip(*decoded, strict=True)))
 

@@ -122,6 +122,15 @@ def test_nan_weights_raise_instead_of_acting() -> None:
         SmallVLAPolicy(model, IMAGES, "none").act(requests(1, AUTOREGRESSIVE))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_regression_that_is_no_number_raises_instead_of_acting(number: float) -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.regression_head.bias[5] = number
+    with pytest.raises(NonFiniteError):
+        SmallVLAPolicy(model, IMAGES, "none").act(requests(2, REGRESSION))
+
+
 def test_frames_of_another_size_are_refused(small: SmallVLAPolicy) -> None:
     request = requests(1, AUTOREGRESSIVE)[0]
     wide = dataclasses.replace(request.observation, agentview=np.zeros((64, 48, 3), dtype=np.uint8))

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
 from rsd.models.small_vla import word_ids
 from rsd.training.config import TrainConfig
-from rsd.training.data import Augmentation, Examples, ahead, batches, chunk_labels, split
+from rsd.training.data import (
+    Augmentation,
+    Examples,
+    _examples,
+    _labelled_frames,
+    ahead,
+    batches,
+    chunk_labels,
+    split,
+)
 from rsd.training.draft import DraftTraining
 from rsd.training.metrics import Progress
 from rsd.training.objective import majority_accuracy
 from rsd.training.target import TargetTraining
 from tests.decoding.small_policy import CONFIG, IMAGES, untrained_model
+from tests.made_up_demonstrations import made_up_demonstration
 
 COUNT, EPISODES = 96, 12
 SETTINGS = TrainConfig(
@@ -148,3 +161,23 @@ def test_batches_made_ahead_come_in_order() -> None:
     assert list(ahead(lambda key: key * key, range(20), threads=3)) == [k * k for k in range(20)]
     endless = ahead(lambda key: key, iter(int, 1), threads=2)
     assert next(endless) == 0
+
+
+def test_frames_that_a_policy_drives_on_from_are_no_examples() -> None:
+    """Chunks of four: only what the expert executes to their end is a chunk of the expert's."""
+    driven = np.zeros(16, bool)
+    driven[4:8] = True
+    seen = _labelled_frames(np.arange(16), driven, steps=4)
+    np.testing.assert_array_equal(np.flatnonzero(~seen), range(1, 8))
+
+
+def test_a_driven_demonstration_keeps_recoveries_and_what_was_executed_before() -> None:
+    demo = made_up_demonstration(3, steps=24)
+    driven = np.arange(24) < 8
+    executed = np.where(driven[:, None], -demo.actions, demo.actions)
+    demo = dataclasses.replace(demo, driven=driven, executed_actions=executed.astype(np.float32))
+    found = _examples(demo, word_buckets=64, steps=8)
+    kept = demo.frame_steps[demo.frame_steps >= 8]
+    np.testing.assert_array_equal(found["actions"][:, 0], demo.actions[kept])
+    np.testing.assert_array_equal(found["previous"][:, 0], executed[kept - 8].astype(np.float32))
+    assert len(found["images"]) == len(found["proprio"]) == len(kept) > 0

@@ -120,13 +120,16 @@ def test_a_target_starts_from_a_checkpoint_with_its_sizes_and_statistics(
     start = small_checkpoint(tmp_path / "start")
     still = dataclasses.replace(SETTINGS, learning_rate=1e-12)
     job = _job(data, tmp_path / "out", start_from=str(start), train=still)
-    _train(dataclasses.replace(job, model=SmallVLAConfig()))  # its sizes are not asked for
+    _train(dataclasses.replace(job, model=SmallVLAConfig()))  # as if none were asked for
     before, after = (load_file(path / "model.safetensors") for path in (start, job.output))
     assert before.keys() == after.keys()
     for name in before.keys() - {name for name in before if name.startswith("draft")}:
         torch.testing.assert_close(after[name], before[name], msg=name)
     started = checkpoint.inspect(str(job.output)).origin["started_from"]
     assert started == {"sha256": checkpoint.inspect(str(start)).sha256, "data": "none"}
+    other = dataclasses.replace(CONFIG, word_buckets=99)
+    with pytest.raises(UserError, match="has sizes of its own"):
+        _train(dataclasses.replace(job, model=other, output=tmp_path / "other"))
     with pytest.raises(UserError, match="give one of them"):
         _train(dataclasses.replace(job, draft_only=True))
 

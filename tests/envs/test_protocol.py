@@ -13,7 +13,7 @@ import pytest
 
 from rsd.envs.assets import ResolvedAssets
 from rsd.envs.libero import LiberoEnvironment
-from rsd.envs.looks import Looks
+from rsd.envs.looks import Looks, vary
 from rsd.envs.reference import ReferenceLoop
 from rsd.envs.worlds import WorldStream
 from rsd.episode import sha256_of
@@ -108,15 +108,21 @@ def test_looks_vary_with_the_seed_and_change_only_what_is_drawn(
     environment.reset(0)
     evaluation = environment.observe()
     states, frames = [], []
-    for seed, looks in ((5, None), (5, Looks()), (5, Looks()), (5, Looks().scaled(0.1))):
-        environment.reset_fresh(seed, looks)
+    for looks in (None, Looks(), Looks(), Looks().scaled(1e-3)):
+        environment.reset_fresh(5, looks)
         environment.step(ACTIONS[0])
         states.append(sha256_of(environment.state()))
         frames.append(environment.observe().agentview.astype(int))
     assert len(set(states)) == 1
     assert np.array_equal(frames[1], frames[2])
     far, near = (np.abs(frame - frames[0]).mean() for frame in (frames[1], frames[3]))
-    assert far > near > 0.1
+    assert far > 5 and near < 0.5
+    model, given = environment.simulator.sim.model._model, []
+    for seed in (5, 6):
+        restore = vary(model, Looks(), seed)
+        given.append([model.cam_pos.copy(), model.light_diffuse.copy(), model.mat_rgba.copy()])
+        restore()
+    assert not any(np.array_equal(one, other) for one, other in zip(*given, strict=True))
     environment.reset(0)
     again = environment.observe()
     assert np.array_equal(again.agentview, evaluation.agentview)

@@ -95,6 +95,7 @@ def test_a_driver_acts_and_the_expert_labels() -> None:
     np.testing.assert_array_equal(demo.actions, np.tile(forward(), (len(demo), 1)))
     assert not demo.executed_actions[:4].any()
     np.testing.assert_array_equal(demo.executed_actions[4:], demo.actions[4:])
+    np.testing.assert_array_equal(demo.driven, np.arange(len(demo)) < 4)
     assert demo.settings["driver"]["checkpoint_sha256"] == "sha"
 
 
@@ -106,9 +107,9 @@ def test_a_driver_that_never_hands_over_gives_no_demonstration() -> None:
 def test_a_driver_takes_its_share_of_the_chunks() -> None:
     _, never = driven(1, share=0.0)
     assert never == []
-    asked = [len(driven(seed, share=0.5)[1]) for seed in range(50, 90)]  # of 10 chunks each
+    asked = [len(driven(seed, share=0.5)[1]) for seed in range(50, 90)]
     assert asked == [len(driven(seed, share=0.5)[1]) for seed in range(50, 90)]
-    assert 4 < np.mean(asked) < 6
+    assert 2.5 < np.mean(asked) < 4.2  # of 10 chunks, one for every two of the expert's
 
 
 def test_an_episode_ends_some_steps_after_the_goal() -> None:
@@ -203,5 +204,7 @@ def test_a_store_refuses_what_would_mix_or_overwrite(tmp_path: Path) -> None:
         Store(tmp_path, {"frame_every": 3, "assets": "lite"}, resume=False)
     with pytest.raises(UserError, match="frame_every: 3 -> 2"):
         Store(tmp_path, {"frame_every": 2, "assets": "lite"}, resume=True)
+    later = {"frame_every": 3, "assets": "lite", "driver": None}  # a setting of newer code, unused
+    Store(tmp_path, later, resume=True).close()
     with pytest.raises(UserError, match="cannot write"):
         Store(Path("/proc/nowhere"), {}, resume=False)

@@ -90,6 +90,9 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     write_demonstration(path, made_up())
     (read,) = read_demonstrations(path)
     assert_equal(read, made_up())
+    driven = dataclasses.replace(made_up(), driven=np.arange(STEPS) % 3 == 0)
+    write_demonstration(path, driven)
+    assert_equal(next(iter(read_demonstrations(path))), driven)
     assert [file.name for file in tmp_path.iterdir()] == ["part.hdf5"]
 
 

@@ -40,7 +40,7 @@ def test_tables_count_errors_apart_and_pairs_by_world(run: str, tmp_path: Path) 
     assert "100 episodes, 1 errors" in text
     finished = rows[(rows["arm"] == "speculative") & (rows["outcome"] != "error")]
     share = 100 * (finished["outcome"] == "success").mean()
-    assert len(finished) == 49 and f" {share:.1f} (" in text
+    assert len(finished) == 49 and f"/49 = {share:.1f} (" in text
     assert "instead of 4.00" in text and "| 48 of 49 |" in text
     by_task = results.task_table(rows)
     assert len(by_task) == 2 + 2 and by_task[0].count("|") == 3 + 10
