@@ -53,6 +53,10 @@ class TrainConfig:
     """Mixed precision, in which weights stay fp32; None: on GPUs, and on CPUs that multiply
     matrices of bf16 (AMX)"""
 
+    compile: bool = False
+    """Compile the target's forward and backward pass (torch.compile, with the C++ compiler that
+    `make setup` installs): about a minute at the start, then a sixth faster on a CPU"""
+
     seed: int = 0
 
 

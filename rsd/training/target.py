@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -87,6 +87,9 @@ class TargetObjective(nn.Module):
         )
 
 
+Objective = Callable[..., Outputs]
+
+
 class TargetTraining:
     """Trains everything but the draft; the averaged weights are kept."""
 
@@ -112,7 +115,8 @@ class TargetTraining:
             proprio = examples.proprio[self._train]
             model.proprio_mean.copy_(proprio.mean(dim=0))
             model.proprio_scale.copy_(proprio.std(dim=0).clamp(min=1e-3))
-        self._objective = workers.wrap(TargetObjective(model))
+        objective = workers.wrap(TargetObjective(model))
+        self._objective: Objective = torch.compile(objective) if config.compile else objective
         self._average = copy_of(model)
         self._optimiser = torch.optim.AdamW(
             decayed(model, config.weight_decay),
@@ -216,10 +220,9 @@ class TargetTraining:
         self._step += 1
         return loss.detach()
 
-    def _forward(self, objective: nn.Module, batch: Batch) -> Outputs:
+    def _forward(self, objective: Objective, batch: Batch) -> Outputs:
         with mixed(self._config, self._device):
-            outputs: Outputs = objective(*(to(self._device, tensor) for tensor in batch[:-1]))
-        return outputs
+            return objective(*(to(self._device, tensor) for tensor in batch[:-1]))
 
     def _prepare(self, numbered: tuple[int, Tensor]) -> Batch:
         """This worker's share of a step's batch. Noise is drawn for the whole batch, from the step

@@ -181,3 +181,15 @@ def test_a_driven_demonstration_keeps_recoveries_and_what_was_executed_before() 
     np.testing.assert_array_equal(found["actions"][:, 0], demo.actions[kept])
     np.testing.assert_array_equal(found["previous"][:, 0], executed[kept - 8].astype(np.float32))
     assert len(found["images"]) == len(found["proprio"]) == len(kept) > 0
+
+
+def test_mixed_precision_takes_nearly_the_same_first_steps() -> None:
+    losses = []
+    for bf16 in (False, True):
+        reports: list[Progress] = []
+        settings = dataclasses.replace(SETTINGS, steps=3, bf16=bf16)
+        training = TargetTraining(untrained_model(), made_up_examples(), settings)
+        for _ in training.run(reports.append, every=1):
+            pass
+        losses.append([report.loss for report in reports])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[0] != losses[1]

@@ -16,6 +16,7 @@ from rsd.errors import UserError
 from rsd.models import checkpoint, policy
 from rsd.training.config import TrainConfig, TrainJob
 from rsd.training.metrics import CURVES, FILE, Progress, TrainingLog, Validation
+from rsd.training.objective import wants_bf16
 from rsd.training.run import STATE_FILE, check_output, train
 from rsd.types import ImageSpec
 from tests.decoding.small_policy import CONFIG, IMAGES, small_checkpoint
@@ -75,6 +76,8 @@ def test_a_run_killed_in_either_phase_goes_on_to_the_same_checkpoint(
         assert torch.equal(tensor, killed[name]), name
     train(job, "", lambda _: None, lines.append)  # a group restarted when all was written
     assert (job.output / FILE).stat().st_mtime <= (job.output / "config.json").stat().st_mtime
+    training = checkpoint.inspect(str(job.output)).origin["training"]
+    assert training["bf16"] == wants_bf16(SETTINGS, torch.device("cpu"))  # decided, and told
     left = {path.name for path in job.output.iterdir()}
     assert left == {"config.json", "model.safetensors", "tokeniser.json", FILE, CURVES}
     rows = pq.read_table(job.output / FILE).to_pylist()
