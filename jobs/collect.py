@@ -28,6 +28,7 @@ from rsd.collection import (
     NoiseSettings,
     Store,
 )
+from rsd.console import PLAIN
 from rsd.envs import assets, rendering
 from rsd.envs.looks import Looks
 from rsd.errors import UserError, unknown
@@ -45,7 +46,6 @@ DONE, STOPPED, BAD_REQUEST, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 DRIVERS_SHARE = 0.5  # of the decisions
 DRIVERS_PART = 0.6  # of the steps that an episode may take
 LINE_PERIOD_S = 15.0
-PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 DESCRIPTION = """\
 Collect demonstrations of the scripted experts in parallel on a Ray cluster; HDF5 files in LIBERO's

@@ -22,12 +22,12 @@ import tyro
 from rich.console import Console
 
 from rsd import results
+from rsd.console import PLAIN
 from rsd.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 TOPIC = "results"
 DONE, BAD_REQUEST = 0, 2
-PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from rsd.console import PLAIN
 from rsd.demonstrations import check_files
 from rsd.errors import UserError
 from rsd.provenance import cpus
@@ -36,7 +37,6 @@ from rsd.training.config import TrainJob
 from rsd.training.metrics import Progress
 
 DONE, STOPPED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
-PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 @dataclass(frozen=True)

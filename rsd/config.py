@@ -20,7 +20,7 @@ import yaml
 from rsd.envs import family_of, suite_of
 from rsd.errors import UserError, unknown
 from rsd.suites import TRIALS_PER_TASK, Suite
-from rsd.types import Arm, Decoding, EpisodeKey
+from rsd.types import Arm, Decoding, EpisodeKey, Mode
 
 RULES = {
     "exact": "keeps a drafted token that equals the target's argmax; lossless, greedy",
@@ -296,6 +296,11 @@ def resolve_arms(config: EvaluateConfig) -> tuple[Arm, ...]:
     arms = tuple(_resolve_arm(name, config.policy) for name in names)
     _refuse_repeats("arm", [arm.name for arm in arms])
     return arms
+
+
+def modes_of(config: EvaluateConfig) -> set[Mode]:
+    """The modes of its arms; raises UserError as resolve_arms."""
+    return {arm.decoding.mode for arm in resolve_arms(config)}
 
 
 def _resolve_arm(name: str, policy: PolicyConfig) -> Arm:

@@ -10,7 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsd.config import EvaluateConfig, check, check_layers, execution, identity, plan, resolve_arms
+from rsd.config import (
+    EvaluateConfig,
+    check,
+    check_layers,
+    execution,
+    identity,
+    modes_of,
+    plan,
+    resolve_arms,
+)
 from rsd.envs import FAMILIES, family_of
 from rsd.errors import UserError
 from rsd.models import PolicyInfo, inspect_policy
@@ -60,8 +69,7 @@ def prepare(config: EvaluateConfig) -> RunPlan:
 
 
 def _check_heads(config: EvaluateConfig, policy: PolicyInfo) -> None:
-    asked = any(arm.decoding.mode == "regression" for arm in resolve_arms(config))
-    if asked and not policy.regresses:
+    if "regression" in modes_of(config) and not policy.regresses:
         raise UserError(
             f"arm 'regression': policy {config.policy.policy!r} was trained without a regression "
             "head; leave the arm out, or train one that has it (the default of jobs/train.py)"
@@ -69,7 +77,7 @@ def _check_heads(config: EvaluateConfig, policy: PolicyInfo) -> None:
 
 
 def _check_experts(config: EvaluateConfig) -> None:
-    if not any(arm.decoding.mode == "expert" for arm in resolve_arms(config)):
+    if "expert" not in modes_of(config):
         return
     from rsd.experts import EXPERTS
 

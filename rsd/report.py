@@ -168,7 +168,7 @@ def _arm(arm: str, episodes: pd.DataFrame, chunks: pd.DataFrame) -> ArmSummary:
     finished = episodes[episodes["outcome"] != "error"]
     return ArmSummary(
         arm=arm,
-        success=proportion(int((finished["outcome"] == "success").sum()), len(finished)),
+        success=success(episodes),
         errors=len(episodes) - len(finished),
         acceptance=layer_acceptance(chunks),
         cost=_chunk_cost(chunks),
@@ -176,19 +176,25 @@ def _arm(arm: str, episodes: pd.DataFrame, chunks: pd.DataFrame) -> ArmSummary:
     )
 
 
+def success(episodes: pd.DataFrame) -> Proportion:
+    """Successes of the episodes that finished; those with an error are in neither count."""
+    finished = episodes[episodes["outcome"] != "error"]
+    return proportion(int((finished["outcome"] == "success").sum()), len(finished))
+
+
 def layer_acceptance(chunks: pd.DataFrame) -> list[LayerAcceptance]:
     """Accepted and drafted tokens by layer, summed over chunk rows."""
     names = ("drafted", "accepted", "redrafted", "reaccepted")
     layers = int(chunks["layers"].max()) if len(chunks) else 0
-    sums = zip(*(_sum_by_layer(chunks[name], layers) for name in names), strict=True)
+    sums = zip(*(sum_by_layer(chunks[name], layers) for name in names), strict=True)
     return [
         LayerAcceptance(layer, n, k, k / n if n else None, m, j, j / m if m else None)
         for layer, (n, k, m, j) in enumerate(sums)
     ]
 
 
-def _sum_by_layer(tokens: pd.Series, layers: int) -> list[int]:
-    """Rows may be ragged, where arms decode different numbers of layers."""
+def sum_by_layer(tokens: pd.Series, layers: int) -> list[int]:
+    """Tokens of each of `layers` layers; rows may be ragged, where arms decode fewer."""
     sums = np.zeros(layers, dtype=np.int64)
     for row in tokens:
         sums[: len(row)] += row

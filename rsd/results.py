@@ -6,7 +6,6 @@ single stages, names of workers, hashes of chunks.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ import pyarrow.parquet as pq
 
 from rsd.errors import UserError
 from rsd.records import Column, read_chunks, read_episodes, read_run
-from rsd.report import one_assets
-from rsd.statistics import Proportion, proportion
+from rsd.report import one_assets, success, sum_by_layer
+from rsd.statistics import Proportion
 
 SUFFIX = ".parquet"
 STATE_DIGITS = 12  # hex; enough to tell 12,000 states apart
@@ -86,8 +85,8 @@ def _compact(episodes: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     sums = by_episode.agg(
         passes=("passes", "sum"),
         near_ties=("canonical", "sum"),
-        drafted=("drafted", _sum_layers),
-        accepted=("accepted", _sum_layers),
+        drafted=("drafted", _tokens),
+        accepted=("accepted", _tokens),
     )
     joined = episodes.join(sums, on=KEY)
     for name in ("passes", "near_ties"):
@@ -98,8 +97,8 @@ def _compact(episodes: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     return joined[SCHEMA.names].astype({"passes": "int16", "near_ties": "int16"})
 
 
-def _sum_layers(rows: pd.Series) -> list[int]:
-    return [int(sum(layer)) for layer in zip(*rows, strict=True)]
+def _tokens(rows: pd.Series) -> list[int]:
+    return sum_by_layer(rows, max(map(len, rows), default=0))
 
 
 def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -120,7 +119,7 @@ def success_table(rows: pd.DataFrame) -> list[str]:
     arms = _arms(rows)
     lines = _head(["suite", *arms])
     for suite, of_suite in rows.groupby("suite", observed=True, sort=False):
-        rates = [_rate(of_suite[of_suite["arm"] == arm]) for arm in arms]
+        rates = [success(of_suite[of_suite["arm"] == arm]) for arm in arms]
         lines.append(_row([str(suite), *map(_percent, rates)]))
     return lines
 
@@ -132,7 +131,7 @@ def task_table(rows: pd.DataFrame) -> list[str]:
     for suite, of_suite in rows.groupby("suite", observed=True, sort=False):
         for arm in _arms(of_suite):
             of_arm = of_suite[of_suite["arm"] == arm]
-            cells = [str(_rate(of_arm[of_arm["task_id"] == task]).successes) for task in tasks]
+            cells = [str(success(of_arm[of_arm["task_id"] == task]).successes) for task in tasks]
             lines.append(_row([str(suite), arm, *cells]))
     return lines
 
@@ -161,11 +160,6 @@ def _arms(rows: pd.DataFrame) -> list[str]:
     return [arm for arm in first if arm in present] + [arm for arm in present if arm not in first]
 
 
-def _rate(rows: pd.DataFrame) -> Proportion:
-    finished = rows[rows["outcome"] != "error"]
-    return proportion(int((finished["outcome"] == "success").sum()), len(finished))
-
-
 def _percent(rate: Proportion) -> str:
     if rate.rate is None:
         return ""
@@ -180,11 +174,9 @@ def _per_chunk(rows: pd.DataFrame) -> float:
 
 
 def _kept(rows: pd.DataFrame) -> str:
-    totals = [
-        [sum(layer) for layer in itertools.zip_longest(*rows[name], fillvalue=0)]
-        for name in ("accepted", "drafted")
-    ]
-    return " ".join(f"{100 * kept / of:.1f}" for kept, of in zip(*totals, strict=True) if of)
+    kept, drafted = _tokens(rows["accepted"]), _tokens(rows["drafted"])
+    shares = (100 * k / n for k, n in zip(kept, drafted, strict=True) if n)
+    return " ".join(f"{share:.1f}" for share in shares)
 
 
 def _same_states(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int]:

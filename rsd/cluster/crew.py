@@ -21,7 +21,7 @@ from rsd.cluster.leases import Lease, TaskId, task_of
 from rsd.cluster.replica import ReplicaInfo, ReplicaSettings
 from rsd.cluster.scaling import ClusterSize, Footprint, Wishes
 from rsd.cluster.worker import KILL_GRACE_S, WorkerSettings
-from rsd.config import EvaluateConfig, resolve_arms
+from rsd.config import EvaluateConfig, modes_of
 from rsd.preflight import RunPlan
 from rsd.provenance import Machine, source_sha256
 from rsd.types import Decoding, EpisodeResult
@@ -70,7 +70,7 @@ class Report:
 def wishes_of(config: EvaluateConfig) -> Wishes:
     """What the user asked for in workers and replicas; experts ask no replica."""
     cluster = config.cluster
-    asked = any(arm.decoding.mode != "expert" for arm in resolve_arms(config))
+    asked = bool(modes_of(config) - {"expert"})
     return Wishes(
         cluster.workers,
         cluster.replicas if asked else 0,

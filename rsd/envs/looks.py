@@ -5,6 +5,7 @@ Only what is drawn changes; poses, masses and contacts stay, so a placement solv
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,13 +30,7 @@ class Looks:
 
     def scaled(self, strength: float) -> Looks:
         """`strength` times as much."""
-        return Looks(
-            self.camera_m * strength,
-            self.camera_rad * strength,
-            self.lamp_m * strength,
-            self.brightness * strength,
-            self.colour * strength,
-        )
+        return Looks(*(strength * largest for largest in dataclasses.astuple(self)))
 
 
 def vary(model: mujoco.MjModel, looks: Looks, seed: int) -> Callable[[], None]:

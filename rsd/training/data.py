@@ -71,7 +71,10 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
         parts["task"].append(np.full(count, task))
         parts["episode"].append(np.full(count, episode))
         digest.update(f"{demo.suite}/{demo.task_id}/{demo.seed}\n".encode())
-        for array in (demo.actions, demo.proprio, demo.frame_steps, demo.agentview, demo.wrist):
+        read = [demo.actions, demo.proprio, demo.frame_steps, demo.agentview, demo.wrist]
+        if demo.driven is not None:
+            read += [demo.driven, demo.executed_actions]
+        for array in read:
             digest.update(np.ascontiguousarray(array).data)
         demonstrations += 1
     tensors = {  # the parts of one before those of the next: images take gigabytes
@@ -89,8 +92,11 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
 
 
 def load_chunks(paths: Sequence[Path], steps: int) -> Tensor:
-    """float32 (N, T, 7): the expert's labels from every rendered frame of `paths` on."""
-    chunks = [chunk_labels(d.actions, steps)[d.frame_steps] for d in read_demonstrations(*paths)]
+    """float32 (N, T, 7): the expert's labels from every frame of `paths` on that is an example."""
+    chunks = [
+        chunk_labels(demo.actions, steps)[demo.frame_steps[_labelled_frames(demo, steps)]]
+        for demo in read_demonstrations(*paths)
+    ]
     return torch.from_numpy(np.concatenate(chunks))
 
 
@@ -108,9 +114,7 @@ _PER_EXAMPLE = (
 
 def _examples(demo: Demonstration, word_buckets: int, steps: int) -> dict[str, np.ndarray]:
     chunks = chunk_labels(demo.actions, steps)
-    driven = np.zeros(len(demo), bool) if demo.driven is None else demo.driven
-    said = np.where(driven[:, None], demo.executed_actions, demo.actions)  # by whoever drove
-    seen = _labelled_frames(demo.frame_steps, driven, steps)
+    seen = _labelled_frames(demo, steps)
     at = demo.frame_steps[seen]
     before = np.maximum(at - steps, 0)
     return {
@@ -118,19 +122,25 @@ def _examples(demo: Demonstration, word_buckets: int, steps: int) -> dict[str, n
         "words": np.tile(np.array(word_ids(demo.instruction, word_buckets)), (len(at), 1)),
         "proprio": demo.proprio[at],
         "actions": chunks[at],
-        "previous": chunk_labels(said, steps)[before],
+        "previous": chunk_labels(_said(demo), steps)[before],
         "has_previous": at >= steps,
     }
 
 
-def _labelled_frames(frame_steps: np.ndarray, driven: np.ndarray, steps: int) -> np.ndarray:
+def _labelled_frames(demo: Demonstration, steps: int) -> np.ndarray:
     """bool (M,): frames behind which the expert drives for a chunk. While a policy drives, the
     labels of consecutive steps answer the states that the policy led to; strung together they are
     no chunk that the expert would execute."""
-    drives = np.concatenate([driven, np.zeros(steps - 1, bool)])
-    windows = np.lib.stride_tricks.sliding_window_view(drives, steps)
-    labelled = ~np.any(windows, axis=1, keepdims=False)
-    return np.asarray(labelled)[frame_steps]
+    if demo.driven is None:
+        return np.ones(len(demo.frame_steps), bool)
+    return np.array([not demo.driven[at : at + steps].any() for at in demo.frame_steps])
+
+
+def _said(demo: Demonstration) -> np.ndarray:
+    """float32 (N, 7): what whoever drove wanted, before any noise."""
+    if demo.driven is None:
+        return demo.actions
+    return np.where(demo.driven[:, None], demo.executed_actions, demo.actions)
 
 
 def chunk_labels(actions: np.ndarray, steps: int) -> np.ndarray:

@@ -167,7 +167,9 @@ def test_frames_that_a_policy_drives_on_from_are_no_examples() -> None:
     """Chunks of four: only what the expert executes to their end is a chunk of the expert's."""
     driven = np.zeros(16, bool)
     driven[4:8] = True
-    seen = _labelled_frames(np.arange(16), driven, steps=4)
+    demo = made_up_demonstration(3, steps=16)
+    demo = dataclasses.replace(demo, driven=driven, frame_steps=np.arange(16))
+    seen = _labelled_frames(demo, steps=4)
     np.testing.assert_array_equal(np.flatnonzero(~seen), range(1, 8))
 
 
