@@ -51,7 +51,7 @@ class TrainConfig:
 
     bf16: bool | None = None
     """Mixed precision, in which weights stay fp32; None: on GPUs, and on CPUs that multiply
-    matrices of bf16 (AMX)"""
+    matrices of bf16 (AMX, AVX512-BF16)"""
 
     compile: bool = False
     """Compile the target's forward and backward pass (torch.compile, with the C++ compiler that
@@ -79,7 +79,8 @@ class TrainJob:
 
     start_from: str | None = None
     """`bundled` or a checkpoint folder whose weights, sizes and normalisation statistics the target
-    starts from, instead of random ones: for fine-tuning; lower --train.learning-rate"""
+    starts from, instead of random ones: for fine-tuning; lower --train.learning-rate. A regression
+    head that it lacks is new"""
 
     threads: int | None = None
     """CPU threads of a worker; None: all cores, shared among the workers"""

@@ -70,7 +70,8 @@ def wants_bf16(config: TrainConfig, device: torch.device) -> bool:
     """The precision that a configuration asks for, or the one that pays on this device."""
     if config.bf16 is not None:
         return config.bf16
-    return device.type != "cpu" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    can = torch.cpu.get_capabilities()
+    return device.type != "cpu" or any(can.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 @contextmanager

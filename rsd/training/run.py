@@ -178,6 +178,8 @@ def _decided(job: TrainJob, device: str | torch.device, workers: Workers) -> Tra
     if base is None:
         return job
     model = checkpoint.inspect(base).model
+    if job.start_from and not model.regression:  # a target can be given the head that it lacks
+        model = dataclasses.replace(model, regression=job.model.regression)
     if job.model not in (SmallVLAConfig(), model):
         raise UserError(f"{base} has sizes of its own; leave out --model.*, or start anew")
     return dataclasses.replace(job, model=model)
@@ -194,13 +196,12 @@ def _model(job: TrainJob, examples: Examples, *, fresh: bool) -> SmallVLA:
         loaded = policy.load(str(job.output), deterministic=False, device="cpu")
         _check_frames(str(job.output), loaded.images, examples)
         return loaded.model
+    model = SmallVLA(job.model, examples.spec.height)
     if job.start_from:
         loaded = policy.load(job.start_from, deterministic=False, device="cpu")
         _check_frames(job.start_from, loaded.images, examples)
-        loaded.model.tokeniser.requires_grad_(False)
-        return loaded.model
-    model = SmallVLA(job.model, examples.spec.height)
-    if fresh:
+        model.load_state_dict(model.state_dict() | loaded.model.state_dict())
+    elif fresh:
         tokeniser = train_tokeniser(
             job.model.tokeniser,
             examples.actions,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rsd.architecture import SmallVLAConfig
 from rsd.errors import UserError
 from rsd.models import checkpoint, policy
+from rsd.models.small_vla import SmallVLA
 from rsd.training.config import TrainConfig, TrainJob
 from rsd.training.metrics import CURVES, FILE, Progress, TrainingLog, Validation
 from rsd.training.objective import wants_bf16
@@ -137,6 +139,18 @@ def test_a_target_starts_from_a_checkpoint_with_its_sizes_and_statistics(
         _train(dataclasses.replace(job, draft_only=True))
 
 
+def test_a_target_gets_the_regression_head_that_its_start_lacks(data: Path, tmp_path: Path) -> None:
+    headless = dataclasses.replace(CONFIG, regression=False)
+    start = tmp_path / "start"
+    policy.save(SmallVLA(headless, IMAGES.height), start, IMAGES, {"data": "none"})
+    job = _job(data, tmp_path / "out", start_from=str(start))
+    _train(dataclasses.replace(job, model=SmallVLAConfig()))
+    assert checkpoint.inspect(str(job.output)).model == CONFIG
+    other = _job(data, tmp_path / "other", start_from=str(start), model=headless)
+    _train(other)
+    assert checkpoint.inspect(str(other.output)).model == headless
+
+
 def test_demonstrations_drawn_in_different_ways_are_not_mixed(tmp_path: Path) -> None:
     other = ImageSpec(IMAGES.height, IMAGES.width, 4, True)
     drawn = [made_up_demonstration(1, 8), made_up_demonstration(2, 8, images=other)]
@@ -164,6 +178,7 @@ def test_reports_behind_a_resumed_state_are_dropped_and_curves_go_on(tmp_path: P
         log.add(Progress("target", step, 40, 1.5, 1e-3, 100.0, seen if step == 30 else None))
     assert pq.read_table(tmp_path / FILE).num_rows == 3  # while it runs
     log.close()
+    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which hold seconds
     log = TrainingLog(tmp_path, "target", 20)
     log.add(Progress("target", 40, 40, 1.0, validation=seen))
     log.add(Progress("draft", 5, 5, 0.5, validation=seen))
