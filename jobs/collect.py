@@ -119,6 +119,10 @@ class CollectConfig:
     slips: float = 0.002
     """Probability a step that the gripper slips for a moment; without effect where --noise is 0"""
 
+    misses: float = 0.0
+    """Probability that a grasp is missed on purpose: the hand rises, closes on nothing and drifts
+    on, and the expert goes back. Such steps are no examples, what follows them is"""
+
     jitter: float = 0.0
     """How much what is drawn varies from placement to placement. 1: cameras by up to 1 cm and 1
     degree an axis, lamps by 30 cm and 30 %, colours by 20 %; physics stays"""
@@ -195,6 +199,7 @@ def prepare(config: CollectConfig) -> CollectionPlan:
             noise,
             Looks().scaled(config.jitter) if config.jitter else None,
             _driver(config, images, max_steps) if config.driver else None,
+            config.misses or None,
         ),
         policy=config.driver,
         code=code(),
@@ -212,6 +217,7 @@ _LEAST: dict[str, tuple[float, str]] = {  # smallest value of a number, and why
     "frame_every": (1, "1 is every step"),
     "noise": (0, "0 is none"),
     "slips": (0, "it is a probability"),
+    "misses": (0, "it is a probability"),
     "jitter": (0, "0 is none"),
     "hold_steps": (0, "0 stops at the goal"),
     "worker_memory_gb": (0, "0 asks for none"),
@@ -225,8 +231,9 @@ def _check(config: CollectConfig) -> None:
         if getattr(config, name) < least:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} {getattr(config, name)}: at least {least:g} ({why})")
-    if config.slips > 1:
-        raise UserError(f"--slips {config.slips}: at most 1 (it is a probability)")
+    for name in ("slips", "misses"):
+        if getattr(config, name) > 1:
+            raise UserError(f"--{name} {getattr(config, name)}: at most 1 (it is a probability)")
     share = config.driver_share
     if share is not None and not 0 < share <= 1:
         raise UserError(f"--driver-share {share}: above 0 and at most 1 (it is a probability)")

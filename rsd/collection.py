@@ -94,6 +94,7 @@ class CollectionSettings:
     noise: NoiseSettings | None = dataclasses.field(default_factory=NoiseSettings)
     looks: Looks | None = None  # how much cameras, lamps and colours vary
     driver: DriverSettings | None = None  # None: the expert drives
+    misses: float | None = None  # probability that a grasp is missed on purpose (`Misses`)
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,38 @@ class Disturbance:
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
 
+class Misses:
+    """Grasps that fail on purpose, of one episode, from a generator of its own: where the expert
+    begins to close its fingers the hand rises instead, closes them on nothing and drifts on, as a
+    policy does that has not noticed. Nothing is pushed over; then the expert goes back for it."""
+
+    RISE_STEPS = (4, 7)  # with open fingers; both ends included, as below
+    DRIFT_STEPS = (6, 24)  # with closed ones
+    RISE, DRIFT = 0.7, 0.4  # position actions
+
+    def __init__(self, probability: float, seed: int, task_id: int) -> None:
+        self._probability = probability
+        self._rng = np.random.default_rng([seed, task_id, _MISSES_STREAM])
+        self._closed = False
+        self._planned: deque[np.ndarray] = deque()
+
+    def __call__(self, label: np.ndarray) -> np.ndarray | None:
+        """The action float32 (7,) to execute in place of the label, or None: the label."""
+        begins = label[6] > 0 and not self._closed
+        self._closed = bool(label[6] > 0)
+        if not self._planned and begins and self._rng.random() < self._probability:
+            self._plan()
+        return self._planned.popleft() if self._planned else None
+
+    def _plan(self) -> None:
+        heading, level = self._rng.uniform(-np.pi, np.pi), self._rng.uniform(-0.3, 0.3)
+        aside = np.array([np.cos(heading), np.sin(heading), level])
+        rise = np.array([0.3 * aside[0], 0.3 * aside[1], self.RISE, 0, 0, 0, -1], np.float32)
+        drift = np.array([*(self.DRIFT * aside), 0, 0, 0, 1], np.float32)
+        for action, steps in ((rise, self.RISE_STEPS), (drift, self.DRIFT_STEPS)):
+            self._planned.extend([action] * int(self._rng.integers(*steps, endpoint=True)))
+
+
 class Driver:
     """Whose actions are executed, the expert's labels or a policy's, decided chunk by chunk from a
     generator of its own. Only what follows a frame by the expert's own hand becomes an example
@@ -165,7 +198,7 @@ class Driver:
         return list(actions)
 
 
-_DRIVERS_STREAM = 11  # apart from the noise of the same seed and task
+_DRIVERS_STREAM, _MISSES_STREAM = 11, 13  # apart from the noise of the same seed and task
 _DRIVERS_DECODING = Decoding("autoregressive")
 
 
@@ -186,6 +219,7 @@ def collect_demonstration(
     """
     env.reset_fresh(seed, settings.looks)
     disturb = Disturbance(settings.noise, seed, task.task_id) if settings.noise else None
+    misses = Misses(settings.misses, seed, task.task_id) if settings.misses else None
     driver = None
     if settings.driver is not None:
         assert decide is not None, "a driver needs its policy"
@@ -210,6 +244,8 @@ def collect_demonstration(
         if hold is None and driver is not None:
             observe = (lambda: frames[-1]) if drawn else env.observe
             action = driver(len(labels) - 1, observe)
+        if hold is None and misses is not None and action is None:
+            action = misses(labels[-1])
         driven.append(action is not None)
         if action is None:
             action = labels[-1] if disturb is None or hold is not None else disturb(labels[-1])
@@ -232,7 +268,7 @@ def collect_demonstration(
         agentview=np.stack([frame.agentview for frame in frames]),
         wrist=np.stack([frame.wrist for frame in frames]),
         assets=env.assets,
-        driven=None if driver is None else np.array(driven),
+        driven=None if driver is None and misses is None else np.array(driven),
         renderer=env.renderer,
         images=images,
         settings=dataclasses.asdict(settings),

@@ -6,7 +6,7 @@ converted here. What LIBERO's files do not have:
 
     demo_<i>/executed_actions   (N, 7), where noise was added: `actions` then are the labels that
                                 the expert gave for the states that the noise led to
-    demo_<i>/driven             (N,), where a policy chose the executed actions
+    demo_<i>/driven             (N,), where a policy or a missed grasp chose them
     demo_<i>/obs/frame_steps    (M,), the steps whose frames are stored: images have M rows
     attributes of demo_<i>      seed, assets, renderer, image_spec, settings, code
 
@@ -57,7 +57,7 @@ class Demonstration:
     agentview: np.ndarray  # uint8 (M, H, W, 3), rotated by 180 degrees (PROTOCOL 6)
     wrist: np.ndarray  # uint8 (M, H, W, 3), likewise
     assets: str  # official | lite | sha256 of a local tree
-    driven: np.ndarray | None = None  # bool (N,): a policy chose the executed action; None: nowhere
+    driven: np.ndarray | None = None  # bool (N,): not the expert executed; None: nowhere
     renderer: str = ""  # osmesa | egl; empty where the file does not say
     images: ImageSpec | None = None  # how the frames were drawn; None where the file does not say
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the collection: noise, hold...

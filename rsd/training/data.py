@@ -128,7 +128,7 @@ def _examples(demo: Demonstration, word_buckets: int, steps: int) -> dict[str, n
 
 
 def _labelled_frames(demo: Demonstration, steps: int) -> np.ndarray:
-    """bool (M,): frames behind which the expert drives for a chunk. While a policy drives, the
+    """bool (M,): frames behind which the expert drives for a chunk. While another drives, the
     labels of consecutive steps answer the states that the policy led to; strung together they are
     no chunk that the expert would execute."""
     if demo.driven is None:

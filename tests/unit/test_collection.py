@@ -150,6 +150,29 @@ def test_noise_is_executed_and_labels_stay_clean() -> None:
     )  # from the seed alone
 
 
+def test_a_missed_grasp_rises_open_and_closes_on_nothing() -> None:
+    """It is marked as not the expert's, so that it does not become examples."""
+
+    def once() -> Demonstration:
+        opens, closes = forward(), forward() * np.array([1, 1, 1, 1, 1, 1, -1], np.float32)
+        labels = iter([opens] * 3 + [closes] * 200)
+        settings = CollectionSettings(100, 1, 2, noise=None, misses=1.0)
+        outcome = collect_demonstration(Line(), lambda: next(labels), TASK, 20, IMAGES, settings)
+        assert isinstance(outcome, Demonstration)
+        return outcome
+
+    demo = once()
+    assert demo.driven is not None
+    missed = np.flatnonzero(demo.driven)
+    np.testing.assert_array_equal(missed, np.arange(3, 3 + len(missed)))  # where closing begins
+    done = demo.executed_actions[missed]
+    rising = np.flatnonzero(done[:, 6] < 0)
+    assert 4 <= len(rising) <= 7 and 6 <= len(missed) - len(rising) <= 24
+    assert (done[rising, 2] > 0.5).all() and (rising == np.arange(len(rising))).all()
+    np.testing.assert_array_equal(demo.executed_actions[~demo.driven], demo.actions[~demo.driven])
+    np.testing.assert_array_equal(once().executed_actions, demo.executed_actions)
+
+
 def test_a_burst_holds_one_offset() -> None:
     disturb = Disturbance(NoiseSettings(0.1, 1.0, (5, 5), 0.0), seed=1, task_id=0)
     offsets = np.stack([disturb(np.zeros(7)) for _ in range(10)])
