@@ -141,18 +141,22 @@ class Misses:
     RISE_STEPS = (4, 7)  # with open fingers; both ends included, as below
     DRIFT_STEPS = (6, 24)  # with closed ones
     RISE, DRIFT = 0.7, 0.4  # position actions
+    MOST = 3  # of an episode: the expert needs its turn
 
     def __init__(self, probability: float, seed: int, task_id: int) -> None:
         self._probability = probability
         self._rng = np.random.default_rng([seed, task_id, _MISSES_STREAM])
         self._closed = False
         self._planned: deque[np.ndarray] = deque()
+        self._left = self.MOST
 
     def __call__(self, label: np.ndarray) -> np.ndarray | None:
         """The action float32 (7,) to execute in place of the label, or None: the label."""
         begins = label[6] > 0 and not self._closed
         self._closed = bool(label[6] > 0)
-        if not self._planned and begins and self._rng.random() < self._probability:
+        due = begins and self._left > 0 and not self._planned
+        if due and self._rng.random() < self._probability:
+            self._left -= 1
             self._plan()
         return self._planned.popleft() if self._planned else None
 

@@ -13,6 +13,7 @@ from rsd.collection import (
     Disturbance,
     DriverSettings,
     Failure,
+    Misses,
     NoiseSettings,
     Quota,
     Store,
@@ -171,6 +172,14 @@ def test_a_missed_grasp_rises_open_and_closes_on_nothing() -> None:
     assert (done[rising, 2] > 0.5).all() and (rising == np.arange(len(rising))).all()
     np.testing.assert_array_equal(demo.executed_actions[~demo.driven], demo.actions[~demo.driven])
     np.testing.assert_array_equal(once().executed_actions, demo.executed_actions)
+
+
+def test_the_expert_gets_its_turn() -> None:
+    misses = Misses(1.0, seed=1, task_id=0)
+    labels = np.tile(np.repeat([-1.0, 1.0], 40)[:, None], (10, 7))  # ten grasps
+    missed = [misses(label) is not None for label in labels]
+    starts = np.flatnonzero(np.diff([False, *missed]))[::2]
+    assert list(starts) == [40, 120, 200]
 
 
 def test_a_burst_holds_one_offset() -> None:
