@@ -46,7 +46,7 @@ def describe(run: RunPlan, console: Console) -> None:
     worlds = len(run.keys) // len(run.arms)
     lines = [
         f"episodes {len(run.keys)}: {worlds} worlds (suite, task, trial) x arms {arms}",
-        f"policy   {run.config.policy.policy} (sha256 {run.policy.sha256[:12]})",
+        f"policy   {run.config.policy.policy} (sha256 {run.policy.sha256[:12]}){_training(run)}",
         f"assets   {run.assets.name}: {run.assets.reason}",
         f"renderer {run.renderer}",
     ]
@@ -54,6 +54,16 @@ def describe(run: RunPlan, console: Console) -> None:
         lines += _forecast_lines(run)
     for line in lines:
         console.print(line, **PLAIN)
+
+
+def _training(run: RunPlan) -> str:
+    """What the policy was trained on, and what it has never seen."""
+    known = run.policy.suites
+    if not known:
+        return ""
+    new = [suite for suite in run.config.episodes.task_suite if suite not in known]
+    never = f", never on {', '.join(new)}" if new else ""
+    return f", trained on {', '.join(known)}{never}"
 
 
 def _forecast_lines(run: RunPlan) -> list[str]:

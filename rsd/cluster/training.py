@@ -21,6 +21,7 @@ from rsd.cluster.actors import start_actor
 from rsd.cluster.crew import RunStoppedError
 from rsd.cluster.scaling import Footprint
 from rsd.errors import UserError
+from rsd.models import checkpoint
 from rsd.provenance import cpus
 from rsd.training.config import TrainJob
 from rsd.training.metrics import Progress
@@ -176,9 +177,10 @@ def gpus_of_cluster() -> float:
 
 
 def _absolute_checkpoint(spec: str | None) -> str | None:
-    """A name such as `bundled` stays."""
-    path = Path(spec or "").expanduser()
-    return str(path.absolute()) if spec and path.is_dir() else spec
+    """The name of a bundled one stays."""
+    if spec is None or spec in checkpoint.bundled():
+        return spec
+    return str(Path(spec).expanduser().absolute())
 
 
 def absolute(job: TrainJob) -> TrainJob:

@@ -20,6 +20,7 @@ class PolicyInfo:
     layers: int  # L
     images: ImageSpec
     regresses: bool  # has a regression head
+    suites: tuple[str, ...]  # that it was trained on; empty: not known
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class PolicyKind:
 def _inspect_toy(spec: str) -> PolicyInfo:
     from rsd.models import toy
 
-    return PolicyInfo(toy.sha256(spec), toy.CHUNK_STEPS, toy.LAYERS, toy.IMAGES, False)
+    return PolicyInfo(toy.sha256(spec), toy.CHUNK_STEPS, toy.LAYERS, toy.IMAGES, False, ())
 
 
 def _load_toy(spec: str, deterministic: bool, device: str) -> Policy:
@@ -47,7 +48,12 @@ def _inspect_checkpoint(spec: str) -> PolicyInfo:
 
     info = inspect(spec)
     return PolicyInfo(
-        info.sha256, info.chunk_steps, info.layers, info.images, info.model.regression
+        info.sha256,
+        info.chunk_steps,
+        info.layers,
+        info.images,
+        info.model.regression,
+        info.suites,
     )
 
 
@@ -69,7 +75,7 @@ POLICIES: dict[str, PolicyKind] = {
 
 
 def inspect_policy(spec: str) -> PolicyInfo:
-    """Check a policy (a name in `POLICIES`, `bundled`, or a checkpoint folder) without torch.
+    """Check a policy (a name in `POLICIES`, a bundled checkpoint's, or a folder) without torch.
 
     Raises UserError for a checkpoint that is missing, truncated or of another architecture.
     """

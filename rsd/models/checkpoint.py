@@ -27,7 +27,7 @@ CONVENTIONS = {  # what a policy trained elsewhere may do otherwise; compared wo
     "image": "agentview and robot0_eye_in_hand, rotated by 180 degrees, uint8 RGB",
     "proprio": "eef_pos m, axis-angle rad without antipodal flip, gripper_qpos m",
 }
-BUNDLED = Path(__file__).parent.parent / "checkpoints" / "bundled"
+_BUNDLED = Path(__file__).parent.parent / "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class CheckpointInfo:
     origin: dict[str, Any]  # data, code and training that made it
 
     @property
+    def suites(self) -> tuple[str, ...]:
+        """LIBERO suites of the demonstrations; empty where the description does not say."""
+        return tuple(self.origin.get("data", {}).get("suites", ()))
+
+    @property
     def chunk_steps(self) -> int:
         """T."""
         return self.model.tokeniser.steps
@@ -51,17 +56,23 @@ class CheckpointInfo:
         return self.model.tokeniser.layers
 
 
+def bundled() -> tuple[str, ...]:
+    """Names of the checkpoints that come with this package."""
+    return tuple(sorted(path.parent.name for path in _BUNDLED.glob(f"*/{CONFIG_FILE}")))
+
+
 def inspect(spec: str) -> CheckpointInfo:
-    """Check the checkpoint in folder `spec` (or `bundled`): files, sizes, architecture, tensors.
+    """Check the checkpoint in folder `spec`, or the bundled one of that name: files, sizes,
+    architecture, tensors.
 
     Raises UserError that says what is wrong.
     """
-    path = BUNDLED if spec == "bundled" else Path(spec).expanduser()
+    path = _BUNDLED / spec if spec in bundled() else Path(spec).expanduser()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (path / name).is_file():
             raise UserError(
-                f"no checkpoint at {spec!r}: {path / name} is missing; give `bundled` or a folder "
-                "that jobs/train.py wrote"
+                f"no checkpoint at {spec!r}: {path / name} is missing; give a folder that "
+                f"jobs/train.py wrote, or a bundled one: {', '.join(bundled())}"
             )
     config = _read_config(path / CONFIG_FILE)
     model = config["model"]

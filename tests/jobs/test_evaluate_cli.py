@@ -19,6 +19,8 @@ import psutil
 import pytest
 
 from rsd import records
+from rsd.models import policy
+from tests.decoding.small_policy import IMAGES, small_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "jobs" / "evaluate.py"
@@ -93,6 +95,16 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing_behind(
     ):
         assert word in text
     assert not output.exists()
+
+
+def test_a_plan_says_what_the_policy_was_never_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin: dict[str, object] = {"data": {"suites": ["libero_spatial"]}}
+    policy.save(small_model(), tmp_path / "policy", IMAGES, origin)
+    flags = ["--policy", str(tmp_path / "policy"), "--assets", "lite", "--dry-run"]
+    assert main([*flags, "--task-suite", "libero_spatial", "libero_goal"]) == 0
+    assert "trained on libero_spatial, never on libero_goal" in capsys.readouterr().out
 
 
 BAD = [
