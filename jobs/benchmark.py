@@ -95,8 +95,8 @@ class Rollout:
 class Decode:
     """Chunk latency and passes of the decode modes: same weights, same observations, one run."""
 
-    policy: str = "bundled"
-    """`bundled` or the folder of a checkpoint"""
+    policy: str = "spatial"
+    """Name of a bundled checkpoint, or the folder of one"""
 
     suite: str = "libero_spatial"
     batches: tuple[int, ...] = (1, 8)

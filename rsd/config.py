@@ -95,9 +95,9 @@ class EpisodesConfig:
 class PolicyConfig:
     """What decides."""
 
-    policy: str = "bundled"
-    """`bundled`, or the folder of a checkpoint (on a cluster: on every node); `toy` tests the
-    cluster"""
+    policy: str = "auto"
+    """auto (the bundled checkpoint that was trained on the suites), the name of a bundled one, or
+    the folder of a checkpoint (on a cluster: on every node); `toy` tests the cluster"""
 
     rule: str = "exact"
     """Acceptance rule of the arm `speculative`: exact, sampling (the arm `autoregressive` then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import uuid
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from rsd.config import (
 from rsd.envs import FAMILIES, family_of
 from rsd.errors import UserError
 from rsd.models import PolicyInfo, inspect_policy
+from rsd.models.checkpoint import for_suites
 from rsd.provenance import provenance
 from rsd.records import Books, holds_a_run
 from rsd.types import Arm, EpisodeKey
@@ -52,6 +54,9 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     """
     check(config)
     suites = list(config.episodes.task_suite)
+    if config.policy.policy == "auto":
+        chosen = dataclasses.replace(config.policy, policy=for_suites(suites))
+        config = dataclasses.replace(config, policy=chosen)
     family = FAMILIES[family_of(suites[0])]
     policy = inspect_policy(config.policy.policy)
     check_layers(config, policy.layers)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,22 @@ class CheckpointInfo:
 def bundled() -> tuple[str, ...]:
     """Names of the checkpoints that come with this package."""
     return tuple(sorted(path.parent.name for path in _BUNDLED.glob(f"*/{CONFIG_FILE}")))
+
+
+def for_suites(suites: Collection[str]) -> str:
+    """The bundled checkpoint that was trained on these suites and on the fewest others.
+
+    Raises UserError where there is none.
+    """
+    trained = {name: inspect(name).suites for name in bundled()}
+    fitting = [name for name, known in trained.items() if set(suites) <= set(known)]
+    if not fitting:
+        known = "; ".join(f"{name}: {', '.join(on)}" for name, on in trained.items())
+        raise UserError(
+            f"no bundled policy was trained on all of {', '.join(suites)}; name one with --policy "
+            f"(bundled: {known})"
+        )
+    return min(fitting, key=lambda name: (len(trained[name]), name))
 
 
 def inspect(spec: str) -> CheckpointInfo:

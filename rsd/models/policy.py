@@ -307,7 +307,7 @@ def _uniforms(requests: list[ChunkRequest], device: str) -> Uniforms:
 
 
 def load(spec: str, *, deterministic: bool, device: str) -> SmallVLAPolicy:
-    """Load a checkpoint folder (or `bundled`). Raises UserError where it does not fit."""
+    """Load a checkpoint: a folder, or a bundled one by name. Raises UserError where it is unfit."""
     info = checkpoint.inspect(spec)
     if deterministic:  # TensorFloat-32 rounds far above NEAR_TIE
         torch.backends.cuda.matmul.allow_tf32 = False

@@ -78,9 +78,9 @@ class TrainJob:
     """Keep the checkpoint's target, train the draft again"""
 
     start_from: str | None = None
-    """`bundled` or a checkpoint folder whose weights, sizes and normalisation statistics the target
-    starts from, instead of random ones: for fine-tuning; lower --train.learning-rate. A regression
-    head that it lacks is new"""
+    """Name of a bundled checkpoint, or a checkpoint folder, whose weights, sizes and normalisation
+    statistics the target starts from, instead of random ones: for fine-tuning; lower
+    --train.learning-rate. A regression head that it lacks is new"""
 
     threads: int | None = None
     """CPU threads of a worker; None: all cores, shared among the workers"""

@@ -13,7 +13,7 @@ from conftest import assert_exactly_once, processes, rows, run_toy
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.timeout(400)]
 
 EPISODES = ["--task-suite", "libero_spatial", "--tasks", "2", "--num-trials", "2"]
-HOW = ["--policy", "bundled", "--assets", "lite", "--arms", "autoregressive"]
+HOW = ["--policy", "spatial", "--assets", "lite", "--arms", "autoregressive"]
 DECODED_S = 0.3  # CPU time of a dozen chunks
 
 

@@ -64,13 +64,13 @@ def test_a_killed_collection_goes_on_without_loss_or_duplicates(tmp_path: Path) 
 @pytest.mark.timeout(240)
 def test_a_policy_drives_in_varied_light_and_the_expert_labels(tmp_path: Path) -> None:
     output = tmp_path / "driven"
-    more = ["--demos", "1", "--noise", "0", "--driver", "bundled", "--driver-share", "1"]
+    more = ["--demos", "1", "--noise", "0", "--driver", "spatial", "--driver-share", "1"]
     job = [*command(output, *more), "--jitter", "1", "--image-size", "96"]
     done = subprocess.run(job, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     (demo,) = read_demonstrations(output)
     driver = demo.settings["driver"]
-    assert driver["checkpoint_sha256"] == inspect_policy("bundled").sha256
+    assert driver["checkpoint_sha256"] == inspect_policy("spatial").sha256
     assert demo.settings["looks"]["colour"] > 0
     assert demo.driven is not None and demo.driven[0] and not demo.driven[-8:].any()
     differs = (demo.executed_actions != demo.actions).any(axis=1)
@@ -90,7 +90,7 @@ def test_a_policy_drives_in_varied_light_and_the_expert_labels(tmp_path: Path) -
         (["--driver-share", "1.5"], "--driver-share 1.5: above 0 and at most 1"),
         (["--driver-share", "0.5"], "nobody shares"),
         (["--driver", "nowhere"], "no checkpoint"),
-        (["--driver", "bundled", "--samples", "4"], "reads frames drawn as"),
+        (["--driver", "spatial", "--samples", "4"], "reads frames drawn as"),
     ],
 )
 def test_bad_requests_start_nothing(

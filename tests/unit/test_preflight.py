@@ -6,6 +6,7 @@ import pytest
 
 from rsd.config import parse
 from rsd.errors import UserError
+from rsd.models import inspect_policy
 from rsd.preflight import open_books, output_of, prepare
 
 TOY = ["--task-suite", "toy", "--policy", "toy", "--resume", "--output"]
@@ -43,3 +44,11 @@ def test_a_regression_arm_needs_a_policy_that_has_the_head() -> None:
 def test_an_expert_arm_needs_suites_that_an_expert_solves() -> None:
     with pytest.raises(UserError, match="no expert solves 'toy'; there are experts for libero_"):
         prepare(parse([*TOY, "run", "--arms", "expert"]))
+
+
+def test_the_bundled_policy_of_the_suites_is_chosen() -> None:
+    run = prepare(parse(["--task-suite", "libero_spatial", "--assets", "lite"]))
+    assert run.config.policy.policy == "spatial"
+    assert run.policy == inspect_policy("spatial")
+    with pytest.raises(UserError, match="no bundled policy was trained on all of libero_90"):
+        prepare(parse(["--task-suite", "libero_90"]))
