@@ -7,6 +7,7 @@ import pytest
 from rsd.config import parse
 from rsd.errors import UserError
 from rsd.models import inspect_policy
+from rsd.models.checkpoint import bundled, inspect
 from rsd.preflight import open_books, output_of, prepare
 
 TOY = ["--task-suite", "toy", "--policy", "toy", "--resume", "--output"]
@@ -47,8 +48,17 @@ def test_an_expert_arm_needs_suites_that_an_expert_solves() -> None:
 
 
 def test_the_bundled_policy_of_the_suites_is_chosen() -> None:
-    run = prepare(parse(["--task-suite", "libero_spatial", "--assets", "lite"]))
-    assert run.config.policy.policy == "spatial"
-    assert run.policy == inspect_policy("spatial")
+    asked = {"spatial": ["libero_spatial"], "libero": ["libero_spatial", "libero_10"]}
+    for name, suites in asked.items():
+        run = prepare(parse(["--task-suite", *suites, "--assets", "lite"]))
+        assert run.config.policy.policy == name
+        assert run.policy == inspect_policy(name)
     with pytest.raises(UserError, match="no bundled policy was trained on all of libero_90"):
         prepare(parse(["--task-suite", "libero_90"]))
+
+
+def test_bundled_policies_are_small_and_have_a_card() -> None:
+    folders = [inspect(name).path for name in bundled()]
+    assert folders and all((folder / "README.md").exists() for folder in folders)
+    files = [file for folder in folders for file in folder.iterdir()]
+    assert sum(file.stat().st_size for file in files) <= 30e6
