@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# The chain that made the bundled policy, at 1/20 of its size.
+# The chain that made the policy `spatial`, at 1/20 of its size.
 PIPELINE := results/pipeline
 PIPELINE_COLLECT := --suite libero_spatial --demos 2 --noise 0.25 --assets lite
 PIPELINE_TRAIN := --train.steps 200 --train.draft-steps 600 --train.warmup 20 --train.average 0.98

@@ -44,7 +44,7 @@ class CheckpointInfo:
     @property
     def suites(self) -> tuple[str, ...]:
         """LIBERO suites of the demonstrations; empty where the description does not say."""
-        return tuple(self.origin.get("data", {}).get("suites", ()))
+        return _suites(self.origin)
 
     @property
     def chunk_steps(self) -> int:
@@ -67,7 +67,8 @@ def for_suites(suites: Collection[str]) -> str:
 
     Raises UserError where there is none.
     """
-    trained = {name: inspect(name).suites for name in bundled()}
+    described = {name: _read_config(_BUNDLED / name / CONFIG_FILE) for name in bundled()}
+    trained = {name: _suites(config["origin"]) for name, config in described.items()}
     fitting = [name for name, known in trained.items() if set(suites) <= set(known)]
     if not fitting:
         known = "; ".join(f"{name}: {', '.join(on)}" for name, on in trained.items())
@@ -76,6 +77,11 @@ def for_suites(suites: Collection[str]) -> str:
             f"(bundled: {known})"
         )
     return min(fitting, key=lambda name: (len(trained[name]), name))
+
+
+def _suites(origin: dict[str, Any]) -> tuple[str, ...]:
+    data = origin.get("data", {})
+    return tuple(data.get("suites", ())) if isinstance(data, dict) else ()
 
 
 def inspect(spec: str) -> CheckpointInfo:
