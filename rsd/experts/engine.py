@@ -153,6 +153,7 @@ class Move:
     done: Condition
     offset: Vector = (0.0, 0.0, 0.0)  # thing's origin from that of `to` when let go, world
     press: float = 0.020  # aim this far below, so that a tilted thing touches down
+    reach_limit: float = 0.8  # norm of the position action without the thing
     grasp_tolerance: float = 0.012  # start to close within this distance of the grasp
     approach_clearance: float = 0.09  # grip site above the grasp while crossing
     approach_slope: float = 1.5  # of the descent to the grasp
@@ -197,6 +198,7 @@ class Push:
     clearance: float = 0.12  # of the way there
     width: float = 0.02  # beside the line of the push, before it starts anew
     limit: float = 0.7  # norm of the position action while pushing
+    reach_limit: float = 0.8  # norm of it on the way there
     round: bool = False  # the part is round: `contact` and `direction` are in the world's axes
 
 
@@ -205,7 +207,6 @@ class Tuning:
     """Gains, limits and tolerances shared by all tasks. Lengths in m."""
 
     gain: float = 1.3  # position error to setpoint delta
-    reach_limit: float = 0.8  # norm of the position action without a thing
     turn_gain: float = 1.0
     turn_deadband: float = 0.1  # rad; the arm starts 0.057 rad off vertical and may stay there
     funnel_radius: float = 0.008  # straight descent within this horizontal distance
@@ -244,13 +245,13 @@ class PlanExpert:
         if phase is Phase.RETREAT:
             action[:3] = self._rise(goal, state)
         elif isinstance(goal, Push) and phase is Phase.LEAVE:
-            action[:3] = self.tuning.reach_limit * UP
+            action[:3] = goal.reach_limit * UP
         elif isinstance(goal, Push):
             action[:3], rotation = self._push(goal, state)
             action[3:6] = self._turn(state, rotation)
         elif phase is Phase.LEAVE:
             rotation = goal.grasp.hand(state, goal.thing).rotation
-            action[:3] = -self.tuning.reach_limit * rotation[:, 2]
+            action[:3] = -goal.reach_limit * rotation[:, 2]
             action[3:6] = self._turn(state, rotation)
         elif phase is not Phase.RELEASE:
             action[:3] = (
@@ -338,7 +339,7 @@ class PlanExpert:
     def _rise(self, goal: Move | Push, state: PrivilegedState) -> np.ndarray:
         place = goal.thing if isinstance(goal, Move) else goal.part
         rise = state.object_pos[place][2] + self.tuning.retreat_height - state.eef_pos[2]
-        return skills.servo(max(rise, 0.0) * UP, self.tuning.gain, self.tuning.reach_limit)
+        return skills.servo(max(rise, 0.0) * UP, self.tuning.gain, goal.reach_limit)
 
     def _carry(self, goal: Move, state: PrivilegedState) -> np.ndarray:
         tuning = self.tuning
@@ -367,7 +368,7 @@ class PlanExpert:
         tuning = self.tuning
         hand = goal.grasp.hand(state, goal.thing)
         if phase is Phase.CLOSE:
-            return skills.servo(hand.point - state.eef_pos, tuning.gain, tuning.reach_limit)
+            return skills.servo(hand.point - state.eef_pos, tuning.gain, goal.reach_limit)
         if goal.grasp.aside:
             waypoint = self._from_aside(goal, hand, state)
         else:
@@ -380,7 +381,7 @@ class PlanExpert:
             )
             if state.finger_gap < tuning.full_gap:  # do not come down with closed fingers
                 waypoint[2] = max(waypoint[2], hand.point[2] + goal.approach_clearance)
-        return skills.servo(waypoint - state.eef_pos, tuning.gain, tuning.reach_limit)
+        return skills.servo(waypoint - state.eef_pos, tuning.gain, goal.reach_limit)
 
     def _from_aside(self, goal: Move, hand: Hand, state: PrivilegedState) -> np.ndarray:
         tuning = self.tuning
@@ -416,6 +417,6 @@ class PlanExpert:
             waypoint = contact + goal.lead * direction
         elif pushing:
             waypoint = contact - goal.standoff * direction
-        limit = goal.limit if pushing else tuning.reach_limit
+        limit = goal.limit if pushing else goal.reach_limit
         action = skills.servo(waypoint - state.eef_pos, tuning.gain, limit)
         return action, skills.pointing_down(goal.yaw, pitch=goal.pitch)
