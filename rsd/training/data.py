@@ -77,9 +77,7 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
         for array in read:
             digest.update(np.ascontiguousarray(array).data)
         demonstrations += 1
-    tensors = {  # the parts of one before those of the next: images take gigabytes
-        name: torch.from_numpy(np.concatenate(parts.pop(name))) for name in list(parts)
-    }
+    tensors = {name: torch.from_numpy(_joined(arrays)) for name, arrays in parts.items()}
     origin = {
         "demonstrations": demonstrations,
         "examples": len(tensors["images"]),
@@ -110,6 +108,18 @@ _PER_EXAMPLE = (
     "task",
     "episode",
 )
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """Concatenated along the first axis; `arrays` is emptied on the way, from its end, because
+    images take gigabytes and would be held twice."""
+    end = sum(map(len, arrays))
+    joined = np.empty((end, *arrays[0].shape[1:]), arrays[0].dtype)
+    while arrays:
+        part = arrays.pop()
+        joined[end - len(part) : end] = part
+        end -= len(part)
+    return joined
 
 
 def _examples(demo: Demonstration, word_buckets: int, steps: int) -> dict[str, np.ndarray]:
