@@ -44,7 +44,7 @@ _SPATIAL = {
         Rim(EAST - np.radians(20), frame=CABINET, radius=0.043),
         grasp_tolerance=0.008,
         carry_clearance=0.26,
-        carry_lean=0.08,
+        carry_lean=0.2,
     ),
     "on_the_ramekin": _bowl_to_plate(),
     "next_to_the_cookie_box": _bowl_to_plate(Rim(NORTH)),  # the cabinet is on the south side
