@@ -66,11 +66,10 @@ class TableOf:
         if not files:
             raise UserError(f"no results in {self.folder}; `jobs/results.py keep` makes some")
         lines: list[str] = []
-        for path in files:
-            origin, rows = results.read(path)
-            lines += [*([""] if lines else []), *results.section(path.stem, origin, rows)]
+        for group in results.published(files):
+            lines += [*([""] if lines else []), *results.section(group)]
             if self.tasks:
-                lines += ["", *results.task_table(rows)]
+                lines += ["", *results.task_table(group.rows)]
         if self.write is None:
             console.print("\n".join(lines), **PLAIN)
             return

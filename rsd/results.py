@@ -1,13 +1,14 @@
 """Published results: runs in a compact form that fits into a repository, and the tables from them.
 
-A file holds one run, a row an episode. What is dropped against the run's own Parquet: times of
-single stages, names of workers, hashes of chunks.
+A file holds one run, a row an episode; runs of one policy on the same assets share a table. What is
+dropped against the run's own Parquet: times of single stages, names of workers, hashes of chunks.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -198,15 +199,52 @@ def _row(cells: Sequence[str]) -> str:
 # --- into a page ---------------------------------------------------------------------------------
 
 
-def section(name: str, origin: dict[str, Any], rows: pd.DataFrame) -> list[str]:
-    """One file's tables with what they were measured on."""
-    checkpoint = str(origin["checkpoint_sha256"])[:12]
-    code = origin["code"]
-    version = f"commit {code['git_commit'][:12]}" if code["git_commit"] else ""
-    if not version or code["git_dirty"]:
-        version = f"{version} with sources {code['source_sha256'][:12]}".strip()
+@dataclass(frozen=True)
+class Published:
+    """Files whose rows are one table: of one policy, on the same assets, drawn by one renderer."""
+
+    names: tuple[str, ...]
+    origins: tuple[dict[str, Any], ...]  # what made each file
+    rows: pd.DataFrame
+
+
+def published(paths: Sequence[Path]) -> list[Published]:
+    """The files of `keep`, those together whose rows may be compared.
+
+    Raises UserError for an episode that two files of one table hold, and whatever `read` does.
+    """
+    groups: dict[tuple[str, ...], list[Path]] = {}
+    read_once = {path: read(path) for path in paths}
+    for path, (origin, _) in read_once.items():
+        groups.setdefault(tuple(str(origin[name]) for name in _COMPARABLE), []).append(path)
+    return [_together({path: read_once[path] for path in group}) for group in groups.values()]
+
+
+_COMPARABLE = ("checkpoint_sha256", "assets", "renderer")
+
+
+def _together(files: dict[Path, tuple[dict[str, Any], pd.DataFrame]]) -> Published:
+    names = {field.name: "str" for field in SCHEMA if pa.types.is_dictionary(field.type)}
+    rows = pd.concat([rows.astype(names) for _, rows in files.values()], ignore_index=True)
+    twice = rows[rows.duplicated(KEY)]
+    if len(twice):
+        raise UserError(
+            f"{len(twice)} episodes are in two of {', '.join(map(str, files))}, such as "
+            f"{tuple(twice.iloc[0][KEY])}; keep each once"
+        )
+    return Published(
+        tuple(path.stem for path in files), tuple(origin for origin, _ in files.values()), rows
+    )
+
+
+def section(group: Published) -> list[str]:
+    """Tables with what they were measured on."""
+    rows, origin = group.rows, group.origins[0]
+    files = ", ".join(f"`{name}`" for name in group.names)
+    versions = ", ".join(dict.fromkeys(_version(origin["code"]) for origin in group.origins))
     parts = [
-        f"`{name}`: assets {origin['assets'][:12]}, checkpoint {checkpoint}, {version}, "
+        f"{files}: assets {origin['assets'][:12]}, checkpoint "
+        f"{str(origin['checkpoint_sha256'])[:12]}, {versions}, "
         f"renderer {origin['renderer']}, {len(rows):,} episodes, "
         f"{int((rows['outcome'] == 'error').sum())} errors. Success in percent (95 % interval):",
         "",
@@ -214,6 +252,13 @@ def section(name: str, origin: dict[str, Any], rows: pd.DataFrame) -> list[str]:
     ]
     decoding = decoding_table(rows)
     return [*parts, "", *decoding] if len(decoding) > 2 else parts
+
+
+def _version(code: dict[str, Any]) -> str:
+    commit = f"commit {code['git_commit'][:12]}" if code["git_commit"] else ""
+    if commit and not code["git_dirty"]:
+        return commit
+    return f"{commit} with sources {code['source_sha256'][:12]}".strip()
 
 
 def begin(topic: str) -> str:

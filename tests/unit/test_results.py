@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -35,8 +36,8 @@ def test_counts_are_those_of_the_run(run: str, tmp_path: Path) -> None:
 
 def test_tables_count_errors_apart_and_pairs_by_world(run: str, tmp_path: Path) -> None:
     results.keep(run, tmp_path / "small.parquet")
-    origin, rows = results.read(tmp_path / "small.parquet")
-    text = "\n".join(results.section("small", origin, rows))
+    (group,) = results.published([tmp_path / "small.parquet"])
+    rows, text = group.rows, "\n".join(results.section(group))
     assert "100 episodes, 1 errors" in text
     finished = rows[(rows["arm"] == "speculative") & (rows["outcome"] != "error")]
     share = 100 * (finished["outcome"] == "success").mean()
@@ -44,6 +45,34 @@ def test_tables_count_errors_apart_and_pairs_by_world(run: str, tmp_path: Path) 
     assert "instead of 4.00" in text and "| 48 of 49 |" in text
     by_task = results.task_table(rows)
     assert len(by_task) == 2 + 2 and by_task[0].count("|") == 3 + 10
+
+
+def test_runs_of_one_policy_on_the_same_assets_share_a_table(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole", paired_results())
+    results.keep(whole, tmp_path / "whole.parquet")
+    (expected,) = results.published([tmp_path / "whole.parquet"])
+    paths = []
+    for arm in ("autoregressive", "speculative"):
+        mine = [one for one in paired_results() if one.key.arm == arm]
+        paths.append(tmp_path / f"{arm}.parquet")
+        results.keep(write(tmp_path / arm, mine), paths[-1])
+    (group,) = results.published(paths)
+    assert group.names == ("autoregressive", "speculative")
+    for table in (results.success_table, results.task_table, results.decoding_table):
+        assert table(group.rows) == table(expected.rows)
+    with pytest.raises(UserError, match="100 episodes are in two of"):
+        results.published([*paths, tmp_path / "whole.parquet"])
+
+
+def test_other_assets_have_a_table_of_their_own(run: str, tmp_path: Path) -> None:
+    results.keep(run, tmp_path / "lite.parquet")
+    table = pq.read_table(tmp_path / "lite.parquet")
+    origin = json.loads(table.schema.metadata[b"run"]) | {"assets": "0123456789abcdef"}
+    pq.write_table(
+        table.replace_schema_metadata({"run": json.dumps(origin)}), tmp_path / "other.parquet"
+    )
+    groups = results.published([tmp_path / "lite.parquet", tmp_path / "other.parquet"])
+    assert [group.names for group in groups] == [("lite",), ("other",)]
 
 
 def test_a_page_keeps_what_stands_around_its_tables() -> None:
