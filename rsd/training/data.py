@@ -50,7 +50,7 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
     Raises UserError for an empty folder, for frames of different sizes or settings, and whatever
     `read_demonstrations` finds wrong with a file.
     """
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in _PER_EXAMPLE}
+    columns = {name: _Growing() for name in _PER_EXAMPLE}
     specs: set[ImageSpec] = set()
     assets: set[str] = set()
     tasks: dict[tuple[str, int], int] = {}
@@ -63,13 +63,14 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
         if len(specs) > 1:
             raise UserError(f"mixed image settings {sorted(map(str, specs))}; train on one")
         task = tasks.setdefault((demo.suite, demo.task_id), len(tasks))
-        for name, values in _examples(demo, word_buckets, steps).items():
-            parts[name].append(values)
+        seen = _examples(demo, word_buckets, steps)
+        for name, values in seen.items():
+            columns[name].add(values)
         placement = (demo.suite, demo.task_id, demonstrations if demo.seed is None else demo.seed)
         episode = episodes.setdefault((*placement, demo.seed is None), len(episodes))
-        count = len(parts["proprio"][-1])
-        parts["task"].append(np.full(count, task))
-        parts["episode"].append(np.full(count, episode))
+        count = len(seen["proprio"])
+        columns["task"].add(np.full(count, task))
+        columns["episode"].add(np.full(count, episode))
         digest.update(f"{demo.suite}/{demo.task_id}/{demo.seed}\n".encode())
         read = [demo.actions, demo.proprio, demo.frame_steps, demo.agentview, demo.wrist]
         if demo.driven is not None:
@@ -77,7 +78,7 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
         for array in read:
             digest.update(np.ascontiguousarray(array).data)
         demonstrations += 1
-    tensors = {name: torch.from_numpy(_joined(arrays)) for name, arrays in parts.items()}
+    tensors = {name: column.tensor() for name, column in columns.items()}
     origin = {
         "demonstrations": demonstrations,
         "examples": len(tensors["images"]),
@@ -110,16 +111,29 @@ _PER_EXAMPLE = (
 )
 
 
-def _joined(arrays: list[np.ndarray]) -> np.ndarray:
-    """Concatenated along the first axis; `arrays` is emptied on the way, from its end, because
-    images take gigabytes and would be held twice."""
-    end = sum(map(len, arrays))
-    joined = np.empty((end, *arrays[0].shape[1:]), arrays[0].dtype)
-    while arrays:
-        part = arrays.pop()
-        joined[end - len(part) : end] = part
-        end -= len(part)
-    return joined
+class _Growing:
+    """Arrays joined along the first axis as they come. Images take gigabytes: a list of them would be
+    held twice when it is joined, and what is freed of it the allocator keeps."""
+
+    BLOCK = 4096  # rows by which it grows, in place where the system can
+
+    def __init__(self) -> None:
+        self._array: np.ndarray | None = None
+        self._count = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        if self._array is None:
+            self._array = np.empty((0, *rows.shape[1:]), rows.dtype)
+        end = self._count + len(rows)
+        if end > len(self._array):
+            size = -(-end // self.BLOCK) * self.BLOCK
+            self._array.resize((size, *rows.shape[1:]), refcheck=False)
+        self._array[self._count : end] = rows
+        self._count = end
+
+    def tensor(self) -> Tensor:
+        assert self._array is not None
+        return torch.from_numpy(self._array[: self._count])
 
 
 def _examples(demo: Demonstration, word_buckets: int, steps: int) -> dict[str, np.ndarray]:
