@@ -112,8 +112,8 @@ _PER_EXAMPLE = (
 
 
 class _Growing:
-    """Arrays joined along the first axis as they come. Images take gigabytes: a list of them would be
-    held twice when it is joined, and what is freed of it the allocator keeps."""
+    """Arrays joined along the first axis as they come. Images take gigabytes: a list of them would
+    be held twice while it is joined, and what is freed of it the allocator keeps."""
 
     BLOCK = 4096  # rows by which it grows, in place where the system can
 
