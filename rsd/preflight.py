@@ -131,6 +131,7 @@ def _run_record(run: RunPlan) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "config": identity(run.config),
+        "planned_episodes": len(run.keys),
         "execution": execution(run.config),
         "checkpoint_sha256": run.policy.sha256,
         "assets": run.assets.name,

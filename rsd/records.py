@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import io
 import json
 import os
@@ -28,6 +27,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from rsd.errors import UserError
+from rsd.locking import hold
 from rsd.provenance import Machine
 from rsd.types import EpisodeKey, EpisodeResult
 
@@ -221,23 +221,10 @@ class _Folder:
     def lock(self) -> IO[bytes] | None:
         """Hold the folder against a second writer until the file is closed or the process dies.
 
-        Raises UserError where another process holds it. Object stores and some network file
-        systems know no locks: there two drivers on one output remain the user's business.
+        Raises UserError where another process holds it. Object stores know no locks: there two
+        drivers on one output remain the user's business.
         """
-        if self.local is None:
-            return None
-        file = (self.local / ".lock").open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise UserError(
-                f"another process is writing to {self.shown}; wait for it or stop it, then resume"
-            ) from None
-        except OSError:  # the file system knows no locks
-            file.close()
-            return None
-        return file
+        return None if self.local is None else hold(self.local, self.shown)
 
 
 def _is_hidden(name: str) -> bool:
@@ -273,7 +260,7 @@ def _prove_writable(folder: _Folder) -> None:
 # Code version and hardware may differ: a run is resumed after a fix, and on other machines; each
 # session's own are kept in run.json.
 _PINNED = ("config", "schema_version", "checkpoint", "assets", "renderer")
-_PINNED_PACKAGES = ("hf-libero", "mujoco", "robosuite", "torch", "transformers")
+PINNED_PACKAGES = ("hf-libero", "mujoco", "robosuite", "torch", "transformers")
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:
@@ -288,7 +275,7 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
 
 def _decides_rows(name: str) -> bool:
     top, _, rest = name.partition(".")
-    return top.startswith(_PINNED) or (top == "packages" and rest in _PINNED_PACKAGES)
+    return top.startswith(_PINNED) or (top == "packages" and rest in PINNED_PACKAGES)
 
 
 def _changes(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, str]:

@@ -6,9 +6,11 @@ dropped against the run's own Parquet: times of single stages, names of workers,
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsd.envs.assets import write_atomically
 from rsd.errors import UserError
-from rsd.records import Column, read_chunks, read_episodes, read_run
+from rsd.records import PINNED_PACKAGES, Column, read_chunks, read_episodes, read_run
 from rsd.report import one_assets, success, sum_by_layer
 from rsd.statistics import Proportion
 
@@ -49,32 +52,51 @@ SCHEMA = pa.schema(
     ]
 )
 
-_KEPT = ("run_id", "checkpoint_sha256", "assets", "renderer", "code", "packages", "hardware")
+_KEPT = (
+    "run_id",
+    "config",
+    "checkpoint_sha256",
+    "assets",
+    "assets_fingerprint",
+    "renderer",
+    "code",
+    "packages",
+    "hardware",
+)
 
 
 def keep(run: str, path: Path) -> int:
     """Write the run in folder `run` to `path` compactly; returns the number of episodes.
 
-    Raises UserError for a folder without a run, a run on several assets or with several seeds, or a
-    path that cannot be written.
+    Raises UserError for a folder without a run, an unfinished run (what solves its task ends early:
+    the rate of a part is too high), a run on several assets or with several seeds, or a path that
+    cannot be written.
     """
     record = read_run(run)
     episodes = read_episodes(run).to_pandas()
+    planned = record.get("planned_episodes")
+    if planned != len(episodes):
+        raise UserError(
+            f"{run} holds {len(episodes)} of {planned or 'an unknown number of'} planned episodes; "
+            "finish it with --resume"
+        )
     one_assets(run, episodes)
     if episodes["seed"].nunique() > 1:
         raise UserError(f"{run} has several seeds; the compact form holds one")
     chunks = read_chunks(run).to_pandas()
     table = _compact(episodes, chunks)
     origin = {name: record.get(name) for name in _KEPT}
+    origin["changes"] = [session["changes"] for session in record["sessions"]]
     described = SCHEMA.with_metadata({"run": json.dumps(origin)})
+    content = io.BytesIO()
+    pq.write_table(
+        pa.Table.from_pandas(table, described, preserve_index=False),
+        content,
+        compression="zstd",
+        compression_level=19,
+    )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(
-            pa.Table.from_pandas(table, described, preserve_index=False),
-            path,
-            compression="zstd",
-            compression_level=19,
-        )
+        write_atomically(path, content.getvalue())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from error
     return len(table)
@@ -126,13 +148,14 @@ def success_table(rows: pd.DataFrame) -> list[str]:
 
 
 def task_table(rows: pd.DataFrame) -> list[str]:
-    """Markdown: a row a suite and arm, a column a task; successes."""
+    """Markdown: a row a suite and arm, a column a task; successes of finished episodes, errors
+    apart, nothing where nothing ran."""
     tasks = sorted(set(rows["task_id"]))
     lines = _head(["suite", "arm", *(str(task) for task in tasks)])
     for suite, of_suite in rows.groupby("suite", observed=True, sort=False):
         for arm in _arms(of_suite):
             of_arm = of_suite[of_suite["arm"] == arm]
-            cells = [str(success(of_arm[of_arm["task_id"] == task]).successes) for task in tasks]
+            cells = [_counts(of_arm[of_arm["task_id"] == task]) for task in tasks]
             lines.append(_row([str(suite), arm, *cells]))
     return lines
 
@@ -159,6 +182,13 @@ def _arms(rows: pd.DataFrame) -> list[str]:
     first = ["expert", "autoregressive", "speculative", "parallel", "regression"]
     present = sorted(set(rows["arm"]))
     return [arm for arm in first if arm in present] + [arm for arm in present if arm not in first]
+
+
+def _counts(rows: pd.DataFrame) -> str:
+    rate, errors = success(rows), int((rows["outcome"] == "error").sum())
+    parts = [f"{rate.successes}/{rate.finished}" if rate.finished else ""]
+    parts += [f"{errors} error{'s' * (errors > 1)}"] if errors else []
+    return ", ".join(filter(None, parts))
 
 
 def _percent(rate: Proportion) -> str:
@@ -201,7 +231,7 @@ def _row(cells: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Published:
-    """Files whose rows are one table: of one policy, on the same assets, drawn by one renderer."""
+    """Files whose rows are one table: of one policy under the same conditions (`_conditions`)."""
 
     names: tuple[str, ...]
     origins: tuple[dict[str, Any], ...]  # what made each file
@@ -213,17 +243,30 @@ def published(paths: Sequence[Path]) -> list[Published]:
 
     Raises UserError for an episode that two files of one table hold, and whatever `read` does.
     """
-    groups: dict[tuple[str, ...], list[Path]] = {}
+    groups: dict[str, list[Path]] = {}
     read_once = {path: read(path) for path in paths}
     for path, (origin, _) in read_once.items():
-        groups.setdefault(tuple(str(origin[name]) for name in _COMPARABLE), []).append(path)
+        groups.setdefault(_conditions(origin), []).append(path)
     return [_together({path: read_once[path] for path in group}) for group in groups.values()]
 
 
-_COMPARABLE = ("checkpoint_sha256", "assets", "renderer")
+def _conditions(origin: dict[str, Any]) -> str:
+    """What must be the same for rows to be compared; records.py has the same list for a resume."""
+    same = {name: origin[name] for name in ("checkpoint_sha256", "assets_fingerprint", "renderer")}
+    same["packages"] = {name: origin["packages"].get(name) for name in PINNED_PACKAGES}
+    same["deterministic"] = origin["config"]["deterministic"]
+    return json.dumps(same, sort_keys=True)
 
 
 def _together(files: dict[Path, tuple[dict[str, Any], pd.DataFrame]]) -> Published:
+    decodings: dict[str, Any] = {}
+    for path, (origin, _) in files.items():
+        for arm, decoding in origin["config"]["arms"].items():
+            if decodings.setdefault(arm, decoding) != decoding:
+                raise UserError(
+                    f"arm {arm} of {path} decodes by {decoding}, elsewhere by {decodings[arm]}; "
+                    "keep one of them"
+                )
     names = {field.name: "str" for field in SCHEMA if pa.types.is_dictionary(field.type)}
     rows = pd.concat([rows.astype(names) for _, rows in files.values()], ignore_index=True)
     twice = rows[rows.duplicated(KEY)]
@@ -241,7 +284,7 @@ def section(group: Published) -> list[str]:
     """Tables with what they were measured on."""
     rows, origin = group.rows, group.origins[0]
     files = ", ".join(f"`{name}`" for name in group.names)
-    versions = ", ".join(dict.fromkeys(_version(origin["code"]) for origin in group.origins))
+    versions = ", ".join(dict.fromkeys(chain.from_iterable(map(_versions, group.origins))))
     parts = [
         f"{files}: assets {origin['assets'][:12]}, checkpoint "
         f"{str(origin['checkpoint_sha256'])[:12]}, {versions}, "
@@ -252,6 +295,19 @@ def section(group: Published) -> list[str]:
     ]
     decoding = decoding_table(rows)
     return [*parts, "", *decoding] if len(decoding) > 2 else parts
+
+
+def _versions(origin: dict[str, Any]) -> Iterator[str]:
+    """Of the code: the first session's, and those of sessions that went on with another."""
+    yield _version(origin["code"])
+    for changes in origin["changes"]:
+        new = {
+            name.removeprefix("code."): json.loads(change.partition(" -> ")[2])
+            for name, change in changes.items()
+            if name.startswith("code.")
+        }
+        if new:
+            yield _version(origin["code"] | new)
 
 
 def _version(code: dict[str, Any]) -> str:

@@ -17,11 +17,16 @@ TOKENS = 64  # per layer
 
 RUN: dict[str, Any] = {
     "run_id": "made-up",
-    "config": {"arms": ["autoregressive", "speculative"], "suites": {"libero_spatial": [0, 1]}},
+    "config": {
+        "arms": {name: {"mode": name} for name in ("autoregressive", "speculative")},
+        "suites": {"libero_spatial": [0, 1]},
+        "deterministic": True,
+    },
     "code": {"git_commit": "0000000", "git_dirty": False, "source_sha256": "feed"},
     "packages": {"mujoco": "3.2.3", "robosuite": "1.4.0", "numpy": "2.4.6"},
     "checkpoint_sha256": "c0ffee",
     "assets": "lite",
+    "assets_fingerprint": "feedbeef",
     "renderer": "osmesa",
     "hardware": "2 cores",
 }
@@ -101,10 +106,13 @@ def paired_results(tasks: int = 10, trials: int = 5) -> Iterator[EpisodeResult]:
                 yield result(key(trial, task_id=task_id), outcome)
 
 
-def write(output: Path, results: Iterable[EpisodeResult]) -> str:
-    """A finished run in `output`; returns it as `read_episodes` wants it."""
+def write(output: Path, results: Iterable[EpisodeResult], planned: int | None = None) -> str:
+    """A run in `output`, a finished one unless it says more are `planned`; returns it as
+    `read_episodes` wants it."""
     ticks = iter(range(1_800_000_000, 1_900_000_000, 3))
-    with Books.open(str(output), RUN, resume=False, clock=lambda: float(next(ticks))) as books:
-        for episode in results:
+    episodes = list(results)
+    run = {**RUN, "planned_episodes": len(episodes) if planned is None else planned}
+    with Books.open(str(output), run, resume=False, clock=lambda: float(next(ticks))) as books:
+        for episode in episodes:
             books.add(episode, attempts=1, worker="worker-0", node="node-0")
     return str(output)

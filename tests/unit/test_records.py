@@ -260,8 +260,8 @@ def _with_config(**changes: Any) -> dict[str, Any]:
     ("changed", "said"),
     [
         (
-            _with_config(arms=["parallel"]),
-            'arms: ["autoregressive", "speculative"] -> ["parallel"]',
+            _with_config(arms={"parallel": {"mode": "parallel"}}),
+            'arms.autoregressive.mode: "autoregressive" -> (absent)',
         ),
         (
             _with_config(suites={"libero_spatial": [0]}),
@@ -287,7 +287,7 @@ def test_resume_says_what_changed(tmp_path: Path, changed: dict[str, Any], said:
 
 def test_resume_says_every_change_at_once(tmp_path: Path) -> None:
     write_trials(tmp_path, range(1))
-    changed = {**_with_config(arms=[], trials=5), "assets": "official"}
+    changed = {**_with_config(deterministic=False, trials=5), "assets": "official"}
     with pytest.raises(UserError) as raised:
         Books.open(str(tmp_path), changed, resume=True)
     assert str(raised.value).count(" -> ") == 3

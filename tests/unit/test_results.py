@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from made_up_runs import LAYERS, key, paired_results, result, write
+from made_up_runs import LAYERS, RUN, key, paired_results, result, write
 
 from rsd import results
 from rsd.errors import UserError
-from rsd.records import read_chunks, read_episodes
+from rsd.records import Books, read_chunks, read_episodes
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,37 @@ def test_tables_count_errors_apart_and_pairs_by_world(run: str, tmp_path: Path) 
     share = 100 * (finished["outcome"] == "success").mean()
     assert len(finished) == 49 and f"/49 = {share:.1f} (" in text
     assert "instead of 4.00" in text and "| 48 of 49 |" in text
-    by_task = results.task_table(rows)
-    assert len(by_task) == 2 + 2 and by_task[0].count("|") == 3 + 10
+    assert "| libero_spatial | speculative | 4/4, 1 error | " in results.task_table(rows)[3]
+
+
+def test_a_task_that_did_not_run_is_no_failure(tmp_path: Path) -> None:
+    rows = [result(key(trial), outcome) for trial, outcome in enumerate(("success", "error"))]
+    rows += [result(key(0, task_id=3), "error"), result(key(1, "autoregressive", 3), "timeout")]
+    results.keep(write(tmp_path / "run", rows), tmp_path / "few.parquet")
+    (group,) = results.published([tmp_path / "few.parquet"])
+    assert results.task_table(group.rows) == [
+        "| suite | arm | 0 | 3 |",
+        "|---|---|---|---|",
+        "| libero_spatial | autoregressive |  | 0/1 |",
+        "| libero_spatial | speculative | 1/1, 1 error | 1 error |",
+    ]
+
+
+def test_an_unfinished_run_is_not_published(tmp_path: Path) -> None:
+    unfinished = write(tmp_path / "run", [result(key(0))], planned=100)
+    with pytest.raises(UserError, match=r"holds 1 of 100 planned episodes; finish it with --res"):
+        results.keep(unfinished, tmp_path / "part.parquet")
+    assert not (tmp_path / "part.parquet").exists()
+
+
+def test_every_version_of_the_code_is_named(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", [result(key(0))], planned=2)
+    other = {**RUN, "planned_episodes": 2, "code": RUN["code"] | {"git_commit": "1111111"}}
+    with Books.open(run, other, resume=True) as books:
+        books.add(result(key(1)), attempts=1, worker="worker-0", node="node-0")
+    results.keep(run, tmp_path / "resumed.parquet")
+    text = "\n".join(results.section(*results.published([tmp_path / "resumed.parquet"])))
+    assert "commit 0000000, commit 1111111," in text
 
 
 def test_runs_of_one_policy_on_the_same_assets_share_a_table(tmp_path: Path) -> None:
@@ -64,15 +94,40 @@ def test_runs_of_one_policy_on_the_same_assets_share_a_table(tmp_path: Path) -> 
         results.published([*paths, tmp_path / "whole.parquet"])
 
 
-def test_other_assets_have_a_table_of_their_own(run: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"assets_fingerprint": "0123456789abcdef"},
+        {"renderer": "egl"},
+        {"packages": {**RUN["packages"], "mujoco": "3.3.0"}},
+        {"config": {**RUN["config"], "deterministic": False}},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_was_measured_otherwise_has_a_table_of_its_own(
+    run: str, tmp_path: Path, other: dict[str, Any]
+) -> None:
     results.keep(run, tmp_path / "lite.parquet")
-    table = pq.read_table(tmp_path / "lite.parquet")
-    origin = json.loads(table.schema.metadata[b"run"]) | {"assets": "0123456789abcdef"}
-    pq.write_table(
-        table.replace_schema_metadata({"run": json.dumps(origin)}), tmp_path / "other.parquet"
-    )
+    _describe(tmp_path / "lite.parquet", tmp_path / "other.parquet", other)
     groups = results.published([tmp_path / "lite.parquet", tmp_path / "other.parquet"])
     assert [group.names for group in groups] == [("lite",), ("other",)]
+
+
+def test_one_arm_has_one_decoding(run: str, tmp_path: Path) -> None:
+    results.keep(run, tmp_path / "all.parquet")
+    shallow = {"arms": {"speculative": {"mode": "speculative", "draft_layers": 1}}}
+    _describe(
+        tmp_path / "all.parquet", tmp_path / "one.parquet", {"config": RUN["config"] | shallow}
+    )
+    with pytest.raises(UserError, match=r"arm speculative of .* decodes by"):
+        results.published([tmp_path / "all.parquet", tmp_path / "one.parquet"])
+
+
+def _describe(path: Path, copy: Path, other: dict[str, Any]) -> None:
+    """Copy a compact file, as if it had been measured under other conditions."""
+    table = pq.read_table(path)
+    origin = json.loads(table.schema.metadata[b"run"]) | other
+    pq.write_table(table.replace_schema_metadata({"run": json.dumps(origin)}), copy)
 
 
 def test_a_page_keeps_what_stands_around_its_tables() -> None:

@@ -1,0 +1,32 @@
+"""One writer a folder, on file systems that know locks."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import IO
+
+from rsd.errors import UserError
+
+LOCK_FILE = ".lock"
+
+
+def hold(folder: Path, shown: str = "") -> IO[bytes] | None:
+    """Hold a folder against a second writer until the file is closed or the process dies.
+
+    None where the file system knows no locks, as some network file systems: there two writers on
+    one folder remain the user's business. Raises UserError, naming the folder as `shown`, where
+    another process holds it.
+    """
+    file = (folder / LOCK_FILE).open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(
+            f"another process is writing to {shown or folder}; wait for it or stop it, then resume"
+        ) from None
+    except OSError:
+        file.close()
+        return None
+    return file
