@@ -79,18 +79,18 @@ def carry_out(job: TrainCommand, words: str, console: Console) -> int:
     Raises UserError for a bad request, RunStoppedError where workers keep dying.
     """
     check_files(*job.data)
-    from rsd.training.run import check_output  # torch and ray take seconds
+    from rsd.training.run import reserved  # torch and ray take seconds
 
-    check_output(job)
-    from rsd.cluster.session import connected
-    from rsd.cluster.training import Placement, absolute, gpus_of_cluster, train
+    with reserved(job):
+        from rsd.cluster.session import connected
+        from rsd.cluster.training import Placement, absolute, gpus_of_cluster, train
 
-    with Display(console) as display, connected(max(job.workers or 1, cpus())):
-        placement = Placement.choose(
-            job.workers, job.gpus_per_worker, job.restarts, gpus_of_cluster()
-        )
-        display.show(str(placement))
-        train(absolute(job), words, placement, display.show)
+        with Display(console) as display, connected(max(job.workers or 1, cpus())):
+            placement = Placement.choose(
+                job.workers, job.gpus_per_worker, job.restarts, gpus_of_cluster()
+            )
+            display.show(str(placement))
+            train(absolute(job), words, placement, display.show)
     console.print(f"wrote {job.output}: `python jobs/evaluate.py --policy {job.output}`", **PLAIN)
     return DONE
 

@@ -28,6 +28,11 @@ class RFSQConfig:
     def __post_init__(self) -> None:
         if self.hidden == 0 and self.latent_dim != ACTION_DIM:
             raise ValueError(f"without an encoder latent_dim is {ACTION_DIM}: {self.latent_dim}")
+        if min(self.steps, self.latent_dim, self.layers) < 1 or self.levels < 2 or self.hidden < 0:
+            raise ValueError(
+                f"{self.steps} steps, {self.latent_dim} dimensions, {self.layers} layers, "
+                f"{self.levels} levels, hidden {self.hidden}: give 1 or more (levels: 2, hidden: 0)"
+            )
         if self.overlap < 1:
             raise ValueError(f"overlap {self.overlap} < 1 leaves gaps between layers")
 
@@ -41,6 +46,13 @@ class TransformerConfig:
     heads: int
     expansion: int = 3  # hidden width of the MLP over width
     positions: int = 1  # of a block: each holds T / positions steps; must divide T
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.asdict(self)
+        if min(sizes.values()) < 1:
+            raise ValueError(f"a transformer of sizes {sizes}: give 1 or more each")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,20 @@ class SmallVLAConfig:
                 f"a policy of {self.tokeniser.layers} layer(s) has nothing to draft; give 2 or "
                 "more, and decode fewer with @K"
             )
+        if self.tokeniser.steps % self.target.positions:
+            raise ValueError(
+                f"{self.target.positions} positions do not divide the {self.tokeniser.steps} steps "
+                "of a chunk"
+            )
+        widths = self.channels
+        if len(widths) != 3 or min(widths) < 1 or widths[0] % 4 or widths[1] % 8 or widths[2] % 8:
+            raise ValueError(
+                f"channels {widths}: give three widths, the first a multiple of 4 and the others "
+                "of 8, like 32 64 128"
+            )
+        for name in ("keypoints", "word_buckets", "text_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: give 1 or more")
 
 
 def from_json(kind: type, content: dict[str, Any]) -> Any:

@@ -54,5 +54,5 @@ def made_up_folder(folder: Path, demonstrations: list[Demonstration]) -> Path:
     for demonstration in demonstrations:
         parts.append(folder / f"{demonstration.seed}.part.hdf5")
         write_demonstration(parts[-1], demonstration)
-    merge(parts, task_file(folder, TASK))
+    merge(parts, task_file(folder, demonstrations[0].task))
     return folder

@@ -1,7 +1,8 @@
 """Checkpoints: a folder with `model.safetensors` and `config.json`. Checked here without torch.
 
-config.json holds everything that decides what the tensors mean: sizes, image settings,
-normalisation, and where the policy comes from (data, code, training).
+config.json holds what decides what the tensors mean: sizes, image settings, conventions, and where
+the policy comes from (data, code, training). A hash binds it to the weights, among which are the
+statistics of normalisation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rsd.architecture import SmallVLAConfig, from_json
 from rsd.errors import UserError, unknown
 from rsd.types import ImageSpec
 
-FORMAT = 3
+FORMAT = 4
 ARCHITECTURE = "small_vla"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -80,6 +81,8 @@ def for_suites(suites: Collection[str]) -> str:
 
 
 def _suites(origin: dict[str, Any]) -> tuple[str, ...]:
+    while isinstance(origin.get("target"), dict):  # its draft was trained again, on other data
+        origin = origin["target"]
     data = origin.get("data", {})
     return tuple(data.get("suites", ())) if isinstance(data, dict) else ()
 
@@ -98,11 +101,12 @@ def inspect(spec: str) -> CheckpointInfo:
                 f"jobs/train.py wrote, or a bundled one: {', '.join(bundled())}"
             )
     config = _read_config(path / CONFIG_FILE)
+    read_header(path / WEIGHTS_FILE)
     model = config["model"]
     if config["description_sha256"] != _description(model, config["images"], path / WEIGHTS_FILE):
         raise UserError(
-            f"{path / WEIGHTS_FILE} does not hold the model that {CONFIG_FILE} describes: "
-            "the two files were not written together"
+            f"{path / WEIGHTS_FILE} does not hold the model that {CONFIG_FILE} describes: the two "
+            "files were not written together, or changed since; copy both anew or train it again"
         )
     digest = hashlib.sha256()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -176,7 +180,8 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _description(model: SmallVLAConfig, images: ImageSpec, weights: Path) -> str:
-    """sha256 over sizes, image settings, and names and shapes of all tensors."""
-    shapes = sorted(read_header(weights).items())
-    content = [dataclasses.asdict(model), dataclasses.asdict(images), shapes]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    """sha256 over sizes, image settings and the weights' file."""
+    sizes = [dataclasses.asdict(model), dataclasses.asdict(images)]
+    digest = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
+    digest.update(weights.read_bytes())
+    return digest.hexdigest()

@@ -326,12 +326,16 @@ def load(spec: str, *, deterministic: bool, device: str) -> SmallVLAPolicy:
     )
 
 
+def _check_finite(tensors: dict[str, Tensor], where: str) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{where}: {name} holds NaN or infinity; copy or train it again")
+
+
 def _check_numbers(model: SmallVLA, scales: Tensor, where: str) -> None:
     """Raises UserError for weights that are no numbers, and for normalisation statistics or
     tokeniser scales (those of the configuration: `scales`) that cannot be this model's."""
-    for name, tensor in model.state_dict().items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"{where}: {name} holds NaN or infinity; copy or train it again")
+    _check_finite(model.state_dict(), where)
     smallest = float(model.proprio_scale.min())
     if smallest <= 0:
         raise UserError(
@@ -345,12 +349,21 @@ def _check_numbers(model: SmallVLA, scales: Tensor, where: str) -> None:
         )
 
 
+ASIDE = ".aside-"  # how the folders begin in which checkpoints are written
+
+
 def save(model: SmallVLA, path: Path, images: ImageSpec, origin: dict[str, object]) -> None:
-    """Write a checkpoint folder; both files are written aside before either is replaced."""
+    """Write a checkpoint folder; both files are written aside before either is replaced.
+
+    Raises UserError for weights that are no numbers, in half precision at the latest.
+    """
+    stored = _stored(model)
+    _check_finite(stored, f"{path} is not written")
     path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path, prefix=".aside-") as folder:
+    with tempfile.TemporaryDirectory(dir=path, prefix=ASIDE) as folder:
         aside = Path(folder)
-        save_file(_stored(model), aside / checkpoint.WEIGHTS_FILE)
+        save_file(stored, aside / checkpoint.WEIGHTS_FILE)
+        (aside / checkpoint.WEIGHTS_FILE).chmod(0o644)  # safetensors lets nobody else read it
         checkpoint.write_config(aside, model.config, images, origin)
         for name in (checkpoint.WEIGHTS_FILE, checkpoint.CONFIG_FILE):
             (aside / name).replace(path / name)

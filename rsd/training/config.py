@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from rsd.architecture import SmallVLAConfig
@@ -59,6 +60,22 @@ class TrainConfig:
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "draft_steps", "draft_views", "batch_size"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        _check("learning_rate", self.learning_rate, 0 < self.learning_rate < inf, "above 0")
+        for name in ("warmup", "weight_decay", "parallel_weight", "regression_weight", "shift"):
+            value = getattr(self, name)
+            _check(name, value, 0 <= value < inf, "0 or more")
+        for name in ("code_noise", "jitter", "average"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "from 0 to below 1")
+        _check("held_out", self.held_out, 0 < self.held_out < 1, "between 0 and 1")
+
+
+def _check(name: str, value: object, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise ValueError(f"{name.replace('_', '-')} {value}: give {wanted}")
+
 
 @dataclass(frozen=True)
 class TrainJob:
@@ -88,8 +105,18 @@ class TrainJob:
     save_every_s: float = 60.0
     """Seconds between saves of the training state"""
 
+    report_every: int = 50
+    """Steps of the target from report to report; of the draft, five times as many"""
+
     tokeniser_steps: int = 2000
     """Steps of the tokeniser's encoder, where it has one"""
 
     train: TrainConfig = field(default_factory=TrainConfig)
     model: SmallVLAConfig = field(default_factory=SmallVLAConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("report_every", "tokeniser_steps"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        _check("save_every_s", self.save_every_s, 0 <= self.save_every_s < inf, "0 or more")
+        if self.threads is not None:
+            _check("threads", self.threads, self.threads >= 1, "1 or more")

@@ -36,7 +36,7 @@ class Examples:
     previous: Tensor  # float32 (N, T, 7): the labels of the chunk before
     has_previous: Tensor  # bool (N,): False in the first T steps of an episode
     task: Tensor  # int64 (N,)
-    episode: Tensor  # int64 (N,): which placement; two collections may share some
+    placement: Tensor  # float64 (N,): a hash of the example's placement, uniform in [0, 1)
     spec: ImageSpec
     origin: dict[str, object]  # what the data were: for config.json
 
@@ -54,7 +54,6 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
     specs: set[ImageSpec] = set()
     assets: set[str] = set()
     tasks: dict[tuple[str, int], int] = {}
-    episodes: dict[tuple[str, int, int, bool], int] = {}
     digest = hashlib.sha256()
     demonstrations = 0
     for demo in read_demonstrations(*paths):
@@ -66,11 +65,9 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
         seen = _examples(demo, word_buckets, steps)
         for name, values in seen.items():
             columns[name].add(values)
-        placement = (demo.suite, demo.task_id, demonstrations if demo.seed is None else demo.seed)
-        episode = episodes.setdefault((*placement, demo.seed is None), len(episodes))
         count = len(seen["proprio"])
         columns["task"].add(np.full(count, task))
-        columns["episode"].add(np.full(count, episode))
+        columns["placement"].add(np.full(count, placement_hash(demo)))
         digest.update(f"{demo.suite}/{demo.task_id}/{demo.seed}\n".encode())
         read = [demo.actions, demo.proprio, demo.frame_steps, demo.agentview, demo.wrist]
         if demo.driven is not None:
@@ -107,7 +104,7 @@ _PER_EXAMPLE = (
     "previous",
     "has_previous",
     "task",
-    "episode",
+    "placement",
 )
 
 
@@ -175,12 +172,24 @@ def chunk_labels(actions: np.ndarray, steps: int) -> np.ndarray:
     return np.stack([padded[i : i + steps] for i in range(len(actions))])
 
 
-def split(episodes: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of training and validation examples; all of a placement goes to one side."""
-    generator = torch.Generator().manual_seed(seed)
-    count = int(episodes.max()) + 1
-    chosen = torch.randperm(count, generator=generator)[: max(1, round(held_out * count))]
-    validation = torch.isin(episodes, chosen)
+def placement_hash(demo: Demonstration) -> float:
+    """Uniform in [0, 1). Decides the side of `split`, whatever else is trained on: a policy that
+    starts from another one is validated on what neither has seen. A seed places what tasks of a
+    suite share alike, so they are one placement."""
+    name = f"{demo.suite}/{demo.seed}".encode() if demo.seed is not None else demo.states[0]
+    return int.from_bytes(hashlib.sha256(name).digest()[:6]) / 2**48
+
+
+def split(placements: Tensor, held_out: float) -> tuple[Tensor, Tensor]:
+    """Indices of training and validation examples, by `Examples.placement`: about the share
+    `held_out` is for validation, all of a placement on one side, at least one on each.
+
+    Raises UserError where there is only one.
+    """
+    known = placements.unique()
+    if len(known) < 2:
+        raise UserError("all demonstrations start from one placement; training needs two or more")
+    validation = (placements < held_out) & (placements < known[-1]) | (placements == known[0])
     return torch.nonzero(~validation)[:, 0], torch.nonzero(validation)[:, 0]
 
 

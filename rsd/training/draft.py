@@ -26,6 +26,7 @@ from rsd.training.metrics import Progress, Report, Validation
 from rsd.training.objective import (
     TrainingState,
     accuracy,
+    check_finite,
     copy_of,
     cross_entropy,
     majority_accuracy,
@@ -77,11 +78,12 @@ class DraftTraining:
         self._device = torch.device(device)
         self.model = model.to(self._device).eval()
         model.requires_grad_(False)
-        model.draft_reader.requires_grad_(True)
-        model.draft.requires_grad_(True)
         self._examples, self._config, self._workers = examples, config, workers
-        self._train, self._validation = split(examples.episode, config.held_out, config.seed)
-        self._parameters = [*model.draft_reader.parameters(), *model.draft.parameters()]
+        self._train, self._validation = split(examples.placement, config.held_out)
+        both = [*model.draft_reader.parameters(), *model.draft.parameters()]
+        self._parameters = [parameter for parameter in both if parameter.numel()]
+        for parameter in both:  # of two layers, the draft embeds no codes; DDP would wait for them
+            parameter.requires_grad_(bool(parameter.numel()))
         self._optimiser = torch.optim.AdamW(
             self._parameters, lr=LEARNING_RATE, weight_decay=config.weight_decay
         )
@@ -107,6 +109,7 @@ class DraftTraining:
             if self._step % every and self._step != config.draft_steps:
                 continue
             mean = workers.mean(total) / since
+            check_finite(mean, "draft", self._step, self._optimiser.param_groups[0]["lr"])
             seconds = time.monotonic() - started
             if workers.leads:
                 report(

@@ -16,6 +16,7 @@ from rsd.errors import UserError
 from rsd.records import Column
 
 FILE = "training.parquet"
+PART = f"{FILE}.part"  # while it is written
 CURVES = "tensorboard"  # folder of event files
 PHASES = ("target", "teach", "draft")  # in this order
 
@@ -71,7 +72,12 @@ SCHEMA = pa.schema(
             Column("phase", _TEXT, "name", "target or draft"),
             Column("step", _COUNT, "optimiser steps", "done of this phase"),
             Column("steps", _COUNT, "optimiser steps", "that this phase takes"),
-            Column("loss", _NUMBER, "nats per token", "mean since the last report, all workers"),
+            Column(
+                "loss",
+                _NUMBER,
+                "nats per token",
+                "cross-entropy of the phase's own heads, mean since the last report, all workers",
+            ),
             Column("learning_rate", _NUMBER, "1", "of the last step"),
             Column("examples_per_s", _NUMBER, "1/s", "since the last report, all workers"),
             Column(
@@ -108,7 +114,7 @@ SCHEMA = pa.schema(
             ),
         )
     ],
-    metadata={"schema_version": "2"},
+    metadata={"schema_version": "3"},
 )
 
 
@@ -165,7 +171,7 @@ class TrainingLog:
             "majority": list(seen.majority) if seen else [],
         }
         self._rows.append(row)
-        aside = self._file.with_suffix(".part")
+        aside = self._file.with_name(PART)
         pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), aside)
         aside.replace(self._file)
         self._draw(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rsd.errors import UserError
 from rsd.training.config import TrainConfig
 
 LOADERS = 4  # threads that prepare batches for a GPU
@@ -27,11 +29,22 @@ class TrainingState:
     optimiser: dict[str, Any]
     average: dict[str, Tensor] = field(default_factory=dict)  # target: averaged weights
     schedule: dict[str, Any] = field(default_factory=dict)  # draft: of the learning rate
+    seconds: float = 0.0  # of training, all sessions so far
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """logits (B, n, T, D, V), labels (B, T, D, n) -> mean over tokens, in nats."""
     return F.cross_entropy(logits.float().flatten(0, -2), labels.permute(0, 3, 1, 2).flatten())
+
+
+def check_finite(loss: float, phase: str, step: int, learning_rate: float) -> None:
+    """Raises UserError for a training that has diverged, before anything of it is kept."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss of the {phase} is {loss} at step {step} with learning rate "
+            f"{learning_rate:.3g}: it has diverged; start anew with another --output and a lower "
+            "--train.learning-rate"
+        )
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

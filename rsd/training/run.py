@@ -8,42 +8,60 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from rsd.architecture import SmallVLAConfig
 from rsd.errors import UserError
+from rsd.locking import LOCK_FILE, hold
 from rsd.models import checkpoint, policy
 from rsd.models.small_vla import SmallVLA
 from rsd.provenance import provenance
+from rsd.training import metrics
 from rsd.training.config import TrainJob
-from rsd.training.data import Examples, load_examples
+from rsd.training.data import Examples, load_examples, split
 from rsd.training.distributed import ALONE, Workers, check_batch
 from rsd.training.draft import DraftTraining
 from rsd.training.metrics import Progress, Report, TrainingLog
 from rsd.training.objective import TrainingState, wants_bf16
 from rsd.training.target import TargetTraining
 from rsd.training.tokeniser import table_lines, train_tokeniser, truncation_table
-from rsd.types import ImageSpec
 
 STATE_FILE = "training.pt"
-STATE_FORMAT = 2
+STATE_PART = f"{STATE_FILE}.part"  # while it is written
+STATE_FORMAT = 3
 TOKENISER_FILE = "tokeniser.json"
 
 Say = Callable[[str], None]
 
 
-def check_output(job: TrainJob) -> None:
-    """Make the output folder, and clear what a killed training left half-written.
+@contextmanager
+def reserved(job: TrainJob) -> Iterator[None]:
+    """Make the output folder, check it (`check_output`), and hold it against a second training."""
+    if job.output.exists() and not job.output.is_dir():
+        raise UserError(f"{job.output} is a file; give a folder as --output")
+    new = not job.output.exists()
+    job.output.mkdir(parents=True, exist_ok=True)
+    with hold(job.output) or nullcontext():
+        try:
+            check_output(job)
+            yield
+        finally:
+            (job.output / LOCK_FILE).unlink(missing_ok=True)
+            if new and not any(job.output.iterdir()):
+                job.output.rmdir()
 
-    Raises UserError where it holds what must not be overwritten, or lacks what the job builds on.
-    """
-    output, finished = job.output, (job.output / checkpoint.WEIGHTS_FILE).exists()
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; give a folder as --output")
+
+def check_output(job: TrainJob) -> None:
+    """Raises UserError where the output folder holds what must not be overwritten, or lacks what
+    the job builds on. Clears what a killed training left half-written."""
+    output, state = job.output, job.output / STATE_FILE
+    held = [path.name for path in output.iterdir() if not path.name.startswith(".")]
     if job.draft_only and job.start_from:
         raise UserError(
             "--start-from starts a target, --draft-only keeps the one in --output: give one of them"
@@ -52,15 +70,24 @@ def check_output(job: TrainJob) -> None:
         checkpoint.inspect(job.start_from)
     if job.draft_only:
         checkpoint.inspect(str(output))
-    elif job.resume and finished:
+        if state.exists() and not job.resume:
+            raise UserError(
+                f"{output} holds an interrupted training; --resume goes on with it, without "
+                f"{STATE_FILE} the draft is trained anew"
+            )
+    elif job.resume and checkpoint.CONFIG_FILE in held and not state.exists():
         raise UserError(f"{output} holds a finished checkpoint; give another --output")
-    elif not job.resume and output.is_dir() and any(output.iterdir()):
+    elif job.resume and held and not {STATE_FILE, TOKENISER_FILE, metrics.FILE} & {*held}:
+        raise UserError(
+            f"{output} holds no training to go on with, but {', '.join(sorted(held)[:3])}; give "
+            "the --output of the interrupted training"
+        )
+    elif not job.resume and held:
         raise UserError(f"{output} is not empty; use --resume or another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    for part in output.glob("*.part"):
-        part.unlink()
-    if not job.resume:  # of an earlier --draft-only
-        (output / STATE_FILE).unlink(missing_ok=True)
+    for part in (STATE_PART, metrics.PART):
+        (output / part).unlink(missing_ok=True)
+    for aside in output.glob(f"{policy.ASIDE}*"):
+        shutil.rmtree(aside)
 
 
 def train(
@@ -76,7 +103,6 @@ def train(
 
     Raises UserError for data or a state that cannot be trained on.
     """
-    started = time.time()
     job = _decided(job, device, workers)
     check_batch(job.train.batch_size, workers.size)
     if workers.from_leader(workers.leads and _finished(job)):
@@ -93,14 +119,14 @@ def train(
         elif not job.draft_only:
             say(_describe_tokeniser(job, model, examples))
     phase = state.phase if state else "draft" if job.draft_only else "target"
-    books = Books(job, examples, phase, state.step if state else 0, report, workers)
+    books = Books(job, examples, phase, state, report, workers)
     if phase == "target":
         target = TargetTraining(
             model, examples, job.train, device, workers, known_proprio=job.start_from is not None
         )
         if state:
             target.load(state)
-        for _ in target.run(books.report):
+        for _ in target.run(books.report, job.report_every, 10 * job.report_every):
             books.keep(target)
         policy.round_to_storage(model)
         state = None
@@ -109,12 +135,12 @@ def train(
         draft.load(state)
     elif not job.draft_only:
         books.keep(draft, now=True)
-    for _ in draft.run(books.report):
+    for _ in draft.run(books.report, 5 * job.report_every):
         books.keep(draft)
     books.close()
     if workers.leads:
         origin |= {
-            "seconds": round(time.time() - started),
+            "seconds": round(books.seconds),
             "threads": torch.get_num_threads(),
             "workers": workers.size,
             "device": torch.device(device).type,
@@ -131,15 +157,22 @@ class Books:
         job: TrainJob,
         examples: Examples,
         phase: str,
-        step: int,
+        state: TrainingState | None,
         report: Report,
         workers: Workers,
     ) -> None:
         self._path = job.output / STATE_FILE
         self._identity = _identity(job, examples)
         self._every_s, self._saved = job.save_every_s, time.monotonic()
+        self._started = time.monotonic() - (state.seconds if state else 0.0)
+        step = state.step if state else 0
         self._log = TrainingLog(job.output, phase, step) if workers.leads else None
         self._report = report
+
+    @property
+    def seconds(self) -> float:
+        """Of training until now, in all sessions; what was done behind a saved state is lost."""
+        return time.monotonic() - self._started
 
     def report(self, progress: Progress) -> None:
         """To the files and to whoever watches."""
@@ -150,12 +183,13 @@ class Books:
     def keep(self, training: TargetTraining | DraftTraining, *, now: bool = False) -> None:
         """Save the state where it is time to."""
         if self._log and (now or time.monotonic() - self._saved >= self._every_s):
+            state = dataclasses.replace(training.state(), seconds=self.seconds)
             content = {
                 "format": STATE_FORMAT,
                 "identity": self._identity,
-                "state": dataclasses.asdict(training.state()),
+                "state": dataclasses.asdict(state),
             }
-            aside = self._path.with_suffix(".part")
+            aside = self._path.with_name(STATE_PART)
             torch.save(content, aside)
             aside.replace(self._path)
             self._saved = time.monotonic()
@@ -194,17 +228,17 @@ def _model(job: TrainJob, examples: Examples, *, fresh: bool) -> SmallVLA:
     """The model that training starts from, or of the right shape for a saved state."""
     if job.draft_only:
         loaded = policy.load(str(job.output), deterministic=False, device="cpu")
-        _check_frames(str(job.output), loaded.images, examples)
+        _check_start(str(job.output), loaded, examples)
         return loaded.model
     model = SmallVLA(job.model, examples.spec.height)
     if job.start_from:
         loaded = policy.load(job.start_from, deterministic=False, device="cpu")
-        _check_frames(job.start_from, loaded.images, examples)
+        _check_start(job.start_from, loaded, examples)
         model.load_state_dict(model.state_dict() | loaded.model.state_dict())
     elif fresh:
         tokeniser = train_tokeniser(
             job.model.tokeniser,
-            examples.actions,
+            examples.actions[split(examples.placement, job.train.held_out)[0]],
             steps=job.tokeniser_steps,
             batch_size=256,
             seed=job.train.seed,
@@ -214,12 +248,27 @@ def _model(job: TrainJob, examples: Examples, *, fresh: bool) -> SmallVLA:
     return model
 
 
-def _check_frames(checkpoint: str, spec: ImageSpec, examples: Examples) -> None:
-    if spec != examples.spec:
+FAR = 10.0  # of the checkpoint's standard deviations: another unit or convention, no other task
+
+
+def _check_start(checkpoint: str, start: policy.SmallVLAPolicy, examples: Examples) -> None:
+    """Raises UserError for frames drawn otherwise than the checkpoint's, and for proprioception
+    that its statistics of normalisation cannot be of."""
+    if start.images != examples.spec:
         raise UserError(
-            f"{checkpoint} reads frames drawn as {spec}, the demonstrations hold {examples.spec}; "
-            "train it on its own kind of frames"
+            f"{checkpoint} reads frames drawn as {start.images}, the demonstrations hold "
+            f"{examples.spec}; train it on its own kind of frames"
         )
+    mean, scale = start.model.proprio_mean, start.model.proprio_scale
+    seen, spread = examples.proprio.mean(dim=0), examples.proprio.std(dim=0)
+    for dim in range(len(mean)):
+        if abs(seen[dim] - mean[dim]) > FAR * scale[dim] or spread[dim] > FAR * scale[dim]:
+            raise UserError(
+                f"proprio dimension {dim} is {seen[dim]:.3g} +- {spread[dim]:.3g} in the "
+                f"demonstrations, {checkpoint} was trained on {mean[dim]:.3g} +- {scale[dim]:.3g}: "
+                "other units or conventions, or another model's statistics; train without "
+                "--start-from, or on its own kind of data"
+            )
 
 
 def _describe_tokeniser(job: TrainJob, model: SmallVLA, examples: Examples) -> str:
@@ -241,7 +290,7 @@ def _origin(job: TrainJob, examples: Examples, command: str) -> dict[str, Any]:
         **earlier,
         "data": examples.origin,
         "code": provenance()["code"],
-        "training": dataclasses.asdict(job.train),
+        "training": {**dataclasses.asdict(job.train), "tokeniser_steps": job.tokeniser_steps},
         "command": command,
     }
 
@@ -260,6 +309,7 @@ def _identity(job: TrainJob, examples: Examples) -> dict[str, Any]:
         "data": examples.origin["sha256"],
         "draft_only": job.draft_only,
         "start_from": started,
+        "tokeniser_steps": job.tokeniser_steps,
     }
 
 

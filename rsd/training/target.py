@@ -25,6 +25,7 @@ from rsd.training.objective import (
     LOADERS,
     TrainingState,
     accuracy,
+    check_finite,
     copy_of,
     cross_entropy,
     decayed,
@@ -110,7 +111,7 @@ class TargetTraining:
         model.draft.requires_grad_(False)
         model.draft_reader.requires_grad_(False)
         self._examples, self._config, self._workers = examples, config, workers
-        self._train, self._validation = split(examples.episode, config.held_out, config.seed)
+        self._train, self._validation = split(examples.placement, config.held_out)
         if not known_proprio:
             proprio = examples.proprio[self._train]
             model.proprio_mean.copy_(proprio.mean(dim=0))
@@ -140,6 +141,7 @@ class TargetTraining:
             if self._step % every and self._step != config.steps:
                 continue
             loss = workers.mean(total) / since
+            check_finite(loss, "target", self._step, self._optimiser.param_groups[0]["lr"])
             seconds = time.monotonic() - started
             if workers.leads:
                 due = self._step % validate_every == 0 or self._step == config.steps
@@ -202,7 +204,7 @@ class TargetTraining:
         self._optimiser.load_state_dict(state.optimiser)
 
     def _update(self, batch: Batch) -> Tensor:
-        """One optimiser step; returns the batch's loss."""
+        """One optimiser step; returns the batch's cross-entropy."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._config.learning_rate * _schedule(self._step, self._config)
         outputs = self._forward(self._objective, batch)
@@ -218,7 +220,7 @@ class TargetTraining:
         decay = min(self._config.average, (1 + self._step) / (10 + self._step))
         _average_into(self._average, self.model, decay)
         self._step += 1
-        return loss.detach()
+        return outputs.loss.detach() * batch.weight
 
     def _forward(self, objective: Objective, batch: Batch) -> Outputs:
         with mixed(self._config, self._device):

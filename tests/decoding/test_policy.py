@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rsd.errors import UserError
 from rsd.models import checkpoint, policy
@@ -217,11 +218,31 @@ def test_bad_checkpoints_are_refused_with_a_reason(tmp_path: Path) -> None:
 def test_statistics_that_cannot_be_the_models_are_refused(
     tmp_path: Path, name: str, value: float, message: str
 ) -> None:
-    model = small_model()
-    model.state_dict()[name].view(-1)[-1] = value
-    policy.save(model, tmp_path, IMAGES, {})
+    tensors = load_file(small_checkpoint(tmp_path) / checkpoint.WEIGHTS_FILE)
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, tmp_path / checkpoint.WEIGHTS_FILE)
+    checkpoint.write_config(tmp_path, CONFIG, IMAGES, {})
     with pytest.raises(UserError, match=message):
         policy.load(str(tmp_path), deterministic=True, device="cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e6])
+def test_weights_that_half_precision_cannot_hold_are_not_written(
+    tmp_path: Path, value: float
+) -> None:
+    model = small_model()
+    model.target.code_embedding.weight.data[0, 0] = value
+    with pytest.raises(UserError, match=r"is not written: target\.code_embedding\.weight holds NaN"):
+        policy.save(model, tmp_path, IMAGES, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_checkpoint_of_the_same_sizes_are_refused(tmp_path: Path) -> None:
+    """Their statistics of normalisation would be taken for this one's."""
+    mine, other = small_checkpoint(tmp_path / "mine"), small_checkpoint(tmp_path / "other", seed=1)
+    (other / checkpoint.WEIGHTS_FILE).replace(mine / checkpoint.WEIGHTS_FILE)
+    with pytest.raises(UserError, match="not written together, or changed since"):
+        policy.load(str(mine), deterministic=True, device="cpu")
 
 
 def test_regression_acts_on_what_its_head_says(small: SmallVLAPolicy) -> None:

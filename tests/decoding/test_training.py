@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from rsd.architecture import TransformerConfig
+from rsd.errors import UserError
 from rsd.models.small_vla import word_ids
+from rsd.suites import get_task
 from rsd.training.config import TrainConfig
 from rsd.training.data import (
     Augmentation,
@@ -18,6 +22,8 @@ from rsd.training.data import (
     ahead,
     batches,
     chunk_labels,
+    load_examples,
+    placement_hash,
     split,
 )
 from rsd.training.draft import DraftTraining
@@ -25,9 +31,10 @@ from rsd.training.metrics import Progress
 from rsd.training.objective import majority_accuracy
 from rsd.training.target import TargetTraining
 from tests.decoding.small_policy import CONFIG, IMAGES, untrained_model
-from tests.made_up_demonstrations import made_up_demonstration
+from tests.made_up_demonstrations import made_up_demonstration, made_up_folder
 
 COUNT, EPISODES = 96, 12
+PLACEMENTS = (torch.arange(COUNT) % EPISODES).double() / EPISODES
 SETTINGS = TrainConfig(
     steps=90, draft_steps=150, batch_size=16, warmup=5, shift=0, jitter=0.0, average=0.9,
     held_out=0.2,
@@ -49,7 +56,7 @@ def made_up_examples() -> Examples:
         previous=actions,
         has_previous=torch.ones(COUNT, dtype=torch.bool),
         task=torch.zeros(COUNT, dtype=torch.int64),
-        episode=torch.arange(COUNT) % EPISODES,
+        placement=PLACEMENTS,
         spec=IMAGES,
         origin={},
     )
@@ -74,6 +81,31 @@ def test_the_target_learns_and_reports_held_out_accuracy_per_layer() -> None:
     last = reports[-1].validation
     assert last and len(last.accuracy) == len(last.majority) == 4
     assert [r.step for r in reports if r.validation] == [30, 60, 90]
+
+
+def test_the_reported_loss_is_the_cross_entropy_alone() -> None:
+    losses = []
+    for weight in (0.0, 100.0):
+        still = dataclasses.replace(
+            SETTINGS, steps=1, learning_rate=1e-12, parallel_weight=weight, regression_weight=weight
+        )
+        losses.append(_run(TargetTraining(untrained_model(), made_up_examples(), still))[0].loss)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("phase", [TargetTraining, DraftTraining])
+def test_a_training_that_diverges_stops_before_it_is_kept(
+    phase: type[TargetTraining | DraftTraining],
+) -> None:
+    model = untrained_model()
+    training = phase(model, made_up_examples(), SETTINGS)
+    with torch.no_grad():
+        model.draft.norm.weight.fill_(float("nan"))
+        model.target.code_embedding.weight.fill_(float("nan"))
+    reports: list[Progress] = []
+    with pytest.raises(UserError, match=r"loss of the \w+ is nan at step \d+ .* has diverged"):
+        list(training.run(reports.append))
+    assert all(report.phase == "teach" for report in reports)
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights() -> None:
@@ -128,11 +160,94 @@ def test_chunks_behind_the_end_hold_still_with_the_gripper_as_it_was() -> None:
     assert (labels[2, 1:, :6] == 0).all() and (labels[2, 1:, 6] == 1).all()
 
 
-def test_whole_demonstrations_are_held_out() -> None:
-    episodes = torch.arange(COUNT) % EPISODES
-    train, validation = split(episodes, 0.25, seed=0)
-    assert set(episodes[train].tolist()).isdisjoint(episodes[validation].tolist())
-    assert len(train) + len(validation) == COUNT
+def test_whole_placements_are_held_out() -> None:
+    train, validation = split(PLACEMENTS, 0.25)
+    assert set(PLACEMENTS[train].tolist()).isdisjoint(PLACEMENTS[validation].tolist())
+    assert len(train) + len(validation) == COUNT and len(validation) == 3 * COUNT // EPISODES
+
+
+@pytest.mark.parametrize("held_out", [1e-6, 1 - 1e-6])
+def test_both_sides_of_a_split_hold_a_placement(held_out: float) -> None:
+    train, validation = split(PLACEMENTS[PLACEMENTS > 0], held_out)
+    assert len(train) and len(validation)
+    with pytest.raises(UserError, match="start from one placement"):
+        split(torch.full((5,), 0.3), held_out)
+
+
+def test_a_placement_stays_on_its_side_whatever_else_is_trained_on(tmp_path: Path) -> None:
+    """libero_goal's tasks share their things: one seed places them alike for all ten. A policy that
+    starts from another one must not be validated on what that was trained on."""
+
+    def folder(name: str, task_id: int, seeds: range) -> Path:
+        task = get_task("libero_goal", task_id)
+        demos = [
+            dataclasses.replace(
+                made_up_demonstration(seed, 8),
+                suite=task.suite,
+                task_id=task_id,
+                instruction=task.instruction,
+            )
+            for seed in seeds
+        ]
+        return made_up_folder(tmp_path / name, demos)
+
+    few, more = folder("few", 0, range(1, 9)), folder("more", 4, range(3, 12))
+    sides: dict[float, bool] = {}
+    for paths in ([few], [more], [more, few], [few, more]):
+        placements = load_examples(paths, 512, 8).placement
+        train, validation = split(placements, 0.4)
+        for rows, held_out in ((train, False), (validation, True)):
+            for placement in placements[rows].tolist():
+                assert sides.setdefault(placement, held_out) == held_out
+    assert len(sides) == 11 and set(sides.values()) == {True, False}
+
+
+def test_published_demonstrations_are_told_apart_by_their_first_state() -> None:
+    known, published = made_up_demonstration(1, 8), []
+    for offset in (0.0, 0.0, 1e-3):
+        states = known.states.copy()
+        states[0] += offset
+        published.append(placement_hash(dataclasses.replace(known, seed=None, states=states)))
+    assert published[0] == published[1] != published[2]
+    assert placement_hash(known) not in published
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"steps": 0},
+        {"draft_steps": 0},
+        {"draft_views": 0},
+        {"learning_rate": float("nan")},
+        {"code_noise": 2.0},
+        {"held_out": 1.5},
+        {"warmup": -1},
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(setting: dict[str, float]) -> None:
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"{name.replace('_', '-')} .*: give"):
+        dataclasses.replace(SETTINGS, **setting)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": (30, 60, 120)}, "three widths"),
+        ({"channels": (8, 16)}, "three widths"),
+        ({"keypoints": 0}, "keypoints 0"),
+        ({"target": TransformerConfig(32, 2, 2, positions=3)}, "3 positions do not divide"),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_at_once(
+    change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **change)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not a multiple of 5 heads"):
+        TransformerConfig(32, 2, 5)
+    with pytest.raises(ValueError, match="levels: 2"):
+        dataclasses.replace(CONFIG.tokeniser, levels=1)
 
 
 def test_batches_visit_everything_once_an_epoch_and_repeat_by_seed() -> None:

@@ -5,27 +5,32 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
-from rsd.architecture import SmallVLAConfig
+from rsd.architecture import RFSQConfig, SmallVLAConfig
 from rsd.errors import UserError
 from rsd.models import checkpoint, policy
 from rsd.models.small_vla import SmallVLA
+from rsd.rfsq import RFSQ
 from rsd.training.config import TrainConfig, TrainJob
+from rsd.training.data import load_examples, split
 from rsd.training.metrics import CURVES, FILE, Progress, TrainingLog, Validation
 from rsd.training.objective import wants_bf16
-from rsd.training.run import STATE_FILE, check_output, train
+from rsd.training.run import STATE_FILE, STATE_PART, check_output, reserved, train
+from rsd.training.tokeniser import train_tokeniser
 from rsd.types import ImageSpec
-from tests.decoding.small_policy import CONFIG, IMAGES, small_checkpoint
+from tests.decoding.small_policy import CONFIG, IMAGES, small_checkpoint, small_model
 from tests.made_up_demonstrations import made_up_demonstration, made_up_folder
 
 SETTINGS = TrainConfig(
-    steps=3, draft_steps=4, draft_views=1, batch_size=4, warmup=1, held_out=0.2, average=0.5
+    steps=6, draft_steps=20, draft_views=1, batch_size=4, warmup=1, held_out=0.2, average=0.5
 )
 
 
@@ -36,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _job(data: Path, output: Path, **changes: object) -> TrainJob:
-    job = TrainJob((data,), output, save_every_s=0, train=SETTINGS, model=CONFIG)
+    job = TrainJob((data,), output, save_every_s=0, report_every=2, train=SETTINGS, model=CONFIG)
     return dataclasses.replace(job, **changes)  # type: ignore[arg-type]
 
 
@@ -44,16 +49,16 @@ class Killed(Exception):  # noqa: N818
     """Stands for a worker's death."""
 
 
-def _train(job: TrainJob, die_in: str = "") -> list[str]:
-    """Lines said; dies at the first report of phase `die_in`."""
+def _train(job: TrainJob, die_at: tuple[str, int] | None = None) -> list[str]:
+    """Lines said; dies before the report of a phase's step is written."""
     lines: list[str] = []
 
     def report(progress: Progress) -> None:
-        if progress.phase == die_in:
+        if (progress.phase, progress.step) == die_at:
             raise Killed
 
-    check_output(job)
-    train(job, "python jobs/train.py", report, lines.append)
+    with reserved(job):
+        train(job, "python jobs/train.py", report, lines.append)
     return lines
 
 
@@ -62,14 +67,16 @@ def test_a_run_killed_in_either_phase_goes_on_to_the_same_checkpoint(
 ) -> None:
     _train(_job(data, tmp_path / "whole"))
     job = _job(data, tmp_path / "killed")
-    with pytest.raises(Killed):
-        _train(job, die_in="teach")
-    assert not (job.output / checkpoint.WEIGHTS_FILE).exists()
-    (job.output / "training.part").write_bytes(b"half of a state")
-    with pytest.raises(Killed):
-        _train(dataclasses.replace(job, resume=True), die_in="draft")
+    for die_at in (("target", 4), ("teach", 0), ("draft", 20)):
+        with pytest.raises(Killed):
+            _train(dataclasses.replace(job, resume=bool(job.output.exists())), die_at)
+        assert not (job.output / checkpoint.WEIGHTS_FILE).exists()
+        (job.output / STATE_PART).write_bytes(b"half of a state")
+        (job.output / ".aside-x").mkdir()
+    state = torch.load(job.output / STATE_FILE)["state"]
+    assert (state["phase"], state["step"]) == ("draft", 10) and state["seconds"] > 0
     lines = _train(dataclasses.replace(job, resume=True))
-    assert "going on from step 0 of the draft" in lines
+    assert "going on from step 10 of the draft" in lines
     whole, killed = (
         policy.load(str(tmp_path / name), deterministic=False, device="cpu").model.state_dict()
         for name in ("whole", "killed")
@@ -78,23 +85,42 @@ def test_a_run_killed_in_either_phase_goes_on_to_the_same_checkpoint(
         assert torch.equal(tensor, killed[name]), name
     train(job, "", lambda _: None, lines.append)  # a group restarted when all was written
     assert (job.output / FILE).stat().st_mtime <= (job.output / "config.json").stat().st_mtime
-    training = checkpoint.inspect(str(job.output)).origin["training"]
-    assert training["bf16"] == wants_bf16(SETTINGS, torch.device("cpu"))  # decided, and told
+    origin = checkpoint.inspect(str(job.output)).origin
+    assert origin["training"]["bf16"] == wants_bf16(SETTINGS, torch.device("cpu"))  # and told
+    assert origin["seconds"] >= round(state["seconds"])
     left = {path.name for path in job.output.iterdir()}
     assert left == {"config.json", "model.safetensors", "tokeniser.json", FILE, CURVES}
     rows = pq.read_table(job.output / FILE).to_pylist()
-    assert [(row["phase"], row["step"]) for row in rows] == [("target", 3), ("draft", 4)]
-    for row, layers in zip(rows, (4, 3), strict=True):
+    steps = [("target", 2), ("target", 4), ("target", 6), ("draft", 10), ("draft", 20)]
+    assert [(row["phase"], row["step"]) for row in rows] == steps
+    for row, layers in zip(rows[2:], (4, 3, 3), strict=True):
         assert len(row["accuracy"]) == len(row["majority"]) == layers
         assert all(0 <= share <= 1 for share in row["majority"])
+
+
+def test_what_a_state_holds_is_what_training_goes_on_from(data: Path, tmp_path: Path) -> None:
+    """The negative control of the test above."""
+    _train(_job(data, tmp_path / "whole"))
+    job = _job(data, tmp_path / "spoilt")
+    with pytest.raises(Killed):
+        _train(job, ("target", 4))
+    content = torch.load(job.output / STATE_FILE)
+    assert (content["state"]["phase"], content["state"]["step"]) == ("target", 2)
+    content["state"]["optimiser"]["state"][0]["exp_avg"].zero_()
+    torch.save(content, job.output / STATE_FILE)
+    _train(dataclasses.replace(job, resume=True))
+    whole, spoilt = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("whole", "spoilt")
+    )
+    assert any(not torch.equal(whole[name], spoilt[name]) for name in whole)
 
 
 def test_a_state_of_other_settings_or_data_is_refused(data: Path, tmp_path: Path) -> None:
     job = _job(data, tmp_path / "out", resume=True)
     with pytest.raises(Killed):
-        _train(job, die_in="teach")
+        _train(job, ("teach", 0))
     longer = dataclasses.replace(SETTINGS, steps=9)
-    with pytest.raises(UserError, match=r"train.steps 3, this command says 9"):
+    with pytest.raises(UserError, match=r"train.steps 6, this command says 9"):
         _train(dataclasses.replace(job, train=longer))
     other = made_up_folder(tmp_path / "other", [made_up_demonstration(s, 8) for s in (5, 6)])
     with pytest.raises(UserError, match=r"trained with data '\w+', this command says '\w+'"):
@@ -118,6 +144,63 @@ def test_a_draft_is_not_trained_on_other_frames_than_its_target(data: Path, tmp_
     assert checkpoint.inspect(str(output)).origin["target"] == {"data": "none"}
 
 
+def test_a_draft_trained_again_leaves_the_policy_its_suites(data: Path, tmp_path: Path) -> None:
+    """The suites are those of the target, which decides what the policy can do."""
+    known = {"data": {"suites": ["libero_goal", "libero_10"]}}
+    policy.save(small_model(), tmp_path, IMAGES, known)
+    job = _job(data, tmp_path, draft_only=True)
+    for _ in range(2):
+        _train(job)
+        info = checkpoint.inspect(str(tmp_path))
+        assert info.suites == ("libero_goal", "libero_10")
+        assert info.origin["data"]["suites"] == ["libero_spatial"]
+    with pytest.raises(Killed):
+        _train(job, ("draft", 20))
+    with pytest.raises(UserError, match="interrupted training; --resume goes on with it"):
+        _train(job)
+    lines = _train(dataclasses.replace(job, resume=True))
+    assert "going on from step 10 of the draft" in lines
+
+
+def test_a_training_that_diverges_leaves_no_checkpoint(data: Path, tmp_path: Path) -> None:
+    hot = dataclasses.replace(SETTINGS, learning_rate=1e30, warmup=0)
+    with pytest.raises(UserError, match="it has diverged; start anew with another --output"):
+        _train(_job(data, tmp_path / "out", train=hot))
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left <= {"tokeniser.json", CURVES, FILE, STATE_FILE}
+    if STATE_FILE in left:
+        kept = torch.load(tmp_path / "out" / STATE_FILE)["state"]["average"]
+        assert all(bool(tensor.isfinite().all()) for tensor in kept.values())
+
+
+def test_statistics_of_other_units_are_refused(data: Path, tmp_path: Path) -> None:
+    model = small_model()
+    model.proprio_mean[2], model.proprio_scale[2] = 1000.0, 50.0  # mm, as it were
+    policy.save(model, tmp_path / "start", IMAGES, {})
+    job = _job(data, tmp_path / "out", start_from=str(tmp_path / "start"))
+    with pytest.raises(UserError, match=r"proprio dimension 2 is .* was trained on 1e\+03 \+- 50"):
+        _train(job)
+    again = _job(data, tmp_path / "start", draft_only=True)
+    with pytest.raises(UserError, match="other units or conventions"):
+        _train(again)
+
+
+def test_an_encoder_is_not_fitted_to_what_is_held_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+
+    def spy(config: RFSQConfig, actions: Tensor, **settings: Any) -> RFSQ:
+        seen.append(actions)
+        return train_tokeniser(config, actions, **settings)
+
+    monkeypatch.setattr("rsd.training.run.train_tokeniser", spy)
+    _train(_job(data, tmp_path / "out"))
+    examples = load_examples([data], CONFIG.word_buckets, 8)
+    train_rows, held_out = split(examples.placement, SETTINGS.held_out)
+    assert torch.equal(seen[0], examples.actions[train_rows]) and len(held_out)
+
+
 def test_a_target_starts_from_a_checkpoint_with_its_sizes_and_statistics(
     data: Path, tmp_path: Path
 ) -> None:
@@ -136,7 +219,7 @@ def test_a_target_starts_from_a_checkpoint_with_its_sizes_and_statistics(
     with pytest.raises(UserError, match="has sizes of its own"):
         _train(dataclasses.replace(job, model=other, output=tmp_path / "other"))
     with pytest.raises(UserError, match="give one of them"):
-        _train(dataclasses.replace(job, draft_only=True))
+        check_output(dataclasses.replace(job, draft_only=True))
 
 
 def test_a_target_gets_the_regression_head_that_its_start_lacks(data: Path, tmp_path: Path) -> None:
@@ -158,17 +241,43 @@ def test_demonstrations_drawn_in_different_ways_are_not_mixed(tmp_path: Path) ->
         _train(_job(made_up_folder(tmp_path / "data", drawn), tmp_path / "out"))
 
 
+def _refused(job: TrainJob, message: str) -> None:
+    with pytest.raises(UserError, match=message), reserved(job):
+        raise AssertionError("not refused")
+
+
 def test_an_output_in_use_is_left_alone(data: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="not empty; use --resume"):
-        check_output(_job(data, tmp_path))
+    (tmp_path / "download.part").write_text("mine")
+    before = sorted(tmp_path.iterdir())
+    _refused(_job(data, tmp_path), "not empty; use --resume")
+    _refused(_job(data, tmp_path, resume=True), "no training to go on with, but download.part")
+    _refused(_job(data, tmp_path / "nowhere", draft_only=True), "no checkpoint at")
+    _refused(_job(data, tmp_path / "notes.txt"), "is a file")
+    assert sorted(tmp_path.iterdir()) == before
     finished = small_checkpoint(tmp_path / "policy")
-    with pytest.raises(UserError, match="finished checkpoint"):
-        check_output(_job(data, finished, resume=True))
-    with pytest.raises(UserError, match="no checkpoint at"):
-        check_output(_job(data, tmp_path / "nowhere", draft_only=True))
-    with pytest.raises(UserError, match="is a file"):
-        check_output(_job(data, tmp_path / "notes.txt"))
+    _refused(_job(data, finished, resume=True), "finished checkpoint")
+
+
+def test_a_run_killed_while_its_checkpoint_was_written_can_be_resumed(
+    data: Path, tmp_path: Path
+) -> None:
+    job = _job(data, tmp_path / "out")
+    with pytest.raises(Killed):
+        _train(job, ("draft", 20))
+    small_checkpoint(tmp_path / "other")
+    weights = tmp_path / "other" / checkpoint.WEIGHTS_FILE
+    weights.replace(job.output / checkpoint.WEIGHTS_FILE)  # renamed before its description is
+    _train(dataclasses.replace(job, resume=True))
+    checkpoint.inspect(str(job.output))
+
+
+def test_two_trainings_do_not_write_one_output(data: Path, tmp_path: Path) -> None:
+    job = _job(data, tmp_path / "out")
+    with reserved(job):
+        _refused(dataclasses.replace(job, resume=True), "another process is writing to")
+    with reserved(job):
+        pass
 
 
 def test_reports_behind_a_resumed_state_are_dropped_and_curves_go_on(tmp_path: Path) -> None:

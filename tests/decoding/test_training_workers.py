@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from rsd.training.distributed import ALONE, Workers, check_batch
 from rsd.training.draft import DraftTraining
 from rsd.training.metrics import Progress
 from rsd.training.target import TargetTraining
-from tests.decoding.small_policy import untrained_model
+from tests.decoding.small_policy import CONFIG, IMAGES
 from tests.decoding.test_training import made_up_examples
 
 SETTINGS = TrainConfig(
@@ -33,19 +35,25 @@ SETTINGS = TrainConfig(
 )
 
 
+# of two layers, the draft embeds no codes: parameters without elements, which have no gradient
+TWO_LAYERS = dataclasses.replace(CONFIG, tokeniser=dataclasses.replace(CONFIG.tokeniser, layers=2))
+
+
 def _first_gradients(workers: Workers, examples: Examples) -> dict[str, Tensor | float]:
     """Losses and last gradients of both phases, each from an untrained model."""
     found: dict[str, Tensor | float] = {}
-    for phase in (TargetTraining, DraftTraining):
+    for sizes, phase in product((CONFIG, TWO_LAYERS), (TargetTraining, DraftTraining)):
         reports: list[Progress] = []
-        model: SmallVLA = untrained_model()
+        torch.manual_seed(0)
+        model = SmallVLA(sizes, IMAGES.height)
         for _ in phase(model, examples, SETTINGS, "cpu", workers).run(reports.append):
             pass
+        what = f"{phase.__name__} of {sizes.tokeniser.layers} layers"
         if workers.leads:
-            found[f"{phase.__name__} loss"] = reports[-1].loss
+            found[f"{what}: loss"] = reports[-1].loss
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                found[f"{phase.__name__} {name}"] = parameter.grad
+                found[f"{what}: {name}"] = parameter.grad
     return found
 
 
