@@ -127,7 +127,7 @@ class Display:
             self._tasks[event.phase] = self._bar.add_task(event.phase, total=event.of, note="")
         note = f"loss {event.loss:.4f}" if math.isfinite(event.loss) else ""
         self._bar.update(self._tasks[event.phase], completed=event.step, note=note)
-        if event.validation or not (self._console.is_terminal or event.phase == "teach"):
+        if event.validation or not self._console.is_terminal:
             self._say(event.line())
 
     def _say(self, line: str) -> None:

@@ -35,6 +35,7 @@ from rsd.training.objective import (
 
 LEARNING_RATE = 2e-3
 LOOK = 256  # examples that the teacher looks at together
+REPORT_LOOKS = 20  # looks from report to report
 BATCHES = 4  # times the target's batch size
 
 
@@ -186,7 +187,7 @@ class DraftTraining:
             )  # by everyone: the generator runs on
             if turn % workers.size == workers.rank:
                 seen.append(self._look(augmentation.apply(images) if index else images, rows))
-            if workers.leads:
+            if workers.leads and turn % REPORT_LOOKS == 0:
                 done, total = index * len(data) + start, config.draft_views * len(data)
                 report(Progress("teach", done, total, math.nan))
         parts = workers.interleaved(seen)

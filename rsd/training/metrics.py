@@ -46,7 +46,9 @@ class Progress:
 
     def line(self) -> str:
         """For a log."""
-        parts = [f"{self.phase} {self.step}/{self.of}", f"loss {self.loss:.4f}"]
+        parts = [f"{self.phase} {self.step}/{self.of}"]
+        if math.isfinite(self.loss):  # the teacher has none
+            parts.append(f"loss {self.loss:.4f}")
         if self.validation:
             names = {"target": "right", "draft": "agrees"}
             parts.append(f"held-out loss {self.validation.loss:.4f}")
