@@ -28,18 +28,19 @@ from rsd.collection import (
     NoiseSettings,
     Store,
 )
+from rsd.config import Least, check_least
 from rsd.console import PLAIN
 from rsd.envs import assets, rendering
 from rsd.envs.looks import Looks
 from rsd.errors import UserError, unknown
 from rsd.experts import EXPERTS
 from rsd.models import inspect_policy
-from rsd.provenance import code
+from rsd.provenance import SIMULATOR_PACKAGES, code, packages
 from rsd.suites import Task, get_suite, get_task
 from rsd.types import ImageSpec
 
 if TYPE_CHECKING:
-    from rsd.cluster.collect import CollectionPlan, Cost, TaskStanding
+    from rsd.cluster.collect import CollectionPlan, CollectionRun, Cost, TaskStanding
 
 DONE, STOPPED, BAD_REQUEST, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -53,7 +54,14 @@ own layout come out, one a task, for jobs/train.py.
 
 Placements are drawn from seeds, never from the 50 stored states that evaluation uses. Only solved
 episodes are kept. The same arguments give the same demonstrations on any number of workers.
-With RAY_ADDRESS set (`ray job submit` sets it) the run uses that cluster, else this machine.
+With RAY_ADDRESS set (`ray job submit` sets it) the run uses that cluster and grows with it, else
+this machine.
+
+A placement that the expert does not solve is replaced by the next seed. So is a void one, whose
+goal holds before anything was done; it says nothing of the expert. A placement that something else
+breaks off three times (an exception, a hang, a dead worker, NaN in what was recorded) is an error:
+it is skipped, errors/<task>/<seed>.txt says why, and it keeps its place until --resume tries it
+again. Where it never works, --demos with one more goes past it.
 
 Examples:
   python jobs/collect.py --tasks 0 --demos 2 --output data/look               # quick look
@@ -65,9 +73,10 @@ Examples:
 
 The output folder lies with the job's own process: under `ray job submit` it lies on the head node.
 
-Exit codes: 0 every task has its demonstrations; 1 the run stopped early; 2 the request cannot be
-run, nothing was started; 3 a task was given up, too many placements failed; 130 interrupted. After
-1 and 130 --resume goes on.
+Exit codes: 0 every task has its demonstrations; 1 the run stopped early (no worker starts, the disk
+is full); 2 the request cannot be run, or --output holds damaged files, nothing was started; 3 tasks
+lack demonstrations: given up since too many placements failed, or placements were skipped for
+errors; 130 interrupted. After 1, 3 and 130 --resume goes on.
 """
 
 
@@ -88,7 +97,7 @@ class CollectConfig:
     """Demonstrations of each task that the folder holds in the end"""
 
     first_seed: int = FIRST_SEED
-    """Seed of the first placement; failed placements are replaced by the next seeds"""
+    """Seed of the first placement"""
 
     resume: bool = False
     """Add to what --output holds: after an interrupt, or with more --demos or other --tasks"""
@@ -140,7 +149,8 @@ class CollectConfig:
     """Steps recorded after the goal is reached, which fill the last chunk of actions"""
 
     workers: int | None = None
-    """Simulators at a time; None: as many as the cluster has CPUs and memory for"""
+    """Simulators at a time; None: as many as the cluster has CPUs and memory for, more while nodes
+    join it"""
 
     worker_memory_gb: float = 2.0
     """Memory that a worker asks of Ray"""
@@ -159,17 +169,22 @@ def main(arguments: Sequence[str]) -> int:
     def say(line: str) -> None:
         console.print(line, **PLAIN)
 
-    try:
-        config = tyro.cli(CollectConfig, args=arguments, description=DESCRIPTION)
-        plan = prepare(config)
-        say(f"assets   {plan.worker.assets.name}: {plan.worker.assets.reason}")
-        say(f"renderer {plan.worker.renderer}")
-        store = Store(config.output, _shared(config, plan), config.resume)
-    except UserError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
-        return BAD_REQUEST
-    with contextlib.closing(store):
-        return carry_out(plan, store, console, say)
+    with contextlib.ExitStack() as stack:
+        try:
+            config = tyro.cli(CollectConfig, args=arguments, description=DESCRIPTION)
+            plan = prepare(config)
+            say(f"assets   {plan.worker.assets.name}: {plan.worker.assets.reason}")
+            say(f"renderer {plan.worker.renderer}")
+            store = Store(config.output, _shared(config, plan), config.resume)
+            stack.enter_context(contextlib.closing(store))
+            from rsd.cluster.collect import CollectionRun  # ray takes a second to import
+
+            run = CollectionRun(plan, store, say)
+        except UserError as error:
+            Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
+            return BAD_REQUEST
+        ending = carry_out(run, plan.workers, console, say)
+        return conclude(run.standings(), ending, config.output, say)
 
 
 def prepare(config: CollectConfig) -> CollectionPlan:
@@ -209,28 +224,26 @@ def prepare(config: CollectConfig) -> CollectionPlan:
     )
 
 
-_LEAST: dict[str, tuple[float, str]] = {  # smallest value of a number, and why
-    "demos": (1, "nothing to collect otherwise"),
-    "first_seed": (FIRST_SEED, "seed 0 draws the fixtures of the evaluation's worlds"),
-    "image_size": (8, "there is nothing to see otherwise"),
-    "samples": (0, "0 is none"),
-    "frame_every": (1, "1 is every step"),
-    "noise": (0, "0 is none"),
-    "slips": (0, "it is a probability"),
-    "misses": (0, "it is a probability"),
-    "jitter": (0, "0 is none"),
-    "hold_steps": (0, "0 stops at the goal"),
-    "worker_memory_gb": (0, "0 asks for none"),
-    "demos_per_worker": (1, "1 is a process an episode"),
-    "time_limit_s": (1, "a simulator takes seconds to make"),
+_LEAST: dict[str, Least] = {
+    "demos": Least(1, "nothing to collect otherwise"),
+    "first_seed": Least(FIRST_SEED, "seed 0 draws the fixtures of the evaluation's worlds"),
+    "image_size": Least(8, "there is nothing to see otherwise"),
+    "samples": Least(0, "0 is none"),
+    "frame_every": Least(1, "1 is every step"),
+    "noise": Least(0, "0 is none"),
+    "slips": Least(0, "it is a probability"),
+    "misses": Least(0, "it is a probability"),
+    "jitter": Least(0, "0 is none"),
+    "hold_steps": Least(0, "0 stops at the goal"),
+    "workers": Least(1, "somebody has to simulate"),
+    "worker_memory_gb": Least(0, "0 asks for none"),
+    "demos_per_worker": Least(1, "1 is a process an episode"),
+    "time_limit_s": Least(1, "a simulator takes seconds to make"),
 }
 
 
 def _check(config: CollectConfig) -> None:
-    for name, (least, why) in _LEAST.items():
-        if getattr(config, name) < least:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} {getattr(config, name)}: at least {least:g} ({why})")
+    check_least(vars(config), _LEAST)
     for name in ("slips", "misses"):
         if getattr(config, name) > 1:
             raise UserError(f"--{name} {getattr(config, name)}: at most 1 (it is a probability)")
@@ -239,8 +252,6 @@ def _check(config: CollectConfig) -> None:
         raise UserError(f"--driver-share {share}: above 0 and at most 1 (it is a probability)")
     if share is not None and config.driver is None:
         raise UserError(f"--driver-share {share}: nobody shares; name a policy with --driver")
-    if config.workers is not None and config.workers < 1:
-        raise UserError(f"--workers {config.workers}: at least 1")
     if config.renderer == rendering.NO_RENDERER:
         raise UserError("--renderer none: demonstrations need frames; choose auto, osmesa or egl")
     get_suite(config.suite)
@@ -276,42 +287,70 @@ def _shared(config: CollectConfig, plan: CollectionPlan) -> dict[str, Any]:
         "renderer": plan.worker.renderer,
         "images": dataclasses.asdict(plan.worker.images),
         "settings": dataclasses.asdict(plan.collection),
+        "first_seed": config.first_seed,
+        "packages": packages(SIMULATOR_PACKAGES),
     }
 
 
+@dataclass(frozen=True)
+class Ending:
+    """Why a run is over; neither: it has nothing left to do."""
+
+    stopped: str = ""  # by what
+    interrupted: bool = False
+
+
 def carry_out(
-    plan: CollectionPlan, store: Store, console: Console, say: Callable[[str], None]
-) -> int:
-    """Collect what the folder lacks, and say what it holds then."""
-    from rsd.cluster.collect import CollectionRun
+    run: CollectionRun, workers: int | None, console: Console, say: Callable[[str], None]
+) -> Ending:
+    """Collect what the folder lacks, and show what it holds then."""
     from rsd.cluster.crew import RunStoppedError
     from rsd.cluster.driver import Interrupts
     from rsd.cluster.session import connected
 
-    stopped = ""
-    run = CollectionRun(plan, store, say)
+    ending = Ending()
     try:
         with (
             _progress(console, say) as show,
-            connected(plan.workers),
+            connected(workers),
             Interrupts(lambda _: say("stopping")) as interrupts,  # after Ray took the signals
         ):
             run.run(lambda: interrupts.count > 0, show)
-    except RunStoppedError as error:
-        stopped = f"stopped: {error}"
+            ending = Ending(interrupted=interrupts.count > 0)
+    except (RunStoppedError, UserError, OSError) as error:  # the last two: of writing files
+        ending = Ending(stopped=str(error))
     except KeyboardInterrupt:  # before the run began
         say("stopping")
-    standings = run.standings()
-    console.print(_table(standings))
+        ending = Ending(interrupted=True)
+    console.print(_table(run.standings()))
     _say_costs(run.costs, say)
-    if all(standing.complete for standing in standings.values()):
-        say(f"complete: {store.folder}")
+    return ending
+
+
+def conclude(
+    standings: dict[Task, TaskStanding], ending: Ending, folder: Path, say: Callable[[str], None]
+) -> int:
+    """Say how a run ended; returns the exit code."""
+    if ending.stopped:
+        say(f"stopped: {ending.stopped}")
+    skipped = sum(standing.errors_now for standing in standings.values())
+    if skipped:
+        say(
+            f"{skipped} placement(s) skipped for errors, told in {folder / 'errors'}; --resume "
+            "tries them again"
+        )
+    given_up = [task for task, standing in standings.items() if standing.given_up]
+    for task in given_up:
+        say(f"gave up on task {task.task_id}: {standings[task].given_up}")
+    if not ending.stopped and all(standing.complete for standing in standings.values()):
+        say(f"complete: {folder}")
         return DONE
-    if any(standing.given_up for standing in standings.values()):
-        say(f"incomplete: too many placements failed; what was kept lies in {store.folder}")
-        return INCOMPLETE
-    say(f"{stopped or 'interrupted'}; go on with the same arguments and --resume")
-    return STOPPED if stopped else INTERRUPTED
+    if ending.stopped or ending.interrupted:
+        how = "incomplete" if ending.stopped else "interrupted"
+        say(f"{how}; go on with the same arguments and --resume")
+        return STOPPED if ending.stopped else INTERRUPTED
+    say(f"incomplete: what was kept lies in {folder}")
+    return INCOMPLETE
 
 
 # --- what is shown ---------------------------------------------------------------------------
@@ -345,15 +384,17 @@ def _line(standings: dict[Task, TaskStanding], elapsed_s: float) -> str:
     wanted = sum(standing.wanted for standing in standings.values())
     now = sum(standing.done_now for standing in standings.values())
     failed = sum(standing.failed_now for standing in standings.values())
+    errors = sum(standing.errors_now for standing in standings.values())
     left = timedelta(seconds=round(elapsed_s * (wanted - done) / now)) if now else "?"
     return (
-        f"{done}/{wanted} demonstrations, {failed} placements not solved, "
+        f"{done}/{wanted} demonstrations, {failed} placements not solved, {errors} errors, "
         f"{3600 * now / elapsed_s:,.0f} an hour, {left} left"
     )
 
 
 def _table(standings: dict[Task, TaskStanding], title: str | None = None) -> Table:
-    table = Table("task", "stored", "solved now", "instruction", title=title, box=None)
+    names = ("task", "stored", "solved now", "void", "errors", "instruction")
+    table = Table(*names, title=title, box=None)
     table.title_justify = "left"
     for task, standing in standings.items():
         tried = standing.done_now + standing.failed_now
@@ -362,6 +403,8 @@ def _table(standings: dict[Task, TaskStanding], title: str | None = None) -> Tab
             str(task.task_id),
             f"{standing.done}/{standing.wanted}",
             f"{standing.done_now}/{tried}{share}",
+            str(standing.void_now),
+            str(standing.errors_now),
             task.instruction,
         )
     return table

@@ -19,10 +19,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rsd.demonstrations import Demonstration, merge, stored_seeds, task_file, write_demonstration
+from rsd.demonstrations import (
+    SUFFIX,
+    Demonstration,
+    check_demonstration,
+    merge,
+    part_files,
+    stored_seeds,
+    task_file,
+    write_demonstration,
+)
+from rsd.envs.assets import write_atomically
 from rsd.envs.looks import Looks
 from rsd.episode import Decide, check_actions
-from rsd.errors import UserError
+from rsd.errors import UserError, writing
 from rsd.suites import Task
 from rsd.types import (
     ACTION_DIM,
@@ -58,6 +68,8 @@ class FreshEnvironment(Protocol):
     def observe(self) -> Observation: ...
 
     def state(self) -> np.ndarray: ...
+
+    def model_xml(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -99,10 +111,11 @@ class CollectionSettings:
 
 @dataclass(frozen=True)
 class Failure:
-    """An attempt that gave no demonstration."""
+    """A placement that gives no demonstration, whoever tries it again."""
 
     seed: int
     reason: str
+    void: bool = False  # solved by LIBERO's sampler: neither a success nor a failure of the expert
 
 
 class Disturbance:
@@ -219,9 +232,10 @@ def collect_demonstration(
 
     `act` is asked once a step, before it; `decide` is the policy that `settings.driver` wants. Only
     `env.observe` renders. Exceptions propagate, and so does a ValueError for an action that is not
-    float32 (7,) within [-1, 1].
+    float32 (7,) within [-1, 1] and the UserError of a demonstration that no file may hold.
     """
     env.reset_fresh(seed, settings.looks)
+    model_xml = env.model_xml()
     disturb = Disturbance(settings.noise, seed, task.task_id) if settings.noise else None
     misses = Misses(settings.misses, seed, task.task_id) if settings.misses else None
     driver = None
@@ -255,11 +269,13 @@ def collect_demonstration(
             action = labels[-1] if disturb is None or hold is not None else disturb(labels[-1])
         executed.append(action)
         success = env.step(executed[-1])
+        if success and len(labels) == 1:  # the sampler drops an object on its goal now and then
+            return Failure(seed, "the goal holds before anything was done", void=True)
         if hold is not None:
             hold -= 1
         elif success:
             hold = settings.hold_steps
-    return Demonstration(
+    demo = Demonstration(
         instruction=env.instruction,
         suite=task.suite,
         task_id=task.task_id,
@@ -276,7 +292,10 @@ def collect_demonstration(
         renderer=env.renderer,
         images=images,
         settings=dataclasses.asdict(settings),
+        model_xml=model_xml,
     )
+    check_demonstration(demo, f"{task.name}, seed {seed}")
+    return demo
 
 
 def _checked(action: np.ndarray) -> np.ndarray:
@@ -285,26 +304,31 @@ def _checked(action: np.ndarray) -> np.ndarray:
     return action.astype(np.float32)
 
 
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without what is None: a setting that did not exist yet is one that was not made."""
-    return {
-        name: _given(value) if isinstance(value, dict) else value
-        for name, value in settings.items()
-        if value is not None
-    }
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """By dotted names, and without what is None: a setting that did not exist yet is one that was
+    not made."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            flat[prefix + name] = value
+    return flat
 
 
 class Quota:
     """Which seeds of one task to try until it has `wanted` demonstrations.
 
     Seeds are given out in order, never more than could still be needed: whatever the number of
-    workers and the order in which they finish, the kept seeds are the lowest that succeed.
+    workers and the order in which they finish, the kept seeds are the lowest that succeed. For the
+    same reason a skipped seed keeps its place, until a later session tries it again.
     """
 
     def __init__(self, wanted: int, first_seed: int, done: Iterable[int], failed: Iterable[int]):
         self.wanted = wanted
         self.done = set(done)
         self.failed = set(failed)
+        self.skipped: set[int] = set()  # that ended in errors too often
         self._held: set[int] = set()
         self._again: deque[int] = deque()
         self._next = first_seed
@@ -312,7 +336,7 @@ class Quota:
     @property
     def open(self) -> int:
         """Seeds that could be given out now."""
-        return max(0, self.wanted - len(self.done) - len(self._held))
+        return max(0, self.wanted - len(self.done) - len(self._held) - len(self.skipped))
 
     @property
     def held(self) -> int:
@@ -346,53 +370,66 @@ class Quota:
         self._held.remove(seed)
         self._again.append(seed)
 
+    def skip(self, seed: int) -> None:
+        """The same, and often enough for this session."""
+        self._held.remove(seed)
+        self.skipped.add(seed)
+
 
 class Store:
     """A folder that demonstrations are collected into; one writer at a time.
 
     `<task>_demo.hdf5` per task (rsd/demonstrations.py); until a task is complete, `parts/` holds a
-    file per demonstration, and `failed/` a text per placement that the expert did not solve.
-    `collection.json` holds what all of them share. A kill at any moment loses the episodes that
-    were running and nothing else.
+    file per demonstration. `failed/` holds a text per placement that gives none, for good, and
+    `errors/` one per placement that something else than the expert broke off, until a later session
+    settles it. `collection.json` holds what all of them share. A kill at any moment loses the
+    episodes that were running and nothing else.
+
+    Every method raises UserError where a file is damaged or cannot be written.
     """
 
+    _LATER = ("first_seed", "packages")  # of what is shared; folders from before are not checked
+
     def __init__(self, folder: Path, shared: Mapping[str, Any], resume: bool) -> None:
-        """`shared`: settings that a resumed collection must not change. Raises UserError where the
-        folder is in use, cannot be written, holds something and `resume` is not asked for, or
-        holds demonstrations with other settings."""
+        """`shared`: settings that a resumed collection must not change. Raises UserError also where
+        the folder is in use, holds something and `resume` is not asked for, or holds demonstrations
+        with other or unknown settings."""
         self.folder = folder
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / ".lock").open("ab")
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {folder}: {error}; choose another --output"
-            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is collecting into {folder}") from None
-        if not resume and any(path.name != ".lock" for path in folder.iterdir()):
+        if not resume and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(
                 f"{folder} is not empty; --resume adds to it, another --output starts anew"
             )
         self._agree(json.loads(json.dumps(shared)))
-        for unfinished in folder.rglob(".*.tmp"):  # of a killed writer
-            unfinished.unlink()
+        with writing(folder):
+            for unfinished in folder.rglob(".*.tmp"):  # of a killed writer
+                unfinished.unlink()
 
     def _agree(self, shared: dict[str, Any]) -> None:
         path = self.folder / "collection.json"
         if not path.exists():
-            aside = path.with_name(".collection.json.tmp")
-            aside.write_text(json.dumps(shared, indent=2))
-            aside.replace(path)
-        stored = json.loads(path.read_text())
-        stored, shared = _given(stored), _given(shared)
-        names = sorted(stored.keys() | shared.keys())
+            self._refuse_unknown()
+            self._write(path, json.dumps(shared, indent=2))
+            return
+        try:
+            stored = json.loads(path.read_text())
+            stored = {**{name: shared.get(name) for name in self._LATER}, **stored}
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged ({error}), so nobody knows how the demonstrations beside it "
+                "were made; put a copy back or choose another --output"
+            ) from error
+        before, now = _flat(stored), _flat(shared)
         changed = [
-            f"  {name}: {stored.get(name)} -> {shared.get(name)}"
-            for name in names
-            if stored.get(name) != shared.get(name)
+            f"  {name}: {before.get(name)} -> {now.get(name)}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
         ]
         if changed:
             raise UserError(
@@ -400,35 +437,72 @@ class Store:
                 "choose another --output:\n" + "\n".join(changed)
             )
 
+    def _refuse_unknown(self) -> None:
+        made = [*self.folder.glob(f"*{SUFFIX}"), *part_files(self.folder)]
+        if made:
+            raise UserError(
+                f"{self.folder} holds demonstrations ({made[0].name}) but no collection.json, so "
+                "nobody knows how they were made; choose another --output"
+            )
+
     def quota(self, task: Task, wanted: int, first_seed: int) -> Quota:
         """What there is of a task already, and how many more are wanted."""
         done = stored_seeds(task_file(self.folder, task)) | {
-            int(part.stem) for part in self._parts(task)
+            int(part.stem) for part in part_files(self.folder, task.name)
         }
-        failed = {int(path.stem) for path in (self.folder / "failed" / task.name).glob("*.txt")}
+        failed = {int(path.stem) for path in self.folder.glob(f"failed/{task.name}/[0-9]*.txt")}
         return Quota(wanted, first_seed, done, failed)
 
     def add(self, demo: Demonstration) -> None:
         """Keep a demonstration; it is safe when this returns."""
         name = f"{demo.seed:08d}.hdf5"
         write_demonstration(self.folder / "parts" / demo.task.name / name, demo)
+        self._settle(demo.task, demo.seed)
 
     def note_failure(self, task: Task, failure: Failure) -> None:
         """Remember that a placement gives no demonstration, so that no resume tries it again."""
-        path = self.folder / "failed" / task.name / f"{failure.seed:08d}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(failure.reason + "\n")
+        self._write(self._text("failed", task, failure.seed), failure.reason + "\n")
+        self._settle(task, failure.seed)
+
+    def note_error(self, task: Task, seed: int, reason: str) -> None:
+        """Keep why a placement was skipped; a resume tries it again."""
+        self._write(self._text("errors", task, seed), reason)
+
+    def _settle(self, task: Task, seed: int | None) -> None:
+        if seed is not None:
+            path = self._text("errors", task, seed)
+            with writing(path):
+                path.unlink(missing_ok=True)
+            _remove_empty(path.parent)
+
+    def _text(self, folder: str, task: Task, seed: int) -> Path:
+        return self.folder / folder / task.name / f"{seed:08d}.txt"
+
+    @staticmethod
+    def _write(path: Path, content: str) -> None:
+        with writing(path):
+            write_atomically(path, content.encode())
 
     def merge(self, task: Task) -> None:
         """Move a task's parts into its file."""
-        merge(self._parts(task), task_file(self.folder, task))
-        for folder in (self.folder / "parts" / task.name, self.folder / "parts"):
-            with contextlib.suppress(OSError):  # absent, or another task's parts are in it
-                folder.rmdir()
+        self._merge(task.name)
 
-    def _parts(self, task: Task) -> list[Path]:
-        return sorted((self.folder / "parts" / task.name).glob("[0-9]*.hdf5"))
+    def merge_all(self) -> None:
+        """Move all parts into their tasks' files."""
+        for name in sorted({part.parent.name for part in part_files(self.folder)}):
+            self._merge(name)
+
+    def _merge(self, task_name: str) -> None:
+        merge(part_files(self.folder, task_name), self.folder / f"{task_name}{SUFFIX}")
+        _remove_empty(self.folder / "parts" / task_name)
 
     def close(self) -> None:
         """Let another process write."""
         self._lock.close()
+
+
+def _remove_empty(folder: Path) -> None:
+    """With the folder that it is in; what is absent or holds something stays as it is."""
+    for each in (folder, folder.parent):
+        with contextlib.suppress(OSError):
+            each.rmdir()

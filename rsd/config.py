@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -384,34 +384,33 @@ def _tasks(episodes: EpisodesConfig, suite: Suite) -> Sequence[int]:
 
 
 @dataclass(frozen=True)
-class _Least:
+class Least:
     """The smallest value of a number in the configuration."""
 
     value: float
     why: str
 
 
-_LEAST: dict[str, _Least] = {
-    "workers": _Least(1, "somebody has to simulate"),
-    "replicas": _Least(1, "somebody has to decide"),
-    "gpus_per_replica": _Least(0, "0 is a CPU replica"),
-    "replica_threads": _Least(1, "a model needs a thread"),
-    "worker_memory_gb": _Least(0.1, "a simulator takes more than 1"),
-    "max_batch_size": _Least(1, "1 is no batching"),
-    "max_wait_ms": _Least(0, "0 never waits"),
-    "decode_limit_s": _Least(1, "a model needs time"),
-    "retries": _Least(0, "0 records the first error"),
-    "time_limit_s": _Least(1, "a simulator takes seconds to make"),
-    "episodes_per_worker": _Least(1, "1 is a process an episode"),
-    "layers": _Least(1, "layer 0 is the coarsest"),
-    "draft_layers": _Least(1, "use the arm autoregressive to draft nothing"),
+_LEAST: dict[str, Least] = {
+    "workers": Least(1, "somebody has to simulate"),
+    "replicas": Least(1, "somebody has to decide"),
+    "gpus_per_replica": Least(0, "0 is a CPU replica"),
+    "replica_threads": Least(1, "a model needs a thread"),
+    "worker_memory_gb": Least(0.1, "a simulator takes more than 1"),
+    "max_batch_size": Least(1, "1 is no batching"),
+    "max_wait_ms": Least(0, "0 never waits"),
+    "decode_limit_s": Least(1, "a model needs time"),
+    "retries": Least(0, "0 records the first error"),
+    "time_limit_s": Least(1, "a simulator takes seconds to make"),
+    "episodes_per_worker": Least(1, "1 is a process an episode"),
+    "layers": Least(1, "layer 0 is the coarsest"),
+    "draft_layers": Least(1, "use the arm autoregressive to draft nothing"),
 }
 
 
-def check(config: EvaluateConfig) -> None:
-    """Check what can be checked without looking at the machine; raises UserError."""
-    values = settings(config)
-    for name, least in _LEAST.items():
+def check_least(values: Mapping[str, Any], table: Mapping[str, Least]) -> None:
+    """Raises UserError, by its flag, for a number that is not finite or too small; None passes."""
+    for name, least in table.items():
         value = values[name]
         if value is not None and not math.isfinite(value):
             raise UserError(f"--{name.replace('_', '-')} {value}: a finite number is needed")
@@ -419,6 +418,11 @@ def check(config: EvaluateConfig) -> None:
             raise UserError(
                 f"--{name.replace('_', '-')} {value}: at least {least.value:g} ({least.why})"
             )
+
+
+def check(config: EvaluateConfig) -> None:
+    """Check what can be checked without looking at the machine; raises UserError."""
+    check_least(settings(config), _LEAST)
     cluster = config.cluster
     if cluster.decode_limit_s >= cluster.time_limit_s:
         raise UserError(

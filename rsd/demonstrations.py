@@ -10,6 +10,12 @@ converted here. What LIBERO's files do not have:
     demo_<i>/obs/frame_steps    (M,), the steps whose frames are stored: images have M rows
     attributes of demo_<i>      seed, assets, renderer, image_spec, settings, code
 
+Ours lack nothing that create_dataset.py writes, once they are collected with --frame-every 1. An
+environment is rebuilt as LIBERO does it: `TASK_MAPPING[problem_name](**env_kwargs)`, then
+`reset_from_xml_string(model_file)` and a row of `states`. As in LIBERO's files, `bddl_file_name`
+has to be made to point into an installed LIBERO (here it is relative to `libero_root()`), and the
+model names its meshes and textures where they lay on the machine that collected.
+
 LIBERO's published files pair action j with the observation *after* it (create_dataset.py steps
 before it records); reading notices and shifts, so that a Demonstration always holds what was seen
 before each action.
@@ -18,7 +24,9 @@ before each action.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +38,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from rsd.errors import UserError
+from rsd.errors import UserError, writing
 from rsd.suites import SUITES, Task, get_suite, get_task
 from rsd.types import ACTION_DIM, ImageSpec
 
@@ -39,6 +47,25 @@ TAG = "libero-v1"  # what LIBERO's published files call their layout
 _JOINTS = slice(1, 8)  # columns of a state: time, then the arm's 7 joints, then all other positions
 _ACTION_SLACK = 1e-6  # float32 rounding of an action at the limit
 _IMAGES = {"agentview": "agentview_rgb", "wrist": "eye_in_hand_rgb"}
+
+OSC_POSE = {  # robosuite's load_controller_config(default_controller="OSC_POSE")
+    "type": "OSC_POSE",
+    "input_max": 1,
+    "input_min": -1,
+    "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
+    "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
+    "kp": 150,
+    "damping_ratio": 1,
+    "impedance_mode": "fixed",
+    "kp_limits": [0, 300],
+    "damping_ratio_limits": [0, 10],
+    "position_limits": None,
+    "orientation_limits": None,
+    "uncouple_pos_ori": True,
+    "control_delta": True,
+    "interpolation": None,
+    "ramp_ratio": 0.2,
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +89,7 @@ class Demonstration:
     images: ImageSpec | None = None  # how the frames were drawn; None where the file does not say
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the collection: noise, hold...
     code: Mapping[str, Any] = field(default_factory=dict)  # version that collected it
+    model_xml: str = ""  # the simulator's model, with the fixtures' poses, which `states` lacks
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -82,9 +110,10 @@ def task_file(folder: Path, task: Task) -> Path:
 def write_demonstration(path: Path, demo: Demonstration) -> None:
     """A file of one demonstration, whole or absent: written aside and renamed.
 
-    Raises UserError for a demonstration that `read_demonstrations` would refuse.
+    Raises UserError for a demonstration that `read_demonstrations` would refuse, and where the file
+    cannot be written.
     """
-    _check(demo, str(path))
+    check_demonstration(demo, str(path))
     with _aside(path) as file:
         data = file.create_group("data")
         data.attrs.update(_task_attributes(demo))
@@ -96,7 +125,8 @@ def merge(parts: Sequence[Path], target: Path) -> None:
     """Add the demonstrations of `parts` to those of `target`, sorted by seed, each seed once.
 
     The target is replaced in one rename, and the parts are deleted after it: killed at any
-    moment, nothing is lost, and what is in both is dropped by the next merge.
+    moment, nothing is lost, and what is in both is dropped by the next merge. Raises UserError
+    for a file that is damaged, and where the target cannot be written.
     """
     if not parts:
         return
@@ -107,7 +137,7 @@ def merge(parts: Sequence[Path], target: Path) -> None:
         data = file.create_group("data")
         for i, seed in enumerate(sorted(seeds)):
             source, name = seeds[seed]
-            with _open(source) as other:
+            with _opened(source) as other:
                 if not data.attrs:
                     data.attrs.update(other["data"].attrs)
                 other.copy(f"data/{name}", data, name=f"demo_{i}")
@@ -125,7 +155,7 @@ def stored_seeds(path: Path) -> set[int]:
 
 
 def _seeds(path: Path) -> dict[str, int]:
-    with _open(path) as file:
+    with _opened(path) as file:
         groups = _demo_groups(file)
         unnamed = [name for name, group in groups.items() if "seed" not in group.attrs]
         if unnamed:
@@ -138,15 +168,44 @@ def _seeds(path: Path) -> dict[str, int]:
 
 @contextmanager
 def _aside(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file that appears at `path` when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A new HDF5 file that appears at `path` when it is complete and on the disk. Raises UserError
+    where it cannot be written."""
     aside = path.with_name(f".{path.name}.tmp")
-    try:
-        with h5py.File(aside, "w") as file:
-            yield file
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with _Stream(aside, "w+") as stream:
+                try:
+                    with h5py.File(stream, "w") as file:
+                        yield file
+                finally:
+                    stream.check()  # an error of HDF5's may only follow from it
+                os.fsync(stream.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+class _Stream(io.FileIO):
+    """A file that takes everything from HDF5 and tells afterwards that the disk was full: the
+    library ends the process with a segmentation fault when closing a file fails."""
+
+    _failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content).cast("B")
+        size = len(left)
+        try:
+            while len(left) and self._failure is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._failure = error
+        return size
+
+    def check(self) -> None:
+        """Raises the OSError of the first write that failed."""
+        if self._failure is not None:
+            raise self._failure
 
 
 def _task_attributes(demo: Demonstration) -> dict[str, str]:
@@ -165,7 +224,7 @@ def _task_attributes(demo: Demonstration) -> dict[str, str]:
         "bddl_file": bddl_file,
         "env_kwargs": {
             "robots": ["Panda"],
-            "controller": "OSC_POSE",
+            "controller_configs": OSC_POSE,
             "bddl_file_name": bddl_file,
             "has_renderer": False,
             "has_offscreen_renderer": True,
@@ -216,8 +275,8 @@ def _write_demo(group: h5py.Group, demo: Demonstration) -> None:
         "obs/ee_ori": axis_angle,
         "obs/frame_steps": demo.frame_steps,
     }
-    for name, array in arrays.items():
-        group.create_dataset(name, data=array)
+    for name, array in arrays.items():  # zlib's own checksum guards the frames below
+        group.create_dataset(name, data=array, chunks=array.shape, fletcher32=True)
     for field_name, name in _IMAGES.items():
         frames = _rotated(getattr(demo, field_name))
         chunk = (1, *frames.shape[1:])  # training reads single frames
@@ -234,6 +293,8 @@ def _write_demo(group: h5py.Group, demo: Demonstration) -> None:
         settings=json.dumps(demo.settings),
         code=json.dumps(demo.code),
     )
+    if demo.model_xml:
+        group.attrs["model_file"] = demo.model_xml
 
 
 def _count(data: h5py.Group) -> None:
@@ -259,11 +320,11 @@ def _rotated(frames: np.ndarray) -> np.ndarray:
 def read_demonstrations(*paths: str | Path) -> Iterator[Demonstration]:
     """The demonstrations of files, and of every `*_demo.hdf5` in folders, one at a time.
 
-    Raises UserError, naming file and fix, for files that are missing, truncated, of another
-    layout, or hold NaN or actions outside [-1, 1].
+    Raises UserError, naming file and fix, for files that are missing, damaged, of another layout,
+    of an interrupted collection, or hold NaN or actions outside [-1, 1].
     """
     for file in _files(paths):
-        with _open(file) as opened:
+        with _opened(file) as opened:
             groups = _demo_groups(opened)
             task = _task_of(opened["data"].attrs, file)
             for name, group in groups.items():
@@ -271,10 +332,10 @@ def read_demonstrations(*paths: str | Path) -> Iterator[Demonstration]:
 
 
 def check_files(*paths: str | Path) -> None:
-    """Raises UserError where there are no demonstrations, or a file is damaged or foreign: what can
-    be known without reading them."""
+    """Raises UserError where there are no demonstrations, their collection is not finished, or a
+    file is damaged or foreign: what can be known without reading them."""
     for file in _files(paths):
-        with _open(file) as opened:
+        with _opened(file) as opened:
             _demo_groups(opened)
             _task_of(opened["data"].attrs, file)
 
@@ -284,6 +345,13 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
         raise UserError("no demonstrations are named; give at least one file or folder")
     files: list[Path] = []
     for path in (Path(path).expanduser() for path in paths):
+        unmerged = part_files(path)
+        if unmerged:
+            raise UserError(
+                f"{path} holds {len(unmerged)} demonstration(s) of an interrupted or running "
+                "collection that are not in its tasks' files yet; the same jobs/collect.py command "
+                "with --resume goes on"
+            )
         found = [path] if path.is_file() else sorted(path.glob(f"*{SUFFIX}"))
         if not found:
             raise UserError(
@@ -296,26 +364,42 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def _open(path: Path) -> h5py.File:
+def part_files(folder: Path, task_name: str = "*") -> list[Path]:
+    """Files of single demonstrations in a folder that is being collected, of a task or of all."""
+    return sorted(folder.glob(f"parts/{task_name}/[0-9]*.hdf5"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """A file to read. Raises UserError for whatever h5py makes of a damaged one."""
+    with _reading(str(path)), h5py.File(path, "r") as file:
+        yield file
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        yield
+    except UserError:
+        raise
+    except (OSError, LookupError, RuntimeError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged or no HDF5 file ({error}); delete it and collect or download it "
-            "again"
+            f"{where} is damaged or no LIBERO file: {error}; delete the file and collect or "
+            "download it again"
         ) from error
 
 
 def _demo_groups(file: h5py.File) -> dict[str, h5py.Group]:
     """Demonstrations by name, in the order of their numbers."""
-    data = file.get("data")
-    names = [name for name in data or () if re.fullmatch(r"demo_\d+", name)]
+    names: list[str] = []
+    if "data" in file:  # `file.get` would take a damaged one for none
+        names = [name for name in file["data"] if re.fullmatch(r"demo_\d+", name)]
     if not names:
         raise UserError(
             f"{file.filename} has no /data/demo_<i>: not LIBERO's layout; give a file of "
             "LIBERO's data sets or of jobs/collect.py"
         )
-    return {name: data[name] for name in sorted(names, key=lambda name: int(name[5:]))}
+    return {name: file["data"][name] for name in sorted(names, key=lambda name: int(name[5:]))}
 
 
 def _task_of(attributes: Mapping[str, Any], path: Path) -> Task:
@@ -337,20 +421,10 @@ def _tasks_by_name(suite: str) -> dict[str, Task]:
 
 
 def _read(group: h5py.Group, task: Task, where: str) -> Demonstration:
-    try:
+    with _reading(where):
         demo = _parse(group, task)
-    except KeyError as error:
-        raise UserError(f"{where} lacks a dataset ({error.args[0]}); download it again") from error
-    except OSError as error:
-        raise UserError(
-            f"{where} is damaged ({error}); delete the file and get it again"
-        ) from error
-    except (TypeError, ValueError) as error:  # numpy's and JSON's
-        raise UserError(
-            f"{where} holds something else than LIBERO's files do ({error}); get it again"
-        ) from error
-    _check(demo, where)
-    return demo if _observed_before_acting(group) else _shifted(demo)
+        check_demonstration(demo, where)
+        return demo if _observed_before_acting(group) else _shifted(demo)
 
 
 def _parse(group: h5py.Group, task: Task) -> Demonstration:
@@ -379,10 +453,11 @@ def _parse(group: h5py.Group, task: Task) -> Demonstration:
         images=None if spec is None else ImageSpec(**spec),
         settings=json.loads(attributes.get("settings", "{}")),
         code=json.loads(attributes.get("code", "{}")),
+        model_xml=attributes.get("model_file", ""),
     )
 
 
-def _check(demo: Demonstration, where: str) -> None:
+def check_demonstration(demo: Demonstration, where: str) -> None:
     """Raises UserError where arrays do not fit together or hold what no training should see."""
     steps, frames = len(demo.actions), len(demo.frame_steps)
     shapes = {

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(ValueError):
     """Something that the user can mend; shown without a traceback."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises UserError, with the file's name, where writing it fails: a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error}; make room there or choose another --output"
+        ) from error
 
 
 def unknown(what: str, value: str, known: Iterable[str]) -> UserError:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,9 @@ PACKAGES = (
     "torch",
     "transformers",
 )
+
+
+SIMULATOR_PACKAGES = ("hf-libero", "mujoco", "numpy", "robosuite")  # that make an episode
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,10 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def packages() -> dict[str, str]:
-    """Versions of the installed packages that may change a result."""
+def packages(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions of those packages that are installed; all that may change a result by default."""
     versions = {}
-    for name in PACKAGES:
+    for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

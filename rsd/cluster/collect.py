@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import resource
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +19,17 @@ from ray.exceptions import RayActorError, RayError
 
 from rsd.cluster import actors, scaling
 from rsd.cluster.actors import WorkerInfo, worker_info
-from rsd.cluster.crew import RunStoppedError, check_worker, cluster_size
+from rsd.cluster.crew import (
+    LOOK_S,
+    PATIENCE_S,
+    START_FAILURES,
+    RunStoppedError,
+    ask_for_no_nodes,
+    ask_for_nodes,
+    check_worker,
+    cluster_size,
+    waiting_for,
+)
 from rsd.cluster.scaling import Footprint, Wishes
 from rsd.cluster.worker import (
     KILL_GRACE_S,
@@ -43,7 +55,7 @@ from rsd.suites import Task
 from rsd.types import SimTimings
 
 RETRIES = 2  # times a placement is tried again after an exception, a hang or a dead worker
-START_FAILURES = 5  # dead workers in a row after which the run stops
+MANY = 10  # placements of a task, and more than were solved, that tell that something is wrong
 TICK_S = 0.5
 
 
@@ -140,13 +152,22 @@ class TaskStanding:
 
     wanted: int
     done: int
-    done_now: int  # by this session
-    failed_now: int
+    done_now: int = 0  # by this session, as below
+    failed_now: int = 0  # placements that the expert did not solve
+    void_now: int = 0  # that were solved before anything was done
+    errors_now: int = 0  # that something else broke off, RETRIES included: skipped
 
     @property
-    def given_up(self) -> bool:
-        """Whether the expert fails too often to go on."""
-        return self.failed_now >= max(10, self.wanted) and self.failed_now > self.done_now
+    def given_up(self) -> str:
+        """Why it is no use to go on; empty where it is."""
+        for count, least, what in (
+            (self.failed_now, max(MANY, self.wanted), "were not solved"),
+            (self.void_now, max(MANY, self.wanted), "were solved before anything was done"),
+            (self.errors_now, MANY, "ended in errors, which are none of the expert's failures"),
+        ):
+            if count >= least and count > self.done_now:
+                return f"{count} placements {what}; {self.done_now} were solved"
+        return ""
 
     @property
     def complete(self) -> bool:
@@ -163,7 +184,11 @@ class _Member:
 
 
 class CollectionRun:
-    """The driver of one session. `standings` may be read at any time."""
+    """The driver of one session. `standings` may be read at any time.
+
+    Making one puts into the tasks' files what an interrupted session left behind, and raises
+    UserError where the folder holds damaged ones.
+    """
 
     def __init__(
         self,
@@ -176,22 +201,28 @@ class CollectionRun:
         self._store = store
         self._say = say
         self._clock = clock
+        self._wishes = Wishes(plan.workers, 0, 0.0, plan.worker_memory_gb, 1)
+        store.merge_all()
         self._quotas: dict[Task, Quota] = {
             task: store.quota(task, plan.demos, plan.first_seed) for task in plan.tasks
         }
-        self._done_now: Counter[Task] = Counter()
-        self._failed_now: Counter[Task] = Counter()
+        self._counts: Counter[tuple[Task, str]] = Counter()  # fields of TaskStanding
         self._tries: Counter[tuple[Task, int]] = Counter()
         self._starting: dict[ray.ObjectRef[WorkerInfo], _Member] = {}
         self._idle: list[_Member] = []
         self._busy: dict[ray.ObjectRef[Any], _Member] = {}
         self._deaths_in_a_row = 0
+        self._looked = -math.inf
+        self._up_at = clock()  # when a worker was up last, or the run began
+        self._told = False
         self.costs: list[Cost] = []
 
     def standings(self) -> dict[Task, TaskStanding]:
         return {
             task: TaskStanding(
-                quota.wanted, len(quota.done), self._done_now[task], self._failed_now[task]
+                quota.wanted,
+                len(quota.done),
+                **{name: count for (of, name), count in self._counts.items() if of == task},
             )
             for task, quota in self._quotas.items()
         }
@@ -202,19 +233,15 @@ class CollectionRun:
         """Collect until every task has its demonstrations or is given up, or `stop` says so.
 
         What is kept lies merged in the tasks' files afterwards, also after an exception. Raises
-        RunStoppedError where workers do not start.
+        RunStoppedError where workers do not start, and UserError where files cannot be written.
         """
-        try:
-            for task in self._quotas:
-                self._store.merge(task)  # what an interrupted session left behind
-            self._hire()
+        self._up_at = self._clock()
+        with contextlib.ExitStack() as afterwards:
+            afterwards.callback(self._store.merge_all)
+            afterwards.callback(ask_for_no_nodes)
+            afterwards.callback(self._dismiss)
             while not stop() and self._work():
                 show(self.standings())
-        finally:
-            for member in [*self._starting.values(), *self._idle, *self._busy.values()]:
-                ray.kill(member.actor)
-            for task in self._quotas:
-                self._store.merge(task)
         show(self.standings())
 
     def _work(self) -> bool:
@@ -222,6 +249,7 @@ class CollectionRun:
         self._give_out()
         if not self._busy and not self._open_tasks():
             return False
+        self._look()
         done, _ = ray.wait([*self._busy, *self._starting], timeout=TICK_S)
         for ref in done:
             if ref in self._starting:
@@ -234,17 +262,39 @@ class CollectionRun:
 
     # -- workers ------------------------------------------------------------------------------
 
-    def _hire(self) -> None:
+    def _members(self) -> list[_Member]:
+        return [*self._starting.values(), *self._idle, *self._busy.values()]
+
+    def _dismiss(self) -> None:
+        for member in self._members():
+            ray.kill(member.actor)
+
+    def _look(self) -> None:
+        """Now and then: grow to what the cluster has, and ask its autoscaler for more."""
+        if self._clock() - self._looked < LOOK_S:
+            return
+        self._looked = self._clock()
         size = cluster_size()
-        wishes = Wishes(self._plan.workers, 0, 0.0, self._plan.worker_memory_gb, 1)
-        footprint = scaling.worker_footprint(size, wishes)
-        wanted = sum(quota.open for quota in self._quotas.values())
-        decision = scaling.scale_workers(0, wanted, size, footprint, Footprint(0.0), wishes)
+        self._footprint = scaling.worker_footprint(size, self._wishes)
+        held = sum(quota.held for quota in self._quotas.values())
+        remaining = held + sum(self._quotas[task].open for task in self._open_tasks())
+        decision = scaling.scale_workers(
+            len(self._members()), remaining, size, self._footprint, Footprint(0.0), self._wishes
+        )
         if decision.change:
             self._say(f"starting {decision.change} worker(s): {decision.reason}")
-        self._footprint = footprint
         for _ in range(decision.change):
             self._start()
+        ask_for_nodes(remaining, self._wishes, self._footprint)
+        self._explain_silence()
+
+    def _explain_silence(self) -> None:
+        """Say once what workers that do not start are waiting for."""
+        if self._idle or self._busy:
+            self._up_at = self._clock()
+        elif not self._told and self._clock() - self._up_at > PATIENCE_S:
+            self._told = True
+            self._say(waiting_for("a worker", self._footprint))
 
     def _start(self) -> None:
         settings = self._plan.worker
@@ -335,31 +385,35 @@ class CollectionRun:
         if isinstance(outcome, Failure):
             self._store.note_failure(task, outcome)
             self._quotas[task].gave_nothing(member.seed)
-            self._count_failure(task)
+            self._count(task, "void_now" if outcome.void else "failed_now")
         else:
             self._store.add(dataclasses.replace(outcome, code=self._plan.code))
             self._quotas[task].succeeded(member.seed)
-            self._done_now[task] += 1
+            self._count(task, "done_now")
             if self.standings()[task].complete:
                 self._store.merge(task)
 
-    def _count_failure(self, task: Task) -> None:
+    def _count(self, task: Task, field: str) -> None:
         before = self.standings()[task].given_up
-        self._failed_now[task] += 1
-        if self.standings()[task].given_up and not before:
-            self._say(f"giving up on task {task.task_id} ({task.instruction}): too many failures")
+        self._counts[task, field] += 1
+        why = self.standings()[task].given_up
+        if why and not before:
+            self._say(f"giving up on task {task.task_id} ({task.instruction}): {why}")
 
     def _lost(self, member: _Member, error: Exception) -> None:
-        """Nothing came of an attempt, and not through the expert."""
+        """Nothing came of an attempt, and not through the expert: an exception, a hang, a dead
+        worker, a demonstration that no file may hold."""
         task = member.task
         assert task is not None
         reason = str(error).strip().splitlines()[-1:] or [""]
         self._say(f"task {task.task_id}, seed {member.seed}: {type(error).__name__}: {reason[0]}")
         if isinstance(error, RayActorError):
             self._count_death(error)
-        if self._tries[task, member.seed] > RETRIES:  # not noted in the store: a resume tries again
-            self._quotas[task].gave_nothing(member.seed)
-            self._count_failure(task)
+        if self._tries[task, member.seed] > RETRIES:
+            text = "".join(traceback.format_exception_only(error))  # a task's holds the worker's
+            self._store.note_error(task, member.seed, text)
+            self._quotas[task].skip(member.seed)
+            self._count(task, "errors_now")
         else:
             self._quotas[task].returned(member.seed)
         self._replace(member)

@@ -112,6 +112,26 @@ def cluster_size() -> ClusterSize:
     )
 
 
+def ask_for_nodes(remaining: int, wishes: Wishes, worker: Footprint) -> None:
+    """Tell the autoscaler, where there is one, what would be used (a no-op elsewhere)."""
+    wanted = scaling.workers_worth_a_node(remaining, wishes).change
+    bundle = {"CPU": worker.cpus, "memory": int(worker.memory_bytes)}
+    request_resources(bundles=[bundle] * wanted)
+
+
+def ask_for_no_nodes() -> None:
+    """Take back what was asked of the autoscaler."""
+    request_resources(bundles=[])
+
+
+def waiting_for(who: str, footprint: Footprint) -> str:
+    """What an actor that does not start asks for, and what there is."""
+    return (
+        f"waiting for {who}: it asks for {footprint.cpus:g} CPUs, {footprint.gpus:g} GPUs and "
+        f"{footprint.memory_bytes / scaling.GB:.1f} GB; the cluster has {cluster_size()}"
+    )
+
+
 class Crew:
     """Keeps as many replicas and workers as `scaling` decides; a context that ends them all."""
 
@@ -152,7 +172,7 @@ class Crew:
             self.dismiss(member)
         for replica in self._replicas:
             actors.stop(replica)
-        request_resources(bundles=[])
+        ask_for_no_nodes()
 
     # -- size ---------------------------------------------------------------------------------
 
@@ -166,7 +186,7 @@ class Crew:
         self._measure(size)
         self._grow_replicas(remaining, size)
         self._grow_workers(remaining, size)
-        self._ask_for_nodes(remaining)
+        ask_for_nodes(remaining, self._wishes, self._worker_footprint)
         self._ping_replicas()
         self._explain_silence()
 
@@ -212,15 +232,6 @@ class Crew:
             self._say(f"starting {decision.change} worker(s): {decision.reason}")
         for _ in range(decision.change):
             self._hire()
-
-    def _ask_for_nodes(self, remaining: int) -> None:
-        """Tell the autoscaler, where there is one, what would be used (a no-op elsewhere)."""
-        wanted = scaling.workers_worth_a_node(remaining, self._wishes).change
-        bundle = {
-            "CPU": self._worker_footprint.cpus,
-            "memory": int(self._worker_footprint.memory_bytes),
-        }
-        request_resources(bundles=[bundle] * wanted)
 
     # -- replicas -----------------------------------------------------------------------------
 
@@ -392,7 +403,4 @@ class Crew:
         who, footprint = "a worker", self._worker_footprint
         if up:
             who, footprint = "a replica", self._replica_footprint
-        self._say(
-            f"waiting for {who}: it asks for {footprint.cpus:g} CPUs, {footprint.gpus:g} GPUs and "
-            f"{footprint.memory_bytes / scaling.GB:.1f} GB; the cluster has {cluster_size()}"
-        )
+        self._say(waiting_for(who, footprint))

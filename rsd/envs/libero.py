@@ -125,6 +125,11 @@ class LiberoEnvironment:
         """float32 (8,): what `observe` would report, without drawing."""
         return self._proprio.copy()
 
+    def model_xml(self) -> str:
+        """The model as MJCF, with the poses and looks that the last reset gave it. mujoco keeps the
+        XML of the model that a process loaded last: ask before another simulator is made."""
+        return str(self._env.sim.model.get_xml())
+
     def reset_fresh(self, seed: int, looks: Looks | None = None) -> None:
         """A placement drawn by LIBERO's samplers from `seed`, wait steps included; with `looks`,
         what is drawn varies with the seed, too.

@@ -27,7 +27,8 @@ def test_replicas_wait_for_the_first_node_unless_their_kind_was_asked_for(
     sizes = iter([HEAD, HEAD, WITH_GPUS])  # when it is made, and in two looks
     monkeypatch.setattr(crew, "cluster_size", lambda: next(sizes))
     monkeypatch.setattr(actors, "start_replica", lambda *given: started.append(given[2]))
-    for part in ("_grow_workers", "_ask_for_nodes", "_ping_replicas", "_explain_silence"):
+    monkeypatch.setattr(crew, "ask_for_nodes", lambda *_: None)
+    for part in ("_grow_workers", "_ping_replicas", "_explain_silence"):
         monkeypatch.setattr(Crew, part, lambda *_: None)
     toy = ["--task-suite", "toy", "--policy", "toy", "--workers", "1", "--output", str(tmp_path)]
     seconds = iter(range(0, 1000, 100))
@@ -41,8 +42,8 @@ def test_experts_alone_need_no_replica(tmp_path: Path, monkeypatch: pytest.Monke
     started: list[object] = []
     monkeypatch.setattr(crew, "cluster_size", lambda: WITH_GPUS)
     monkeypatch.setattr(actors, "start_replica", lambda *given: started.append(given))
-    for part in ("_grow_workers", "_ask_for_nodes"):
-        monkeypatch.setattr(Crew, part, lambda *_: None)
+    monkeypatch.setattr(crew, "ask_for_nodes", lambda *_: None)
+    monkeypatch.setattr(Crew, "_grow_workers", lambda *_: None)
     run = ["--arms", "expert", "--assets", "lite", "--output", str(tmp_path)]
     made = Crew(prepare(parse(run)), print)
     made.look(remaining=20)

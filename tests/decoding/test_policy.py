@@ -232,7 +232,9 @@ def test_weights_that_half_precision_cannot_hold_are_not_written(
 ) -> None:
     model = small_model()
     model.target.code_embedding.weight.data[0, 0] = value
-    with pytest.raises(UserError, match=r"is not written: target\.code_embedding\.weight holds NaN"):
+    with pytest.raises(
+        UserError, match=r"is not written: target\.code_embedding\.weight holds NaN"
+    ):
         policy.save(model, tmp_path, IMAGES, {})
     assert not list(tmp_path.iterdir())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +21,18 @@ from rsd.collection import (
     Store,
     collect_demonstration,
 )
-from rsd.demonstrations import Demonstration, read_demonstrations, stored_seeds, task_file
+from rsd.demonstrations import (
+    Demonstration,
+    read_demonstrations,
+    stored_seeds,
+    task_file,
+    write_demonstration,
+)
 from rsd.envs.looks import Looks
 from rsd.errors import UserError
 from rsd.suites import get_task
 from rsd.types import Chunk, ChunkRequest, DecodeTrace, ImageSpec, Observation, SimTimings
+from tests.full_disk import full_disk
 
 TASK = get_task("libero_spatial", 1)
 IMAGES = ImageSpec(4, 4, 0, False)
@@ -57,6 +66,9 @@ class Line:
 
     def state(self) -> np.ndarray:
         return np.full(12, self.x)
+
+    def model_xml(self) -> str:
+        return f"<mujoco model='{self.steps}'/>"
 
 
 def forward() -> np.ndarray:
@@ -121,6 +133,25 @@ def test_an_episode_ends_some_steps_after_the_goal() -> None:
     np.testing.assert_array_equal(demo.frame_steps, [0, 3])
     np.testing.assert_array_equal(demo.agentview[:, 0, 0, 0], [0, 3])
     np.testing.assert_array_equal(demo.actions, demo.executed_actions)
+    assert demo.model_xml == "<mujoco model='0'/>"
+
+
+def test_a_placement_that_is_solved_already_is_neither_kept_nor_the_experts_failure() -> None:
+    settings = CollectionSettings(20, 3, 2, noise=None)
+    outcome = collect(-3, settings)  # at 3, where the goal holds
+    assert outcome == Failure(-3, "the goal holds before anything was done", void=True)
+    assert isinstance(collect(-1, settings), Demonstration)  # two steps away
+    assert not Failure(1, "").void
+
+
+def test_a_demonstration_that_no_file_may_hold_is_an_error_of_its_placement() -> None:
+    class Broken(Line):
+        def state(self) -> np.ndarray:
+            return np.full(12, np.nan if self.steps == 2 else self.x)
+
+    settings = CollectionSettings(20, 3, 2, noise=None)
+    with pytest.raises(UserError, match=f"{TASK.name}, seed 1: states holds NaN"):
+        collect_demonstration(Broken(), forward, TASK, 1, IMAGES, settings)
 
 
 def test_an_expert_that_needs_too_long_has_failed() -> None:
@@ -208,6 +239,19 @@ def test_the_kept_seeds_do_not_depend_on_who_finishes_first() -> None:
         assert sorted(quota.done) == sorted(solvable)[:10]
 
 
+def test_a_skipped_seed_keeps_its_place_for_another_session() -> None:
+    quota = Quota(3, 1, done=(), failed=())
+    assert [quota.take() for _ in range(4)] == [1, 2, 3, None]
+    quota.skip(2)
+    quota.succeeded(1)
+    quota.gave_nothing(3)
+    assert [quota.take(), quota.take()] == [4, None]
+    quota.succeeded(4)
+    assert quota.take() is None and quota.done == {1, 4}
+    resumed = Quota(3, 1, quota.done, quota.failed)
+    assert [resumed.take(), resumed.take()] == [2, None]
+
+
 def test_a_store_goes_on_where_a_killed_one_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "demos"
     first = Store(folder, {"frame_every": 3}, resume=False)
@@ -215,6 +259,7 @@ def test_a_store_goes_on_where_a_killed_one_stopped(tmp_path: Path) -> None:
     first.merge(TASK)
     first.add(solved(1))
     first.note_failure(TASK, Failure(3, "no"))
+    first.note_error(TASK, 4, "hung")
     (folder / "parts" / TASK.name / ".00000004.hdf5.tmp").write_bytes(b"half")
     first.close()  # as the kernel does for a killed process
 
@@ -225,6 +270,19 @@ def test_a_store_goes_on_where_a_killed_one_stopped(tmp_path: Path) -> None:
     store.merge(TASK)
     assert stored_seeds(task_file(folder, TASK)) == {1, 2}
     assert [demo.seed for demo in read_demonstrations(folder)] == [1, 2]
+    assert (folder / "errors" / TASK.name / "00000004.txt").read_text() == "hung"
+    store.note_error(TASK, 5, "hung")
+    store.add(solved(4))
+    store.note_failure(TASK, Failure(5, "no"))
+    assert not (folder / "errors").exists()
+
+
+def test_all_parts_are_merged_also_of_a_task_that_is_not_asked_for(tmp_path: Path) -> None:
+    store = Store(tmp_path, {}, resume=False)
+    store.add(solved(2))
+    store.merge_all()
+    assert stored_seeds(task_file(tmp_path, TASK)) == {2}
+    assert not (tmp_path / "parts").exists()
 
 
 def test_a_store_refuses_what_would_mix_or_overwrite(tmp_path: Path) -> None:
@@ -240,3 +298,62 @@ def test_a_store_refuses_what_would_mix_or_overwrite(tmp_path: Path) -> None:
     Store(tmp_path, later, resume=True).close()
     with pytest.raises(UserError, match="cannot write"):
         Store(Path("/proc/nowhere"), {}, resume=False)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
+def test_a_damaged_description_of_a_folder_is_named(tmp_path: Path, content: str) -> None:
+    Store(tmp_path, {"assets": "lite"}, resume=False).close()
+    (tmp_path / "collection.json").write_text(content)
+    with pytest.raises(UserError, match=r"collection\.json is damaged.*another --output"):
+        Store(tmp_path, {"assets": "lite"}, resume=True)
+
+
+@pytest.mark.parametrize("name", [f"{TASK.name}_demo.hdf5", f"parts/{TASK.name}/00000001.hdf5"])
+def test_demonstrations_that_nobody_describes_are_not_added_to(tmp_path: Path, name: str) -> None:
+    write_demonstration(tmp_path / name, solved(1))
+    with pytest.raises(UserError, match=r"no collection\.json"):
+        Store(tmp_path, {}, resume=True)
+    assert not (tmp_path / "collection.json").exists()
+
+
+@pytest.mark.parametrize("name", [f"{TASK.name}_demo.hdf5", f"parts/{TASK.name}/00000001.hdf5"])
+def test_a_truncated_file_of_a_folder_is_named(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path, {}, resume=False)
+    write_demonstration(tmp_path / name, solved(1))
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:3000])
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        store.merge_all()
+        store.quota(TASK, 1, 1)
+
+
+def test_other_seeds_and_another_simulator_are_refused_by_name(tmp_path: Path) -> None:
+    def shared(first_seed: int, mujoco: str) -> dict[str, Any]:
+        packages = {"mujoco": mujoco, "numpy": "2.4.6"}
+        return {"assets": "lite", "first_seed": first_seed, "packages": packages}
+
+    Store(tmp_path, shared(1, "3.2.3"), resume=False).close()
+    Store(tmp_path, shared(1, "3.2.3"), resume=True).close()
+    with pytest.raises(UserError, match=r"  first_seed: 1 -> 50$"):
+        Store(tmp_path, shared(50, "3.2.3"), resume=True)
+    with pytest.raises(UserError, match=r"  packages.mujoco: 3\.2\.3 -> 3\.3\.0$"):
+        Store(tmp_path, shared(1, "3.3.0"), resume=True)
+    (tmp_path / "collection.json").write_text(json.dumps({"assets": "lite"}))  # from before
+    Store(tmp_path, shared(50, "3.3.0"), resume=True).close()
+
+
+def test_a_full_disk_is_told_by_the_file_that_it_has_no_room_for(tmp_path: Path) -> None:
+    with (
+        full_disk(0),
+        pytest.raises(UserError, match=r"cannot write .*collection\.json.*make room"),
+    ):
+        Store(tmp_path, {}, resume=False)
+    store = Store(tmp_path, {}, resume=False)
+    with full_disk(0):
+        with pytest.raises(UserError, match=r"cannot write .*failed.*00000003\.txt"):
+            store.note_failure(TASK, Failure(3, "no"))
+        with pytest.raises(UserError, match=r"cannot write .*errors.*00000004\.txt"):
+            store.note_error(TASK, 4, "hung")
+        with pytest.raises(UserError, match=r"cannot write .*00000005\.hdf5"):
+            store.add(solved(5))
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".txt", ".tmp"))]
+    assert store.quota(TASK, 2, 1).take() == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -11,7 +13,9 @@ import numpy as np
 import pytest
 
 from rsd.demonstrations import (
+    OSC_POSE,
     Demonstration,
+    check_files,
     merge,
     read_demonstrations,
     stored_seeds,
@@ -21,6 +25,7 @@ from rsd.demonstrations import (
 from rsd.errors import UserError
 from rsd.suites import get_task
 from rsd.types import ImageSpec
+from tests.full_disk import full_disk
 
 TASK = get_task("libero_spatial", 3)
 STEPS, STATE = 7, 80
@@ -48,6 +53,7 @@ def made_up(seed: int = 5, steps: int = STEPS) -> Demonstration:
         images=ImageSpec(8, 6, 0, False),
         settings={"noise": {"sigma": 0.2}},
         code={"git_commit": None},
+        model_xml="<mujoco/>" * 10_000,  # more than the 64 KB of an attribute of fixed length
     )
 
 
@@ -96,6 +102,14 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["part.hdf5"]
 
 
+def test_files_from_before_models_were_stored_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "part.hdf5"
+    write_demonstration(path, dataclasses.replace(made_up(), model_xml=""))
+    with h5py.File(path) as file:
+        assert "model_file" not in file["data/demo_0"].attrs
+    assert next(read_demonstrations(path)).model_xml == ""
+
+
 def test_files_hold_what_liberos_own_do(tmp_path: Path) -> None:
     path, demo = tmp_path / "part.hdf5", made_up()
     write_demonstration(path, demo)
@@ -106,7 +120,10 @@ def test_files_hold_what_liberos_own_do(tmp_path: Path) -> None:
         assert json.loads(data.attrs["problem_info"])["problem_name"] == (
             "libero_tabletop_manipulation"
         )
-        assert json.loads(data.attrs["env_args"])["env_name"] == "Libero_Tabletop_Manipulation"
+        env_args = json.loads(data.attrs["env_args"])
+        assert env_args["env_name"] == "Libero_Tabletop_Manipulation"
+        assert env_args["env_kwargs"]["controller_configs"] == OSC_POSE
+        assert group.attrs["model_file"] == demo.model_xml
         shapes = {name: group[name].shape for name in ("actions", "states", "robot_states")}
         assert shapes == {
             "actions": (STEPS, 7),
@@ -191,7 +208,7 @@ def test_other_frames_than_the_file_says_are_refused(tmp_path: Path) -> None:
     for unreadable in ('{"height": 8, "zoom": 2}', "{"):
         with h5py.File(path, "r+") as file:
             file["data/demo_0"].attrs["image_spec"] = unreadable
-        with pytest.raises(UserError, match="demo_0 holds something else than LIBERO's"):
+        with pytest.raises(UserError, match="demo_0 is damaged or no LIBERO file"):
             list(read_demonstrations(path))
 
 
@@ -205,12 +222,93 @@ def test_a_truncated_file_is_named(tmp_path: Path, share: float) -> None:
         list(read_demonstrations(path))
 
 
+def blank(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(16))
+
+
+@pytest.mark.parametrize("of", ["data", "data/demo_0", "data/demo_0/obs", "data/demo_0/actions"])
+def test_a_file_that_is_damaged_in_the_middle_is_named(tmp_path: Path, of: str) -> None:
+    """The header of one of its objects is zeroed."""
+    path = tmp_path / "part.hdf5"
+    write_demonstration(path, made_up())
+    with h5py.File(path) as file:
+        header = h5py.h5o.get_info(file[of].id).addr
+    blank(path, header)
+    readers: list[Callable[[], object]] = [lambda: list(read_demonstrations(path))]
+    if of in ("data", "data/demo_0"):  # what these read, too
+        readers += [lambda: check_files(path), lambda: stored_seeds(path)]
+        readers += [lambda: merge([path], tmp_path / "target.hdf5")]
+    for read in readers:
+        with pytest.raises(UserError, match=r"part\.hdf5.* is damaged or no LIBERO file"):
+            read()
+    assert [file.name for file in tmp_path.iterdir()] == ["part.hdf5"]
+
+
+@pytest.mark.parametrize("of", ["actions", "states", "obs/ee_pos", "obs/agentview_rgb"])
+def test_numbers_that_have_changed_on_the_disk_are_noticed(tmp_path: Path, of: str) -> None:
+    path = tmp_path / "part.hdf5"
+    write_demonstration(path, made_up())
+    with h5py.File(path) as file:
+        chunk = file[f"data/demo_0/{of}"].id.get_chunk_info(0)
+    blank(path, chunk.byte_offset + chunk.size // 2)
+    with pytest.raises(UserError, match=r"part\.hdf5: demo_0 is damaged"):
+        list(read_demonstrations(path))
+
+
+@pytest.mark.parametrize("room", [100, 3_000, 20_000, 60_000])
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path, room: int) -> None:
+    """HDF5 itself ends the process with a segmentation fault where it cannot close a file."""
+    part, target = tmp_path / "5.hdf5", tmp_path / "target.hdf5"
+    with full_disk(room), pytest.raises(UserError, match=r"cannot write .*5\.hdf5.*make room"):
+        write_demonstration(part, made_up())
+    assert list(tmp_path.iterdir()) == []
+    write_demonstration(part, made_up())
+    with full_disk(room), pytest.raises(UserError, match=r"cannot write .*target\.hdf5.*make room"):
+        merge([part], target)
+    assert list(tmp_path.iterdir()) == [part]
+    merge([part], target)
+    assert_equal(next(read_demonstrations(target)), made_up())
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    replace = Path.replace
+
+    def renamed(self: Path, target: Path) -> Path:
+        steps.append(f"rename to {target.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append("sync"))
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_demonstration(tmp_path / "1.hdf5", made_up(1))
+    merge([tmp_path / "1.hdf5"], tmp_path / "all.hdf5")
+    assert steps == ["sync", "rename to 1.hdf5", "sync", "rename to all.hdf5"]
+
+
+def test_a_collection_that_is_not_finished_is_not_read_as_one_that_is(tmp_path: Path) -> None:
+    parts = tmp_path / "parts" / TASK.name
+    for seed in (1, 2):
+        write_demonstration(parts / f"{seed:08d}.hdf5", made_up(seed))
+    for merged in (False, True):
+        if merged:
+            merge([parts / "00000001.hdf5"], task_file(tmp_path, TASK))
+        for read in (lambda: list(read_demonstrations(tmp_path)), lambda: check_files(tmp_path)):
+            with pytest.raises(UserError, match=rf"{2 - merged} demonstration.*--resume goes on"):
+                read()
+    merge([parts / "00000002.hdf5"], task_file(tmp_path, TASK))
+    assert len(list(read_demonstrations(tmp_path))) == 2
+
+
 def test_a_missing_dataset_and_a_foreign_layout_are_named(tmp_path: Path) -> None:
     path = tmp_path / "part.hdf5"
     write_demonstration(path, made_up())
     with h5py.File(path, "r+") as file:
         del file["data/demo_0/obs/ee_ori"]
-    with pytest.raises(UserError, match=r"demo_0 lacks a dataset.*ee_ori"):
+    with pytest.raises(UserError, match=r"demo_0 is damaged or no LIBERO file.*ee_ori"):
         list(read_demonstrations(path))
     foreign = tmp_path / "foreign.hdf5"
     with h5py.File(foreign, "w") as file:
