@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +32,8 @@ from rsd.envs.assets import write_atomically
 from rsd.envs.looks import Looks
 from rsd.episode import Decide, check_actions
 from rsd.errors import UserError, writing
+from rsd.locking import hold
+from rsd.provenance import flat
 from rsd.suites import Task
 from rsd.types import (
     ACTION_DIM,
@@ -304,16 +305,10 @@ def _checked(action: np.ndarray) -> np.ndarray:
     return action.astype(np.float32)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _made(settings: Mapping[str, Any]) -> dict[str, object]:
     """By dotted names, and without what is None: a setting that did not exist yet is one that was
     not made."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            flat[prefix + name] = value
-    return flat
+    return {name: value for name, value in flat(settings).items() if value is not None}
 
 
 class Quota:
@@ -397,11 +392,7 @@ class Store:
         self.folder = folder
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / ".lock").open("ab")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is collecting into {folder}") from None
+            self._lock = hold(folder)
         if not resume and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(
                 f"{folder} is not empty; --resume adds to it, another --output starts anew"
@@ -425,7 +416,7 @@ class Store:
                 f"{path} is damaged ({error}), so nobody knows how the demonstrations beside it "
                 "were made; put a copy back or choose another --output"
             ) from error
-        before, now = _flat(stored), _flat(shared)
+        before, now = _made(stored), _made(shared)
         changed = [
             f"  {name}: {before.get(name)} -> {now.get(name)}"
             for name in sorted(before.keys() | now.keys())
@@ -498,7 +489,8 @@ class Store:
 
     def close(self) -> None:
         """Let another process write."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
 
 def _remove_empty(folder: Path) -> None:

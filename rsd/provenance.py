@@ -133,3 +133,13 @@ def gpus() -> list[str]:
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     lines = [line for file in files for line in file.read_text().splitlines()]
     return [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+
+
+def flat(value: object, prefix: str = "") -> dict[str, object]:
+    """Leaves of nested dicts under dotted names, to compare two descriptions; lists are leaves."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    leaves: dict[str, object] = {}
+    for name, inner in value.items():
+        leaves |= flat(inner, f"{prefix}.{name}" if prefix else str(name))
+    return leaves

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from rsd.errors import UserError
 from rsd.locking import hold
-from rsd.provenance import Machine
+from rsd.provenance import Machine, flat
 from rsd.types import EpisodeKey, EpisodeResult
 
 SCHEMA_VERSION = "2"  # raise it with every change of a column's name, type, unit or meaning
@@ -263,16 +263,6 @@ _PINNED = ("config", "schema_version", "checkpoint", "assets", "renderer")
 PINNED_PACKAGES = ("hf-libero", "mujoco", "robosuite", "torch", "transformers")
 
 
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    """Leaves of nested dicts under dotted names; lists count as leaves."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    leaves: dict[str, object] = {}
-    for name, inner in value.items():
-        leaves |= _flat(inner, f"{prefix}.{name}" if prefix else str(name))
-    return leaves
-
-
 def _decides_rows(name: str) -> bool:
     top, _, rest = name.partition(".")
     return top.startswith(_PINNED) or (top == "packages" and rest in PINNED_PACKAGES)
@@ -280,7 +270,7 @@ def _decides_rows(name: str) -> bool:
 
 def _changes(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, str]:
     """Dotted name -> "old -> new" for every leaf that differs or exists on one side only."""
-    old, new = _flat(before), _flat(after)
+    old, new = flat(before), flat(after)
 
     def shown(leaves: Mapping[str, object], name: str) -> str:
         return json.dumps(leaves[name]) if name in leaves else "(absent)"

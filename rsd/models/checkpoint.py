@@ -101,16 +101,15 @@ def inspect(spec: str) -> CheckpointInfo:
                 f"jobs/train.py wrote, or a bundled one: {', '.join(bundled())}"
             )
     config = _read_config(path / CONFIG_FILE)
-    read_header(path / WEIGHTS_FILE)
-    model = config["model"]
-    if config["description_sha256"] != _description(model, config["images"], path / WEIGHTS_FILE):
+    _check_whole(path / WEIGHTS_FILE)
+    model, weights = config["model"], (path / WEIGHTS_FILE).read_bytes()
+    if config["description_sha256"] != _description(model, config["images"], weights):
         raise UserError(
             f"{path / WEIGHTS_FILE} does not hold the model that {CONFIG_FILE} describes: the two "
             "files were not written together, or changed since; copy both anew or train it again"
         )
-    digest = hashlib.sha256()
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        digest.update((path / name).read_bytes())
+    digest = hashlib.sha256((path / CONFIG_FILE).read_bytes())
+    digest.update(weights)
     return CheckpointInfo(path, digest.hexdigest(), model, config["images"], config["origin"])
 
 
@@ -124,7 +123,7 @@ def write_config(
         "conventions": CONVENTIONS,
         "model": dataclasses.asdict(model),
         "images": dataclasses.asdict(images),
-        "description_sha256": _description(model, images, path / WEIGHTS_FILE),
+        "description_sha256": _description(model, images, (path / WEIGHTS_FILE).read_bytes()),
         "origin": origin,
     }
     (path / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
@@ -156,8 +155,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a safetensors file; raises UserError for a truncated or foreign one."""
+def _check_whole(path: Path) -> None:
+    """Raises UserError for a truncated or foreign safetensors file, by its header."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         prefix = stream.read(8)
@@ -171,17 +170,15 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         header.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no safetensors file: {error!r}") from error
     if 8 + length + end != size:
         raise UserError(f"{path} is truncated: {size} bytes instead of {8 + length + end}")
-    return shapes
 
 
-def _description(model: SmallVLAConfig, images: ImageSpec, weights: Path) -> str:
-    """sha256 over sizes, image settings and the weights' file."""
+def _description(model: SmallVLAConfig, images: ImageSpec, weights: bytes) -> str:
+    """sha256 over sizes, image settings and the content of the weights' file."""
     sizes = [dataclasses.asdict(model), dataclasses.asdict(images)]
     digest = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
-    digest.update(weights.read_bytes())
+    digest.update(weights)
     return digest.hexdigest()

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from rsd.architecture import SmallVLAConfig
-from rsd.errors import UserError
+from rsd.errors import UserError, writing
 from rsd.locking import LOCK_FILE, hold
 from rsd.models import checkpoint, policy
 from rsd.models.small_vla import SmallVLA
-from rsd.provenance import provenance
+from rsd.provenance import flat, provenance
 from rsd.training import metrics
 from rsd.training.config import TrainJob
 from rsd.training.data import Examples, load_examples, split
@@ -46,8 +46,10 @@ def reserved(job: TrainJob) -> Iterator[None]:
     if job.output.exists() and not job.output.is_dir():
         raise UserError(f"{job.output} is a file; give a folder as --output")
     new = not job.output.exists()
-    job.output.mkdir(parents=True, exist_ok=True)
-    with hold(job.output) or nullcontext():
+    with writing(job.output):
+        job.output.mkdir(parents=True, exist_ok=True)
+        lock = hold(job.output)
+    with lock or nullcontext():
         try:
             check_output(job)
             yield
@@ -75,7 +77,7 @@ def check_output(job: TrainJob) -> None:
                 f"{output} holds an interrupted training; --resume goes on with it, without "
                 f"{STATE_FILE} the draft is trained anew"
             )
-    elif job.resume and checkpoint.CONFIG_FILE in held and not state.exists():
+    elif job.resume and _finished(job):
         raise UserError(f"{output} holds a finished checkpoint; give another --output")
     elif job.resume and held and not {STATE_FILE, TOKENISER_FILE, metrics.FILE} & {*held}:
         raise UserError(
@@ -302,25 +304,18 @@ def _identity(job: TrainJob, examples: Examples) -> dict[str, Any]:
         "model": dataclasses.asdict(job.model),
         "conventions": checkpoint.CONVENTIONS,
     }
-    flat = dict(_flat(settings, ""))
+    leaves = {  # a state holds lists
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in flat(settings).items()
+    }
     started = checkpoint.inspect(job.start_from).sha256 if job.start_from else None
     return {
-        **flat,
+        **leaves,
         "data": examples.origin["sha256"],
         "draft_only": job.draft_only,
         "start_from": started,
         "tokeniser_steps": job.tokeniser_steps,
     }
-
-
-def _flat(tree: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            pairs += _flat(value, f"{prefix}{name}.")
-        else:
-            pairs.append((prefix + name, list(value) if isinstance(value, tuple) else value))
-    return pairs
 
 
 def _read_state(job: TrainJob, examples: Examples) -> TrainingState | None:

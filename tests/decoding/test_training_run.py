@@ -254,6 +254,7 @@ def test_an_output_in_use_is_left_alone(data: Path, tmp_path: Path) -> None:
     _refused(_job(data, tmp_path, resume=True), "no training to go on with, but download.part")
     _refused(_job(data, tmp_path / "nowhere", draft_only=True), "no checkpoint at")
     _refused(_job(data, tmp_path / "notes.txt"), "is a file")
+    _refused(_job(data, tmp_path / "notes.txt" / "out"), r"cannot write .*out: .* another --output")
     assert sorted(tmp_path.iterdir()) == before
     finished = small_checkpoint(tmp_path / "policy")
     _refused(_job(data, finished, resume=True), "finished checkpoint")
