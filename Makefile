@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# The chain that made the policy `spatial`, at 1/20 of its size.
+# The chain that made the policy `spatial`, with a twentieth of its demonstrations and of the target's
+# steps.
 PIPELINE := results/pipeline
 PIPELINE_COLLECT := --suite libero_spatial --demos 2 --noise 0.25 --assets lite
 PIPELINE_TRAIN := --train.steps 200 --train.draft-steps 600 --train.warmup 20 --train.average 0.98
@@ -65,4 +66,4 @@ benchmark: setup
 	$(BIN)/python jobs/benchmark.py driver
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV)

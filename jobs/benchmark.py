@@ -52,7 +52,9 @@ class Rollout:
     assets: str = "auto"
     """auto, lite, official, or the folder of an asset tree"""
 
-    renderer: str = "osmesa"
+    renderer: str = "auto"
+    """auto, osmesa, egl"""
+
     json: Path | None = None
     """Also write the figures to this file"""
 

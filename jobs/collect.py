@@ -35,6 +35,7 @@ from rsd.envs.looks import Looks
 from rsd.errors import UserError, unknown
 from rsd.experts import EXPERTS
 from rsd.models import inspect_policy
+from rsd.outputs import lasting
 from rsd.provenance import SIMULATOR_PACKAGES, code, packages
 from rsd.suites import Task, get_suite, get_task
 from rsd.types import ImageSpec
@@ -71,7 +72,8 @@ Examples:
   python jobs/collect.py --demos 20 --driver checkpoints/spatial --output data/dagger
   ray job submit --working-dir . -- python jobs/collect.py --demos 50 --output /shared/spatial
 
-The output folder lies with the job's own process: under `ray job submit` it lies on the head node.
+The output folder lies with the job's own process: under `ray job submit` it lies on the head node,
+and relative paths start at the home folder.
 
 Exit codes: 0 every task has its demonstrations; 1 the run stopped early (no worker starts, the disk
 is full); 2 the request cannot be run, or --output holds damaged files, nothing was started; 3 tasks
@@ -113,10 +115,11 @@ class CollectConfig:
     """Pixels of the square frames. These image settings become those of the trained policy"""
 
     samples: int = 0
-    """Multisampling; LIBERO's own models ask for 4, 0 draws a third faster on a CPU"""
+    """Multisampling; LIBERO asks for 4, 0 draws in half to two thirds of the time on a CPU"""
 
     reflection: bool = False
-    """Draw reflections, as LIBERO does; costs a third of the time on a CPU"""
+    """Draw reflections, as LIBERO does, where the scene has any (lite has none); costs a third of
+    the time on a CPU"""
 
     frame_every: int = 2
     """Steps from frame to frame; 1 gives files that LIBERO's own loader reads as well"""
@@ -172,6 +175,7 @@ def main(arguments: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         try:
             config = tyro.cli(CollectConfig, args=arguments, description=DESCRIPTION)
+            config = dataclasses.replace(config, output=Path(lasting(str(config.output))))
             plan = prepare(config)
             say(f"assets   {plan.worker.assets.name}: {plan.worker.assets.reason}")
             say(f"renderer {plan.worker.renderer}")
@@ -188,7 +192,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def prepare(config: CollectConfig) -> CollectionPlan:
-    """Check a request against this machine; writes nothing. Raises UserError."""
+    """Check a request against this machine; writes nothing but the asset cache.
+
+    Raises UserError.
+    """
     from rsd.cluster.collect import CollectionPlan  # ray takes a second to import
     from rsd.cluster.worker import WorkerSettings
 

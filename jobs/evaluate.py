@@ -36,6 +36,10 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
         return BAD_REQUEST
+    except OSError as error:  # rows cannot be written: the books give up what they still hold
+        again = "make room or mend it, then the same command with --resume goes on"
+        Console(stderr=True).print(f"stopped: {error}; {again}", style="red", **PLAIN)
+        return STOPPED
     except KeyboardInterrupt:  # before the driver listens for it
         return INTERRUPTED
 
@@ -107,7 +111,7 @@ def work(run: RunPlan, books: Books, console: Console) -> str:
     try:
         with connected():
             evaluate(run, books, console)
-    except RunStoppedError as error:
+    except (RunStoppedError, UserError) as error:  # the latter: run.json cannot be written
         return f"stopped: {error}"
     finally:
         books.flush()

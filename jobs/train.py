@@ -6,16 +6,19 @@ Examples:
   python jobs/train.py --data data/spatial --output checkpoints/wide --model.target.width 256
   python jobs/train.py --data data/spatial data/dagger --start-from checkpoints/spatial \
       --train.steps 2000 --train.learning-rate 3e-4 --output checkpoints/better    # fine-tune
-  ray job submit -- python jobs/train.py --data /mnt/spatial --output /mnt/policy --workers 8
+  ray job submit --working-dir . -- python jobs/train.py --data /mnt/spatial \
+      --output /mnt/policy --workers 8
 
 Reads the HDF5 files of jobs/collect.py and LIBERO's published ones. The same command trains on a
 CPU, on a GPU and on all GPUs of a cluster. Reports go to training.parquet and to
 TensorBoard (`tensorboard --logdir OUTPUT`). Ctrl-C keeps the training state: the same command
-with --resume goes on. Exit codes: 0 done, 1 workers kept dying, 2 bad request, 130 interrupted.
+with --resume goes on. Under `ray job submit` a relative --output starts at the home folder.
+Exit codes: 0 done, 1 workers kept dying, 2 bad request, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from dataclasses import dataclass
@@ -32,6 +35,7 @@ from rich.progress import Progress as Bar
 from rsd.console import PLAIN
 from rsd.demonstrations import check_files
 from rsd.errors import UserError
+from rsd.outputs import lasting
 from rsd.provenance import cpus
 from rsd.training.config import TrainJob
 from rsd.training.metrics import Progress
@@ -58,6 +62,7 @@ def main(arguments: list[str]) -> int:
     job: Any = tyro.cli(
         Annotated[TrainCommand, tyro.conf.arg(name="")], args=arguments, description=__doc__
     )
+    job = dataclasses.replace(job, output=Path(lasting(str(job.output))))
     console, complain = Console(), Console(stderr=True, style="red")
     go_on = "the same command with --resume goes on"
     try:

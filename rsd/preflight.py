@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsd.config import (
@@ -25,6 +24,7 @@ from rsd.envs import FAMILIES, family_of
 from rsd.errors import UserError
 from rsd.models import PolicyInfo, inspect_policy
 from rsd.models.checkpoint import for_suites
+from rsd.outputs import lasting
 from rsd.provenance import provenance
 from rsd.records import Books, holds_a_run
 from rsd.types import Arm, EpisodeKey
@@ -47,7 +47,7 @@ class RunPlan:
 
 
 def prepare(config: EvaluateConfig) -> RunPlan:
-    """Check a configuration against this machine; writes nothing.
+    """Check a configuration against this machine; writes nothing but the asset cache.
 
     Raises UserError for whatever the user has to mend: names, numbers, checkpoint, assets,
     renderer. The cheapest checks come first.
@@ -101,16 +101,8 @@ def _new_run_id(suites: list[str]) -> str:
 
 
 def output_of(run: RunPlan) -> str:
-    """Where the run's folder is: `--output`, else results/<run_id>.
-
-    A working folder that `ray job submit` uploaded is deleted some time after the job, so there
-    relative paths start at the home folder.
-    """
-    output = run.config.output.output or f"results/{run.run_id}"
-    uploaded = "working_dir_files" in Path.cwd().parts  # where Ray unpacks it
-    if uploaded and "://" not in output:
-        return str(Path.home() / Path(output).expanduser())
-    return output
+    """Where the run's folder is: `--output`, else results/<run_id>."""
+    return lasting(run.config.output.output or f"results/{run.run_id}")
 
 
 def open_books(run: RunPlan, say: Callable[[str], None]) -> Books:

@@ -11,7 +11,7 @@ from rsd.architecture import SmallVLAConfig
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the weights, besides data and sizes."""
+    """What decides the weights, besides data, sizes and `TrainJob.tokeniser_steps`."""
 
     steps: int = 6000
     """Optimiser steps of the target"""
@@ -27,8 +27,17 @@ class TrainConfig:
     """Examples of an optimiser step, all workers together"""
 
     learning_rate: float = 1e-3
+    """Largest one of the target (AdamW), reached after --train.warmup steps, then falling to 0"""
+
+    draft_learning_rate: float = 2e-3
+    """Largest one of the draft (AdamW, one cycle)"""
+
     warmup: int = 200
+    """Steps in which the target's learning rate rises"""
+
     weight_decay: float = 0.05
+    """Of target and draft (AdamW)"""
+
     code_noise: float = 0.1
     """Probability that a prefix token is shifted by one level"""
 
@@ -48,7 +57,7 @@ class TrainConfig:
     """Decay of the exponential moving average whose weights are kept"""
 
     held_out: float = 0.04
-    """Fraction of demonstrations kept for validation"""
+    """Fraction of placements whose demonstrations are kept for validation"""
 
     bf16: bool | None = None
     """Mixed precision, in which weights stay fp32; None: on GPUs, and on CPUs that multiply
@@ -63,7 +72,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "draft_steps", "draft_views", "batch_size"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        _check("learning_rate", self.learning_rate, 0 < self.learning_rate < inf, "above 0")
+        for name in ("learning_rate", "draft_learning_rate"):
+            _check(name, getattr(self, name), 0 < getattr(self, name) < inf, "above 0")
         for name in ("warmup", "weight_decay", "parallel_weight", "regression_weight", "shift"):
             value = getattr(self, name)
             _check(name, value, 0 <= value < inf, "0 or more")

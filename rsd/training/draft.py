@@ -33,7 +33,6 @@ from rsd.training.objective import (
     shares,
 )
 
-LEARNING_RATE = 2e-3
 LOOK = 256  # examples that the teacher looks at together
 REPORT_LOOKS = 20  # looks from report to report
 BATCHES = 4  # times the target's batch size
@@ -86,10 +85,10 @@ class DraftTraining:
         for parameter in both:  # of two layers, the draft embeds no codes; DDP would wait for them
             parameter.requires_grad_(bool(parameter.numel()))
         self._optimiser = torch.optim.AdamW(
-            self._parameters, lr=LEARNING_RATE, weight_decay=config.weight_decay
+            self._parameters, lr=config.draft_learning_rate, weight_decay=config.weight_decay
         )
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimiser, LEARNING_RATE, total_steps=config.draft_steps
+            self._optimiser, config.draft_learning_rate, total_steps=config.draft_steps
         )
         self._step = 0
 
@@ -110,7 +109,8 @@ class DraftTraining:
             if self._step % every and self._step != config.draft_steps:
                 continue
             mean = workers.mean(total) / since
-            check_finite(mean, "draft", self._step, self._optimiser.param_groups[0]["lr"])
+            rate = config.draft_learning_rate
+            check_finite(mean, "draft", self._step, f"--train.draft-learning-rate below {rate:g}")
             seconds = time.monotonic() - started
             if workers.leads:
                 report(

@@ -37,13 +37,12 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float().flatten(0, -2), labels.permute(0, 3, 1, 2).flatten())
 
 
-def check_finite(loss: float, phase: str, step: int, learning_rate: float) -> None:
+def check_finite(loss: float, phase: str, step: int, remedy: str) -> None:
     """Raises UserError for a training that has diverged, before anything of it is kept."""
     if not math.isfinite(loss):
         raise UserError(
-            f"the loss of the {phase} is {loss} at step {step} with learning rate "
-            f"{learning_rate:.3g}: it has diverged; start anew with another --output and a lower "
-            "--train.learning-rate"
+            f"the loss of the {phase} is {loss} at step {step}: it has diverged; start anew with "
+            f"another --output and {remedy}"
         )
 
 

@@ -141,7 +141,8 @@ class TargetTraining:
             if self._step % every and self._step != config.steps:
                 continue
             loss = workers.mean(total) / since
-            check_finite(loss, "target", self._step, self._optimiser.param_groups[0]["lr"])
+            rate = config.learning_rate
+            check_finite(loss, "target", self._step, f"--train.learning-rate below {rate:g}")
             seconds = time.monotonic() - started
             if workers.leads:
                 due = self._step % validate_every == 0 or self._step == config.steps

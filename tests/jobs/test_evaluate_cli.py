@@ -245,6 +245,30 @@ def test_a_driver_that_is_killed_or_interrupted_goes_on_to_exactly_the_planned_r
     assert len({row["run_id"] for row in rows}) == 1
 
 
+def test_books_that_cannot_be_written_stop_the_run_aloud_and_it_goes_on_when_they_can(
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "run"
+    flags = [*FORTY, *TOY, "--output", str(output), "--resume"]
+    driver = launch(*flags)
+    wait_for(lambda: any((output / "episodes").glob("part-*")), PATIENCE_S)
+    (output / "episodes").rename(tmp_path / "aside")
+    (output / "episodes").write_text("no folder")
+    text = finish(driver)
+    assert driver.returncode == 1, text
+    assert "stopped: " in text and "--resume goes on" in text
+    assert "Traceback" not in text
+
+    (output / "episodes").unlink()
+    (tmp_path / "aside").rename(output / "episodes")
+    again = launch(*flags)
+    text = finish(again)
+    assert again.returncode == 0, text
+    rows = episodes(output)
+    keys = {(row["arm"], row["task_id"], row["trial"]) for row in rows}
+    assert len(rows) == len(keys) == 80
+
+
 def is_actor(process: psutil.Process) -> bool:
     try:
         return any("EnvWorkerActor" in word or "Replica" in word for word in process.cmdline())

@@ -8,6 +8,7 @@ from rsd.config import parse
 from rsd.errors import UserError
 from rsd.models import inspect_policy
 from rsd.models.checkpoint import bundled, inspect
+from rsd.outputs import lasting
 from rsd.preflight import open_books, output_of, prepare
 
 TOY = ["--task-suite", "toy", "--policy", "toy", "--resume", "--output"]
@@ -34,7 +35,8 @@ def test_in_an_uploaded_working_folder_an_output_lies_below_the_home_folder(
     monkeypatch.chdir(uploaded)
     monkeypatch.setenv("HOME", str(tmp_path))
     run = prepare(parse([*TOY, output]))
-    assert output_of(run) == str(tmp_path / "run")
+    assert output_of(run) == lasting(output) == str(tmp_path / "run")
+    assert lasting("s3://bucket/run") == "s3://bucket/run"
 
 
 def test_a_regression_arm_needs_a_policy_that_has_the_head() -> None:
