@@ -1,4 +1,4 @@
-"""Measure what RSD costs: every figure of the documentation comes from here.
+"""Measure what RSD costs: latencies, simulator, tokeniser and driver.
 
   python jobs/benchmark.py rollout     simulator: reference loop, ours, floor
   python jobs/benchmark.py decoding    policy: parallel, autoregressive, speculative

@@ -28,8 +28,8 @@ from rsd.collection import (
     NoiseSettings,
     Store,
 )
-from rsd.config import Least, check_least
-from rsd.console import PLAIN
+from rsd.config import ClusterConfig, Least, check_least
+from rsd.console import LINE_PERIOD_S, PLAIN
 from rsd.envs import assets, rendering
 from rsd.envs.looks import Looks
 from rsd.errors import UserError, unknown
@@ -47,7 +47,6 @@ DONE, STOPPED, BAD_REQUEST, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 
 DRIVERS_SHARE = 0.5  # of the decisions
 DRIVERS_PART = 0.6  # of the steps that an episode may take
-LINE_PERIOD_S = 15.0
 
 DESCRIPTION = """\
 Collect demonstrations of the scripted experts in parallel on a Ray cluster; HDF5 files in LIBERO's
@@ -121,14 +120,14 @@ class CollectConfig:
     """Draw reflections, as LIBERO does, where the scene has any (lite has none); costs a third of
     the time on a CPU"""
 
-    frame_every: int = 2
+    frame_every: int = CollectionSettings.frame_every
     """Steps from frame to frame; 1 gives files that LIBERO's own loader reads as well"""
 
-    noise: float = 0.2
+    noise: float = NoiseSettings.sigma
     """Standard deviation of the xyz offset (1 is the largest action) that bursts of disturbance add
     to what the expert does; labels stay clean. 0: the expert undisturbed"""
 
-    slips: float = 0.002
+    slips: float = NoiseSettings.slip_probability
     """Probability a step that the gripper slips for a moment; without effect where --noise is 0"""
 
     misses: float = 0.0
@@ -148,14 +147,14 @@ class CollectConfig:
     executes two. Noise falls on the expert's actions alone. After three fifths of the steps that an
     episode may take, the expert drives alone"""
 
-    hold_steps: int = 8
+    hold_steps: int = CollectionSettings.hold_steps
     """Steps recorded after the goal is reached, which fill the last chunk of actions"""
 
     workers: int | None = None
     """Simulators at a time; None: as many as the cluster has CPUs and memory for, more while nodes
     join it"""
 
-    worker_memory_gb: float = 2.0
+    worker_memory_gb: float = ClusterConfig.worker_memory_gb
     """Memory that a worker asks of Ray"""
 
     demos_per_worker: int = 100

@@ -10,7 +10,7 @@ import pytest
 from rsd.envs import rendering
 from rsd.envs.assets import ResolvedAssets, resolve
 
-FULL_ASSETS = "RSD_FULL_ASSETS"  # names LIBERO's own tree, or one like it, where there is one
+FULL_ASSETS = "RSD_FULL_ASSETS"  # names LIBERO's tree of assets, or one with its physics
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ from rsd.collection import (
     Store,
     collect_demonstration,
 )
+from rsd.config import ClusterConfig
 from rsd.demonstrations import Demonstration
 from rsd.envs.libero import LiberoEnvironment
 from rsd.envs.rendering import process_variables
@@ -54,7 +55,9 @@ from rsd.models import load_policy
 from rsd.suites import Task
 from rsd.types import SimTimings
 
-RETRIES = 2  # times a placement is tried again after an exception, a hang or a dead worker
+RETRIES = (
+    ClusterConfig.retries
+)  # times a placement is tried again after an exception, a hang or a dead worker
 MANY = 10  # placements of a task, and more than were solved, that tell that something is wrong
 TICK_S = 0.5
 

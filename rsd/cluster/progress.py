@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-LINE_PERIOD_S = 15.0
+from rsd.console import LINE_PERIOD_S
+
 FRAMES_PER_S = 2
 
 

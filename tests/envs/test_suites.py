@@ -1,4 +1,4 @@
-"""All suites on LIBERO's own assets: any order of trials is the reference loop, bit for bit."""
+"""All suites on a full asset tree: any order of trials is the reference loop, bit for bit."""
 
 from __future__ import annotations
 
