@@ -164,10 +164,14 @@ class Misses:
         self._planned: deque[np.ndarray] = deque()
         self._left = self.MOST
 
-    def __call__(self, label: np.ndarray) -> np.ndarray | None:
-        """The action float32 (7,) to execute in place of the label, or None: the label."""
+    def __call__(self, label: np.ndarray, driven: bool = False) -> np.ndarray | None:
+        """The action float32 (7,) to execute in place of the label, or None: the label. While
+        somebody else drives (`driven`) nothing is missed."""
         begins = label[6] > 0 and not self._closed
         self._closed = bool(label[6] > 0)
+        if driven:
+            self._planned.clear()
+            return None
         due = begins and self._left > 0 and not self._planned
         if due and self._rng.random() < self._probability:
             self._left -= 1
@@ -263,8 +267,9 @@ def collect_demonstration(
         if hold is None and driver is not None:
             observe = (lambda: frames[-1]) if drawn else env.observe
             action = driver(len(labels) - 1, observe)
-        if hold is None and misses is not None and action is None:
-            action = misses(labels[-1])
+        if hold is None and misses is not None:
+            missed = misses(labels[-1], driven=action is not None)
+            action = missed if action is None else action
         driven.append(action is not None)
         if action is None:
             action = labels[-1] if disturb is None or hold is not None else disturb(labels[-1])

@@ -85,7 +85,9 @@ _EPISODE_COLUMNS = (
     ),
     Column("steps", _COUNT, "control steps", "policy steps executed (20 Hz), wait steps excluded"),
     Column("chunks", _COUNT, "1", "decodes asked for; rows of this episode in chunks/"),
-    Column("attempts", _COUNT, "1", "times the episode was started until this row, 1 or more"),
+    Column(
+        "attempts", _COUNT, "1", "times this session tried the episode until this row, 1 or more"
+    ),
     Column("error", _TEXT, "text", "traceback; empty unless outcome is error"),
     Column("physics_s", _SECONDS, "s", "wall time in control steps, the 10 wait steps included"),
     Column("render_s", _SECONDS, "s", "wall time rendering the frames that the policy read"),
@@ -130,18 +132,39 @@ _CHUNK_COLUMNS = (
         "redrafted",
         _PER_LAYER,
         "tokens per layer",
-        "tokens that the draft guessed again after a rejection and later passes judged",
+        "tokens that the draft guessed after the first pass and later passes judged",
     ),
     Column("reaccepted", _PER_LAYER, "tokens per layer", "of those, tokens kept"),
-    Column("passes", _COUNT, "1", "forwards of the target's backbone that this request needed"),
+    Column(
+        "passes",
+        _COUNT,
+        "1",
+        "forwards of the target's backbone until the codes were final, a canonical recompute "
+        "not counted",
+    ),
     Column("layers", _COUNT, "1", "layers decoded"),
     Column("batch_size", _COUNT, "1", "requests that were decoded together"),
     Column("canonical", pa.bool_(), "1", "near ties were settled by one canonical recompute"),
     Column("queue_s", _SECONDS, "s", "wall time in the replica's queue"),
     Column("vision_s", _SECONDS, "s", "device time of the image towers, whole batch"),
-    Column("draft_s", _SECONDS, "s", "device time of the draft, whole batch"),
-    Column("target_s", _SECONDS, "s", "device time of the target's backbone, whole batch"),
-    Column("detokenise_s", _SECONDS, "s", "device time from codes to actions, whole batch"),
+    Column(
+        "draft_s",
+        _SECONDS,
+        "s",
+        "device time of the draft for the batch, until this request was final",
+    ),
+    Column(
+        "target_s",
+        _SECONDS,
+        "s",
+        "device time of the target's backbone for the batch, until this request was final",
+    ),
+    Column(
+        "detokenise_s",
+        _SECONDS,
+        "s",
+        "device time from codes to actions for the batch, until this request was final",
+    ),
     Column("action_sha256", _TEXT, "hex", "of the chunk's actions, float32 bytes (T, 7)"),
 )
 

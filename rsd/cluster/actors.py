@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError
 from ray.util.metrics import Gauge
 
 from rsd.cluster.batching import StuckError
@@ -28,6 +28,7 @@ REPLICA_RESTARTS = 20  # deaths of one replica (a lost node not counted) after w
 DEATHS_PER_CHUNK = 3  # replicas that may die over one request before it is to blame
 OUTAGE_S = 30.0  # without any living replica after which an episode is given back
 PING_S = 5.0
+DEATHS = (RayActorError, OutOfMemoryError)  # what a call to a dead actor raises
 RETRY_S = 0.2
 
 
@@ -95,7 +96,7 @@ class ReplicaClient:
                 return ray.get(answer)
             except StuckError:
                 sent_away = True  # its process goes on, or ends itself soon: not over this request
-            except RayActorError:
+            except DEATHS:
                 self._suspicious = True
                 deaths += not sent_away
                 sent_away = False
@@ -115,7 +116,7 @@ class ReplicaClient:
                 ray.get(replica.info.remote(), timeout=PING_S)
                 self._suspicious = False
                 return replica
-            except (RayActorError, GetTimeoutError):
+            except (*DEATHS, GetTimeoutError):
                 self._replicas.rotate(-1)
                 time.sleep(RETRY_S)
         raise NoReplicaError(f"no replica of the policy has answered for {OUTAGE_S:g} s")

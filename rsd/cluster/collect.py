@@ -22,7 +22,7 @@ from rsd.cluster.actors import WorkerInfo, worker_info
 from rsd.cluster.crew import (
     LOOK_S,
     PATIENCE_S,
-    START_FAILURES,
+    Deaths,
     RunStoppedError,
     ask_for_no_nodes,
     ask_for_nodes,
@@ -214,7 +214,7 @@ class CollectionRun:
         self._starting: dict[ray.ObjectRef[WorkerInfo], _Member] = {}
         self._idle: list[_Member] = []
         self._busy: dict[ray.ObjectRef[Any], _Member] = {}
-        self._deaths_in_a_row = 0
+        self._deaths = Deaths(clock)
         self._looked = -math.inf
         self._up_at = clock()  # when a worker was up last, or the run began
         self._told = False
@@ -316,7 +316,7 @@ class CollectionRun:
         try:
             info = ray.get(ref)
         except RayError as error:  # it died, or its node cannot be checked
-            self._count_death(error)
+            self._deaths.add(error)
             self._replace(member)
             return
         try:
@@ -325,11 +325,6 @@ class CollectionRun:
             ray.kill(member.actor)
             raise
         self._idle.append(member)
-
-    def _count_death(self, error: RayError) -> None:
-        self._deaths_in_a_row += 1
-        if self._deaths_in_a_row >= START_FAILURES:
-            raise RunStoppedError(f"{START_FAILURES} workers in a row have died: {error}")
 
     def _replace(self, member: _Member) -> None:
         ray.kill(member.actor)
@@ -374,7 +369,7 @@ class CollectionRun:
         except Exception as error:  # of simulator, expert, process or Ray
             self._lost(member, error)
             return
-        self._deaths_in_a_row = 0
+        self._deaths.end_row()
         self._keep(member, attempt.outcome)
         self.costs.append(attempt.cost)
         if member.attempts >= self._plan.demos_per_worker:
@@ -411,7 +406,7 @@ class CollectionRun:
         reason = str(error).strip().splitlines()[-1:] or [""]
         self._say(f"task {task.task_id}, seed {member.seed}: {type(error).__name__}: {reason[0]}")
         if isinstance(error, RayActorError):
-            self._count_death(error)
+            self._deaths.add(error)
         if self._tries[task, member.seed] > RETRIES:
             text = "".join(traceback.format_exception_only(error))  # a task's holds the worker's
             self._store.note_error(task, member.seed, text)

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.autoscaler.sdk import request_resources
-from ray.exceptions import ActorDiedError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayError
 
 from rsd.cluster import actors, scaling
 from rsd.cluster.actors import WorkerInfo
@@ -29,11 +29,34 @@ from rsd.types import Decoding, EpisodeResult
 LOOK_S = 5.0  # between two looks at the cluster's size and the replicas' health
 LOOK_AGAIN_S = 0.5  # the same while no replica answers
 PATIENCE_S = 60.0  # for an actor to start before the user is told what it waits for
-START_FAILURES = 5  # workers in a row that did not come up, after which the run stops
+DEATHS_IN_A_ROW = 5  # of workers, after which the run stops
+MOMENT_S = 2.0  # deaths within it have one cause
 
 
 class RunStoppedError(RuntimeError):
     """The run cannot go on; what is recorded stays, --resume goes on from there."""
+
+
+class Deaths:
+    """Of workers, without a success between them. Those of one moment count once: with a node that
+    is lost go all its workers."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._count, self._last = 0, -math.inf
+
+    def add(self, error: RayError) -> None:
+        """Raises RunStoppedError where there are too many to try again."""
+        if self._clock() - self._last < MOMENT_S:
+            return
+        self._last = self._clock()
+        self._count += 1
+        if self._count >= DEATHS_IN_A_ROW:
+            raise RunStoppedError(f"workers died {self._count} times in a row: {error}") from None
+
+    def end_row(self) -> None:
+        """Somebody did what he was asked."""
+        self._count = 0
 
 
 @dataclass
@@ -157,11 +180,13 @@ class Crew:
         self._processes: dict[ActorHandle, str] = {}  # who answered last, unless its end was told
         self._pending: dict[ray.ObjectRef[Any], Member] = {}
         self._names = itertools.count()
-        self._start_failures = 0
+        self._dead_replicas = 0  # for good
+        self._deaths = Deaths(clock)  # of workers while they start
         self._looked = -math.inf
         self._started = clock()
         self._told = False
         self._told_machines: set[Machine] = set()
+        self._replica_footprint = Footprint(0)
         self._measure(cluster_size())
 
     def __enter__(self) -> Crew:
@@ -191,16 +216,18 @@ class Crew:
         self._explain_silence()
 
     def _measure(self, size: ClusterSize) -> None:
-        """What the next actors ask for; all replicas the same, by the cluster of the first."""
+        """What the next actors ask for; replicas are all of one kind, the first one's."""
         self._worker_footprint = scaling.worker_footprint(size, self._wishes)
-        if not self._replicas:
-            self._replica_footprint = scaling.replica_footprint(size, self._wishes)
+        replica = scaling.replica_footprint(size, self._wishes)
+        if not self._replicas or replica.gpus == self._replica_footprint.gpus:
+            self._replica_footprint = replica
 
     def _grow_replicas(self, remaining: int, size: ClusterSize) -> None:
         if size.cpus < 1 and self._wishes.gpus_per_replica is None:
             return  # no node is up for anybody to simulate on: its kind decides the replicas'
+        made = len(self._replicas) + self._dead_replicas  # where one died for good, so would others
         decision = scaling.scale_replicas(
-            len(self._replicas), remaining, size, self._replica_footprint, self._wishes
+            made, remaining, size, self._replica_footprint, self._wishes
         )
         if decision.change:
             self._say(f"starting {decision.change} replica(s): {decision.reason}")
@@ -215,11 +242,12 @@ class Crew:
             ),
             decode_limit_s=self._cluster.decode_limit_s,
         )
-        for _ in range(decision.change):
-            name = f"replica-{len(self._replicas)}"
+        for number in range(made, made + decision.change):
             threads = self._cluster.replica_threads
             self._replicas.append(
-                actors.start_replica(name, settings, self._replica_footprint, threads)
+                actors.start_replica(
+                    f"replica-{number}", settings, self._replica_footprint, threads
+                )
             )
 
     def _grow_workers(self, remaining: int, size: ClusterSize) -> None:
@@ -263,11 +291,15 @@ class Crew:
                     self._tell_death("was")  # both between two looks
                 self._processes[replica] = info.process
                 self._answering.add(replica)
-            except ActorDiedError as error:
+            except (
+                ActorDiedError,
+                OutOfMemoryError,
+            ) as error:  # the latter where no restart is left
                 self._replicas.remove(replica)
+                self._dead_replicas += 1
                 if not self._replicas:
                     raise RunStoppedError(f"every replica of the policy is dead: {error}") from None
-                self._say(f"a replica is dead for good: {error}")
+                self._say(f"a replica is dead for good, {len(self._replicas)} left: {error}")
             except RayActorError:
                 if self._processes.pop(replica, None):
                     self._tell_death("is being")
@@ -370,12 +402,10 @@ class Crew:
         try:
             info = ray.get(ref)
         except RayError as error:  # of the process, or an exception of its own
-            self._start_failures += 1
-            if self._start_failures >= START_FAILURES:
-                raise RunStoppedError(f"workers do not start: {error}") from None
+            self._deaths.add(error)
             self.replace(member)
             return
-        self._start_failures = 0
+        self._deaths.end_row()
         check_worker(info, self._source_sha256)
         self._note(info.machine)
         member.node = info.machine.node

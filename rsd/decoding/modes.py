@@ -306,9 +306,11 @@ def _no_codes(backbone: Backbone, context: Tensor, layers: int) -> Tensor:
 
 
 def _margin(logits: Tensor) -> Tensor:
-    """(B, n, T, D, V) -> (B, n): the smallest gap between the two best levels of any token."""
+    """(B, n, T, D, V) -> (B, n): the smallest gap between the two best levels of any token; NaN
+    where a logit is NaN or infinite."""
     best = logits.topk(2, dim=-1).values
-    return (best[..., 0] - best[..., 1]).amin(dim=(-2, -1)).float()
+    gap = best[..., 0] - best[..., 1] + 0 * logits.sum(dim=-1)
+    return gap.amin(dim=(-2, -1)).float()
 
 
 def _draw(

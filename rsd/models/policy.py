@@ -29,7 +29,7 @@ NEAR_TIE = 1e-4
 
 
 class NonFiniteError(RuntimeError):
-    """The model's logits hold NaN."""
+    """The model's logits hold NaN or infinity."""
 
 
 class SmallVLAPolicy:
@@ -64,10 +64,15 @@ class SmallVLAPolicy:
         Raises NonFiniteError for NaN logits, ValueError for frames of another size than the
         checkpoint's, UserError for a layer count or rule that the policy does not have.
         """
-        decoding = requests[0].decoding
-        if decoding.mode == "regression" and self._deterministic and len(requests) > 1:
-            return self._one_by_one(requests, deliver)
         stopwatch = Stopwatch(self._device)
+        if requests[0].decoding.mode == "regression" and self._deterministic:
+            return self._one_by_one(requests, deliver or _nobody, stopwatch)
+        return self._act(requests, deliver or _nobody, stopwatch)
+
+    def _act(
+        self, requests: list[ChunkRequest], deliver: Deliver, stopwatch: Stopwatch
+    ) -> list[Chunk]:
+        decoding = requests[0].decoding
         chunks: dict[int, Chunk] = {}
         for part in self._decode(requests, decoding, stopwatch):
             rows = part.rows.tolist()
@@ -76,17 +81,18 @@ class SmallVLAPolicy:
             answers = self._answers(part, canonical, len(requests), stopwatch)
             for row, chunk in zip(rows, answers, strict=True):
                 chunks[row] = chunk
-                if deliver is not None:
-                    deliver(row, chunk)
+                deliver(row, chunk)
         return [chunks[row] for row in range(len(requests))]
 
-    def _one_by_one(self, requests: list[ChunkRequest], deliver: Deliver | None) -> list[Chunk]:
-        """Numbers have no ties that could be settled, and rounding depends on the batch."""
+    def _one_by_one(
+        self, requests: list[ChunkRequest], deliver: Deliver, stopwatch: Stopwatch
+    ) -> list[Chunk]:
+        """Numbers have no ties that could be settled, and rounding depends on the batch. A request
+        waits for those before it, so its times hold theirs."""
         chunks: list[Chunk] = []
         for row, request in enumerate(requests):
-            chunks += self.act([request])
-            if deliver is not None:
-                deliver(row, chunks[row])
+            chunks += self._act([request], _nobody, stopwatch)
+            deliver(row, chunks[row])
         return chunks
 
     def _settle(
@@ -186,7 +192,7 @@ class SmallVLAPolicy:
         """Rows of the batch as they become final."""
         for part in self._parts(requests, decoding, stopwatch):
             if bool(torch.isnan(part.decoded.margin).any()):
-                raise NonFiniteError("the policy's logits hold NaN")
+                raise NonFiniteError("the policy's logits hold NaN or infinity")
             yield part
 
     def _parts(
@@ -288,6 +294,10 @@ class SmallVLAPolicy:
         if instruction not in self._words:
             self._words[instruction] = word_ids(instruction, self.model.config.word_buckets)
         return self._words[instruction]
+
+
+def _nobody(row: int, chunk: Chunk) -> None:
+    """Whom answers are delivered to where nobody waits for them."""
 
 
 _SECTIONS = ("vision", "draft", "target", "detokenise")

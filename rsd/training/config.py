@@ -27,7 +27,7 @@ class TrainConfig:
     """Examples of an optimiser step, all workers together"""
 
     learning_rate: float = 1e-3
-    """Largest one of the target (AdamW), reached after --train.warmup steps, then falling to 0"""
+    """Largest one of the target (AdamW), reached after --train.warmup steps, then falling to 2 %"""
 
     draft_learning_rate: float = 2e-3
     """Largest one of the draft (AdamW, one cycle)"""

@@ -90,7 +90,7 @@ class DraftTraining:
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimiser, config.draft_learning_rate, total_steps=config.draft_steps
         )
-        self._step = 0
+        self._step, self._rate = 0, math.nan  # of the last step
 
     def run(self, report: Report, every: int = 250) -> Iterator[int]:
         """Train to the end; yields the step number after each report, a place to save or stop."""
@@ -119,7 +119,7 @@ class DraftTraining:
                         self._step,
                         config.draft_steps,
                         mean,
-                        self._optimiser.param_groups[0]["lr"],
+                        self._rate,
                         since * self._batch_size / seconds,
                         self._validate(views[0], previous, majority),
                     )
@@ -150,6 +150,7 @@ class DraftTraining:
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimiser.step()
+        self._rate = self._optimiser.param_groups[0]["lr"]
         self._schedule.step()
         return loss.detach()
 

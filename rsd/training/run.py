@@ -230,12 +230,12 @@ def _model(job: TrainJob, examples: Examples, *, fresh: bool) -> SmallVLA:
     """The model that training starts from, or of the right shape for a saved state."""
     if job.draft_only:
         loaded = policy.load(str(job.output), deterministic=False, device="cpu")
-        _check_start(str(job.output), loaded, examples)
+        _check_start(str(job.output), loaded, examples, job.train.held_out)
         return loaded.model
     model = SmallVLA(job.model, examples.spec.height)
     if job.start_from:
         loaded = policy.load(job.start_from, deterministic=False, device="cpu")
-        _check_start(job.start_from, loaded, examples)
+        _check_start(job.start_from, loaded, examples, job.train.held_out)
         model.load_state_dict(model.state_dict() | loaded.model.state_dict())
     elif fresh:
         tokeniser = train_tokeniser(
@@ -253,12 +253,20 @@ def _model(job: TrainJob, examples: Examples, *, fresh: bool) -> SmallVLA:
 FAR = 10.0  # of the checkpoint's standard deviations: another unit or convention, no other task
 
 
-def _check_start(checkpoint: str, start: policy.SmallVLAPolicy, examples: Examples) -> None:
-    """Raises UserError for frames drawn otherwise than the checkpoint's, and for proprioception
-    that its statistics of normalisation cannot be of."""
+def _check_start(
+    name: str, start: policy.SmallVLAPolicy, examples: Examples, held_out: float
+) -> None:
+    """Raises UserError for frames drawn otherwise than the checkpoint's, for proprioception that
+    its statistics of normalisation cannot be of, and for a validation on what it has seen."""
+    least = min(_held_out(checkpoint.inspect(name).origin), default=held_out)
+    if held_out > least:
+        raise UserError(
+            f"--train.held-out {held_out:g}: {name} has been trained with {least:g}, so that some "
+            f"of what would be held out is known to it; give {least:g} or less"
+        )
     if start.images != examples.spec:
         raise UserError(
-            f"{checkpoint} reads frames drawn as {start.images}, the demonstrations hold "
+            f"{name} reads frames drawn as {start.images}, the demonstrations hold "
             f"{examples.spec}; train it on its own kind of frames"
         )
     mean, scale = start.model.proprio_mean, start.model.proprio_scale
@@ -267,10 +275,20 @@ def _check_start(checkpoint: str, start: policy.SmallVLAPolicy, examples: Exampl
         if abs(seen[dim] - mean[dim]) > FAR * scale[dim] or spread[dim] > FAR * scale[dim]:
             raise UserError(
                 f"proprio dimension {dim} is {seen[dim]:.3g} +- {spread[dim]:.3g} in the "
-                f"demonstrations, {checkpoint} was trained on {mean[dim]:.3g} +- {scale[dim]:.3g}: "
+                f"demonstrations, {name} was trained on {mean[dim]:.3g} +- {scale[dim]:.3g}: "
                 "other units or conventions, or another model's statistics; train without "
                 "--start-from, or on its own kind of data"
             )
+
+
+def _held_out(origin: dict[str, Any]) -> Iterator[float]:
+    """Of a checkpoint's trainings, and of those of what it started from."""
+    share = origin.get("training", {}).get("held_out")
+    if share is not None:
+        yield share
+    for earlier in ("target", "started_from"):
+        if earlier in origin:
+            yield from _held_out(origin[earlier])
 
 
 def _describe_tokeniser(job: TrainJob, model: SmallVLA, examples: Examples) -> str:

@@ -14,7 +14,7 @@ from conftest import TOY, assert_exactly_once, processes, rows, run_toy, same_wo
 from rich.console import Console
 
 from rsd import records
-from rsd.cluster import crew
+from rsd.cluster import actors, crew
 from rsd.cluster.session import evaluate
 from rsd.config import parse
 from rsd.envs.assets import ResolvedAssets
@@ -75,11 +75,17 @@ def test_a_killed_replica_costs_nothing_but_time(tmp_path: Path) -> None:
     assert (rows(tmp_path)["attempts"] == 1).all()
 
 
-def test_with_two_replicas_the_other_one_answers(tmp_path: Path) -> None:
+def test_where_one_of_two_replicas_is_dead_for_good_the_other_one_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actors, "REPLICA_RESTARTS", 0)
+    monkeypatch.setattr(crew, "LOOK_S", 0.5)
     killer = kill_at_random("PolicyReplicaActor", seed=3, kills=1)
-    run_toy(tmp_path, *FORTY, "--replicas", "2")
+    _, text = run_toy(tmp_path, *FORTY, "--replicas", "2")
     killer.join(1)
     assert not killer.is_alive()
+    assert "a replica is dead for good, 1 left" in text
+    assert text.count("starting") == 2  # replicas and workers, once
     assert_exactly_once(tmp_path, arms=2, episodes_per_arm=40)
     assert (rows(tmp_path)["attempts"] == 1).all()
 

@@ -16,7 +16,7 @@ from rsd.errors import UserError
 from rsd.models import checkpoint, policy
 from rsd.models.policy import NonFiniteError, SmallVLAPolicy
 from rsd.models.small_vla import SmallVLA
-from rsd.types import Chunk, Decoding
+from rsd.types import Chunk, Decoding, Mode
 from tests.decoding.small_policy import CONFIG, IMAGES, requests, small_checkpoint, small_model
 
 AUTOREGRESSIVE = Decoding("autoregressive")
@@ -121,6 +121,23 @@ def test_nan_weights_raise_instead_of_acting() -> None:
         model.target.norm.weight.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="NaN"):
         SmallVLAPolicy(model, IMAGES, "none").act(requests(1, AUTOREGRESSIVE))
+
+
+@pytest.mark.parametrize("mode", ["autoregressive", "speculative", "parallel"])
+@pytest.mark.parametrize("rule", ["exact", "sampling"])
+def test_an_infinite_logit_raises_instead_of_acting(mode: Mode, rule: str) -> None:
+    model = small_model()
+    with torch.no_grad():
+        for heads in (model.target.heads, model.parallel_heads):
+            heads.bias.flatten()[0] = float("inf")
+    with pytest.raises(NonFiniteError, match="infinity"):
+        SmallVLAPolicy(model, IMAGES, "none").act(requests(2, Decoding(mode, rule)))
+
+
+def test_a_request_to_the_regression_head_waits_for_those_before_it(small: SmallVLAPolicy) -> None:
+    chunks = small.act(requests(4, REGRESSION))
+    target_s = [chunk.trace.target_s for chunk in chunks]
+    assert target_s == sorted(set(target_s))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

@@ -185,6 +185,22 @@ def test_statistics_of_other_units_are_refused(data: Path, tmp_path: Path) -> No
         _train(again)
 
 
+def test_what_a_start_was_trained_on_is_not_held_out(data: Path, tmp_path: Path) -> None:
+    """Nor what that one had started from."""
+    first = _job(data, tmp_path / "first")
+    _train(first)
+    less = dataclasses.replace(SETTINGS, held_out=0.1)
+    second = _job(data, tmp_path / "second", start_from=str(first.output), train=less)
+    _train(second)
+    third = _job(data, tmp_path / "third", start_from=str(second.output))
+    with pytest.raises(
+        UserError, match=r"--train.held-out 0.2: .*second has been trained with 0.1"
+    ):
+        _train(third)
+    with pytest.raises(UserError, match=r"give 0.1 or less"):
+        _train(_job(data, second.output, draft_only=True))
+
+
 def test_an_encoder_is_not_fitted_to_what_is_held_out(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,6 +213,15 @@ def test_the_expert_gets_its_turn() -> None:
     assert list(starts) == [40, 120, 200]
 
 
+def test_no_grasp_of_somebody_elses_is_missed_later() -> None:
+    misses = Misses(1.0, seed=1, task_id=0)
+    opened, closed = np.full(7, -1.0), np.full(7, 1.0)
+    drives = [misses(closed, driven=True), misses(closed), misses(closed)]
+    assert all(action is None for action in drives)
+    assert misses(opened) is None and misses(closed) is not None
+    assert misses(closed, driven=True) is None and misses(closed) is None  # the rest is dropped
+
+
 def test_a_burst_holds_one_offset() -> None:
     disturb = Disturbance(NoiseSettings(0.1, 1.0, (5, 5), 0.0), seed=1, task_id=0)
     offsets = np.stack([disturb(np.zeros(7)) for _ in range(10)])
