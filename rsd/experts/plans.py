@@ -39,9 +39,10 @@ _SPATIAL = {
     "on_the_cookie_box": _bowl_to_plate(),
     # The open drawer is 0.15 x 0.21 m: the fingers fit beside the bowl only roughly across its
     # width (the cabinet's x). The bowl's back rim is just under the edge of the cabinet's top, so
-    # it rises at a slant, out of the drawer's front.
+    # it rises at a slant, out of the drawer's front. Turned less, a finger comes down on the
+    # drawer's side where the bowl stands near it; turned more, on the drawer's front.
     "in_the_top_drawer_of_the_wooden_cabinet": _bowl_to_plate(
-        Rim(EAST - np.radians(20), frame=CABINET, radius=0.043),
+        Rim(EAST - np.radians(28), frame=CABINET, radius=0.040),
         grasp_tolerance=0.008,
         carry_clearance=0.26,
         carry_lean=0.2,
