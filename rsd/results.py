@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ from rsd.envs.assets import write_atomically
 from rsd.errors import UserError
 from rsd.records import PINNED_PACKAGES, Column, read_chunks, read_episodes, read_run
 from rsd.report import one_assets, success, sum_by_layer
-from rsd.statistics import Proportion
+from rsd.statistics import Proportion, compare_pairs
 
 SUFFIX = ".parquet"
 STATE_DIGITS = 12  # hex; enough to tell 12,000 states apart
@@ -175,6 +175,31 @@ def decoding_table(rows: pd.DataFrame) -> list[str]:
 
 
 _EXACT = ("speculative", "autoregressive")
+_BASELINE = "autoregressive"
+
+
+def paired_table(rows: pd.DataFrame) -> list[str]:
+    """Markdown: every other arm against the baseline, over all worlds that both have finished; a
+    row an arm, none where the baseline did not run."""
+    columns = ["pairs", "it alone", f"{_BASELINE} alone", "points (95 % interval)", "p"]
+    lines = _head([f"against {_BASELINE}", *columns])
+    verdicts = {arm: _verdicts(rows[rows["arm"] == arm]) for arm in _arms(rows)}
+    baseline = verdicts.pop(_BASELINE, {})
+    for arm, own in verdicts.items():
+        pair = compare_pairs(baseline, own)
+        if pair.difference is None:
+            continue
+        points = [f"{100 * value:+.1f}" for value in (pair.difference, pair.low, pair.high)]
+        counts = [str(count) for count in (pair.pairs, pair.only_second, pair.only_first)]
+        interval = f"{points[0]} ({points[1]} to {points[2]})"
+        lines.append(_row([arm, *counts, interval, f"{pair.p_value:.2g}"]))
+    return lines
+
+
+def _verdicts(rows: pd.DataFrame) -> dict[Hashable, bool]:
+    """Of finished episodes, by world."""
+    finished = rows[rows["outcome"] != "error"].set_index(WORLD)
+    return (finished["outcome"] == "success").to_dict()
 
 
 def _arms(rows: pd.DataFrame) -> list[str]:
@@ -293,8 +318,10 @@ def section(group: Published) -> list[str]:
         "",
         *success_table(rows),
     ]
-    decoding = decoding_table(rows)
-    return [*parts, "", *decoding] if len(decoding) > 2 else parts
+    for table in (paired_table(rows), decoding_table(rows)):
+        if len(table) > len(_head([])):
+            parts += ["", *table]
+    return parts
 
 
 def _versions(origin: dict[str, Any]) -> Iterator[str]:

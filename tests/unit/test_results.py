@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_up_runs import LAYERS, RUN, key, paired_results, result, write
 
-from rsd import results
+from rsd import report, results
 from rsd.errors import UserError
 from rsd.records import Books, read_chunks, read_episodes
 
@@ -45,6 +45,10 @@ def test_tables_count_errors_apart_and_pairs_by_world(run: str, tmp_path: Path) 
     assert len(finished) == 49 and f"/49 = {share:.1f} (" in text
     assert "instead of 4.00" in text and "| 48 of 49 |" in text
     assert "| libero_spatial | speculative | 4/4, 1 error | " in results.task_table(rows)[3]
+    pair = report.summarise(run).pairs[0].comparison
+    alone = f"| speculative | {pair.pairs} | {pair.only_second} | {pair.only_first} | "
+    assert pair.pairs == 49 and alone in text
+    assert f"| {pair.p_value:.2g} |" in text
 
 
 def test_a_task_that_did_not_run_is_no_failure(tmp_path: Path) -> None:
@@ -88,7 +92,12 @@ def test_runs_of_one_policy_on_the_same_assets_share_a_table(tmp_path: Path) -> 
         results.keep(write(tmp_path / arm, mine), paths[-1])
     (group,) = results.published(paths)
     assert group.names == ("autoregressive", "speculative")
-    for table in (results.success_table, results.task_table, results.decoding_table):
+    for table in (
+        results.success_table,
+        results.task_table,
+        results.paired_table,
+        results.decoding_table,
+    ):
         assert table(group.rows) == table(expected.rows)
     with pytest.raises(UserError, match="100 episodes are in two of"):
         results.published([*paths, tmp_path / "whole.parquet"])
