@@ -55,9 +55,7 @@ from rsd.models import load_policy
 from rsd.suites import Task
 from rsd.types import SimTimings
 
-RETRIES = (
-    ClusterConfig.retries
-)  # times a placement is tried again after an exception, a hang or a dead worker
+RETRIES = ClusterConfig.retries  # of a placement after an exception, a hang or a dead worker
 MANY = 10  # placements of a task, and more than were solved, that tell that something is wrong
 TICK_S = 0.5
 

@@ -31,6 +31,7 @@ LOOK_AGAIN_S = 0.5  # the same while no replica answers
 PATIENCE_S = 60.0  # for an actor to start before the user is told what it waits for
 DEATHS_IN_A_ROW = 5  # of workers, after which the run stops
 MOMENT_S = 2.0  # deaths within it have one cause
+DEAD_FOR_GOOD = (ActorDiedError, OutOfMemoryError)  # the latter where no restart is left
 
 
 class RunStoppedError(RuntimeError):
@@ -291,10 +292,7 @@ class Crew:
                     self._tell_death("was")  # both between two looks
                 self._processes[replica] = info.process
                 self._answering.add(replica)
-            except (
-                ActorDiedError,
-                OutOfMemoryError,
-            ) as error:  # the latter where no restart is left
+            except DEAD_FOR_GOOD as error:
                 self._replicas.remove(replica)
                 self._dead_replicas += 1
                 if not self._replicas:
