@@ -36,10 +36,6 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
         return BAD_REQUEST
-    except OSError as error:  # rows cannot be written: the books give up what they still hold
-        again = "make room or mend it, then the same command with --resume goes on"
-        Console(stderr=True).print(f"stopped: {error}; {again}", style="red", **PLAIN)
-        return STOPPED
     except KeyboardInterrupt:  # before the driver listens for it
         return INTERRUPTED
 
@@ -88,12 +84,17 @@ def _forecast_lines(run: RunPlan) -> list[str]:
 def carry_out(run: RunPlan, console: Console) -> int:
     """Run on Ray what is not recorded of a checked plan, and print the summary."""
     planned = set(run.keys)
-    with open_books(run, lambda line: console.print(line, **PLAIN)) as books:
-        output = books.output
-        done = len(books.recorded())
-        console.print(f"output   {output} (run {books.run_id}, {done} recorded)", **PLAIN)
-        stopped = "" if planned <= books.recorded() else work(run, books, console)
-        left = len(planned - books.recorded())
+    books = open_books(run, lambda line: console.print(line, **PLAIN))
+    output, done = books.output, len(books.recorded())
+    try:
+        with books:
+            console.print(f"output   {output} (run {books.run_id}, {done} recorded)", **PLAIN)
+            stopped = "" if planned <= books.recorded() else work(run, books, console)
+    except (UserError, OSError) as error:  # the books cannot be written
+        again = "make room or mend it, then the same command with --resume goes on"
+        Console(stderr=True).print(f"stopped: {error}; {again}", style="red", **PLAIN)
+        return STOPPED
+    left = len(planned - books.recorded())
     errors = summarise(output, console)
     if left:
         how = f"{stopped or 'interrupted'}: {left} episodes left"
@@ -111,10 +112,8 @@ def work(run: RunPlan, books: Books, console: Console) -> str:
     try:
         with connected():
             evaluate(run, books, console)
-    except (RunStoppedError, UserError) as error:  # the latter: run.json cannot be written
+    except RunStoppedError as error:
         return f"stopped: {error}"
-    finally:
-        books.flush()
     return ""
 
 

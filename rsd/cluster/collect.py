@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
 from rsd.cluster import actors, scaling
 from rsd.cluster.actors import WorkerInfo, worker_info
@@ -403,7 +403,7 @@ class CollectionRun:
         assert task is not None
         reason = str(error).strip().splitlines()[-1:] or [""]
         self._say(f"task {task.task_id}, seed {member.seed}: {type(error).__name__}: {reason[0]}")
-        if isinstance(error, RayActorError):
+        if isinstance(error, actors.DEATHS):
             self._deaths.add(error)
         if self._tries[task, member.seed] > RETRIES:
             text = "".join(traceback.format_exception_only(error))  # a task's holds the worker's

@@ -209,8 +209,7 @@ def test_a_driver_that_is_killed_or_interrupted_goes_on_to_exactly_the_planned_r
     """SIGKILL at a seeded moment, Ctrl-C, then to the end."""
     output = tmp_path / "run"
     flags = [*FORTY, *TOY, "--output", str(output), "--resume"]
-    driver = launch(*flags)
-    wait_for(lambda: any((output / "episodes").glob("part-*")), PATIENCE_S)
+    driver = launch_until_rows(output, flags)
     before = {path.name for path in (output / "episodes").glob("part-*")}
     family = psutil.Process(driver.pid).children(recursive=True)
     actors = [process for process in family if is_actor(process)]
@@ -238,9 +237,7 @@ def test_a_driver_that_is_killed_or_interrupted_goes_on_to_exactly_the_planned_r
     driver = launch(*flags)
     text = finish(driver)
     assert driver.returncode == 0, text
-    rows = episodes(output)
-    keys = {(row["arm"], row["task_id"], row["trial"]) for row in rows}
-    assert len(rows) == len(keys) == 80
+    rows = eighty_episodes(output)
     assert all(row["outcome"] != "error" for row in rows)
     assert len({row["run_id"] for row in rows}) == 1
 
@@ -250,8 +247,7 @@ def test_books_that_cannot_be_written_stop_the_run_aloud_and_it_goes_on_when_the
 ) -> None:
     output = tmp_path / "run"
     flags = [*FORTY, *TOY, "--output", str(output), "--resume"]
-    driver = launch(*flags)
-    wait_for(lambda: any((output / "episodes").glob("part-*")), PATIENCE_S)
+    driver = launch_until_rows(output, flags)
     (output / "episodes").rename(tmp_path / "aside")
     (output / "episodes").write_text("no folder")
     text = finish(driver)
@@ -264,9 +260,22 @@ def test_books_that_cannot_be_written_stop_the_run_aloud_and_it_goes_on_when_the
     again = launch(*flags)
     text = finish(again)
     assert again.returncode == 0, text
+    eighty_episodes(output)
+
+
+def launch_until_rows(output: Path, flags: list[str]) -> subprocess.Popen[str]:
+    """The job, once its first part is written."""
+    driver = launch(*flags)
+    wait_for(lambda: any((output / "episodes").glob("part-*")), PATIENCE_S)
+    return driver
+
+
+def eighty_episodes(output: Path) -> list[dict[str, object]]:
+    """All that FORTY asks for in two arms, each once."""
     rows = episodes(output)
     keys = {(row["arm"], row["task_id"], row["trial"]) for row in rows}
     assert len(rows) == len(keys) == 80
+    return rows
 
 
 def is_actor(process: psutil.Process) -> bool:
