@@ -43,6 +43,7 @@ from rsd.types import (
     ImageSpec,
     Observation,
     SimTimings,
+    draws_of,
 )
 
 FIRST_SEED = 1  # seed 0 is the stream of evaluation's fixture poses (PROTOCOL 4)
@@ -213,7 +214,8 @@ class Driver:
         return self._planned.popleft()
 
     def _ask(self, observation: Observation) -> list[np.ndarray]:
-        request = ChunkRequest(observation, _DRIVERS_DECODING, self._key, self._chunks)
+        draws = draws_of(self._key, self._chunks)
+        request = ChunkRequest(observation, _DRIVERS_DECODING, draws, self._chunks)
         self._chunks += 1
         actions = self._decide(request).actions
         check_actions(actions)

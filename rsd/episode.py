@@ -17,6 +17,7 @@ from rsd.types import (
     Environment,
     EpisodeKey,
     EpisodeResult,
+    draws_of,
 )
 
 Decide = Callable[[ChunkRequest], Chunk]
@@ -63,18 +64,25 @@ def run_episode(
     records: list[ChunkRecord] = []
     previous_codes = None
     while not rollout.over:
-        request = ChunkRequest(env.observe(), decoding, key, len(records), previous_codes)
+        index = len(records)
+        draws = draws_of(key, index)
+        request = ChunkRequest(env.observe(), decoding, draws, index, previous_codes)
         asked = clock()
         chunk = decide(request)
         wait_s += clock() - asked
         check_actions(chunk.actions)
-        records.append(ChunkRecord(len(records), chunk.trace, sha256_of(chunk.actions)))
+        records.append(_record(index, chunk))
         previous_codes = chunk.codes
         for action in chunk.actions:
             rollout.step(action)
             if rollout.over:
                 break
     return rollout.result(wait_s, records)
+
+
+def _record(index: int, chunk: Chunk) -> ChunkRecord:
+    decoded = chunk.codes[..., : chunk.trace.layers].astype(np.int8)
+    return ChunkRecord(index, chunk.trace, sha256_of(chunk.actions), decoded)
 
 
 def run_expert_episode(

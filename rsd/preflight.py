@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from rsd import arithmetic
 from rsd.config import (
     EvaluateConfig,
     check,
@@ -129,5 +130,8 @@ def _run_record(run: RunPlan) -> dict[str, Any]:
         "assets": run.assets.name,
         "assets_fingerprint": run.assets.fingerprint,
         "renderer": run.renderer,
+        "images": dataclasses.asdict(run.policy.images),
+        "arithmetic": arithmetic.name(),
+        "simulator": FAMILIES[family_of(run.keys[0].suite)].content(),
         **provenance(),
     }

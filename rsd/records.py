@@ -28,10 +28,12 @@ import pyarrow.parquet as pq
 
 from rsd.errors import UserError
 from rsd.locking import hold
-from rsd.provenance import Machine, flat
-from rsd.types import EpisodeKey, EpisodeResult
+from rsd.provenance import Machine, deciding_packages, flat
+from rsd.types import ChunkRecord, EpisodeKey, EpisodeResult
 
-SCHEMA_VERSION = "2"  # raise it with every change of a column's name, type, unit or meaning
+# Raise it with every change of a column's name, type, unit or meaning. A column that is added may
+# be null, and is where older runs are read.
+SCHEMA_VERSION = "2"
 
 FLUSH_EVERY = 20  # episodes a part
 FLUSH_SECONDS = 10.0  # since the part's first episode; looked at when one is added
@@ -52,11 +54,12 @@ class Column:
     type: pa.DataType
     unit: str
     description: str
+    nullable: bool = False
 
     def field(self) -> pa.Field:
         """Unit and description travel in the field's metadata, into every Parquet file."""
         metadata = {"unit": self.unit, "description": self.description}
-        return pa.field(self.name, self.type, nullable=False, metadata=metadata)
+        return pa.field(self.name, self.type, nullable=self.nullable, metadata=metadata)
 
 
 _TEXT = pa.string()
@@ -166,6 +169,13 @@ _CHUNK_COLUMNS = (
         "device time from codes to actions for the batch, until this request was final",
     ),
     Column("action_sha256", _TEXT, "hex", "of the chunk's actions, float32 bytes (T, 7)"),
+    Column(
+        "codes",
+        pa.list_(pa.field("item", pa.int8(), nullable=False)),
+        "level",
+        "the decoded codes (T, D, layers), flattened in C order; null where the policy has none",
+        nullable=True,
+    ),
 )
 
 
@@ -282,13 +292,23 @@ def _prove_writable(folder: _Folder) -> None:
 # Rows on both sides of a resume land in one table, so whatever decides a row must be equal.
 # Code version and hardware may differ: a run is resumed after a fix, and on other machines; each
 # session's own are kept in run.json.
-_PINNED = ("config", "schema_version", "checkpoint", "assets", "renderer")
-PINNED_PACKAGES = ("hf-libero", "mujoco", "robosuite", "torch", "transformers")
+_PINNED = (
+    "config",
+    "schema_version",
+    "checkpoint",
+    "assets",
+    "renderer",
+    "images",
+    "arithmetic",
+    "simulator",
+)
 
 
-def _decides_rows(name: str) -> bool:
-    top, _, rest = name.partition(".")
-    return top.startswith(_PINNED) or (top == "packages" and rest in PINNED_PACKAGES)
+def _deciding(run: Mapping[str, Any]) -> dict[str, object]:
+    """What of a run.json decides what rows hold."""
+    return {name: value for name, value in run.items() if name.startswith(_PINNED)} | {
+        "packages": deciding_packages(run.get("packages", {}))
+    }
 
 
 def _changes(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, str]:
@@ -313,10 +333,9 @@ def _without_bookkeeping(run: Mapping[str, object]) -> dict[str, object]:
 
 
 def _refuse_changes(output: str, changes: Mapping[str, str]) -> None:
-    """Raises UserError that lists every change which would mix two experiments in one table."""
-    refused = {name: change for name, change in changes.items() if _decides_rows(name)}
-    if refused:
-        lines = [f"  {name.removeprefix('config.')}: {refused[name]}" for name in refused]
+    """Raises UserError that lists changes which would mix two experiments in one table."""
+    if changes:
+        lines = [f"  {name.removeprefix('config.')}: {changes[name]}" for name in changes]
         raise UserError(
             f"{output} was recorded with other settings; resume with the same ones or choose "
             "another --output:\n" + "\n".join(lines)
@@ -352,7 +371,11 @@ def _episode_row(
 
 def _chunk_rows(run_id: str, result: EpisodeResult) -> list[dict[str, Any]]:
     key = {"run_id": run_id} | vars(result.key)
-    return [key | vars(chunk.trace) | vars(chunk) for chunk in result.chunks]
+    return [key | vars(chunk.trace) | vars(chunk) | _flat_codes(chunk) for chunk in result.chunks]
+
+
+def _flat_codes(chunk: ChunkRecord) -> dict[str, Any]:
+    return {"codes": None if chunk.codes is None else chunk.codes.ravel()}
 
 
 def _parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
@@ -414,7 +437,7 @@ class Books:
         if resume:
             stored_run = read_run(output)
             changes = _changes(_without_bookkeeping(stored_run), _without_bookkeeping(run))
-            _refuse_changes(output, changes)
+            _refuse_changes(output, _changes(_deciding(stored_run), _deciding(run)))
             sessions = stored_run["sessions"]
             run = stored_run
         else:

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from rsd.envs.assets import write_atomically
 from rsd.errors import UserError
-from rsd.records import PINNED_PACKAGES, Column, read_chunks, read_episodes, read_run
+from rsd.provenance import deciding_packages
+from rsd.records import Column, read_chunks, read_episodes, read_run
 from rsd.report import one_assets, success, sum_by_layer
 from rsd.statistics import Proportion, compare_pairs
 
@@ -278,7 +279,7 @@ def published(paths: Sequence[Path]) -> list[Published]:
 def _conditions(origin: dict[str, Any]) -> str:
     """What must be the same for rows to be compared; records.py has the same list for a resume."""
     same = {name: origin[name] for name in ("checkpoint_sha256", "assets_fingerprint", "renderer")}
-    same["packages"] = {name: origin["packages"].get(name) for name in PINNED_PACKAGES}
+    same["packages"] = deciding_packages(origin["packages"])
     same["deterministic"] = origin["config"]["deterministic"]
     return json.dumps(same, sort_keys=True)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rsd import installation
 from rsd.errors import UserError, unknown
 
 WAIT_STEPS = 10  # PROTOCOL 2
@@ -69,11 +70,9 @@ class Task:
 @functools.cache
 def libero_root() -> Path:
     """Folder of the installed `libero.libero`, found without importing it (its import asks on
-    standard input where no configuration exists, PROTOCOL 12)."""
-    spec = importlib.util.find_spec("libero")
-    if spec is None or spec.origin is None:
-        raise UserError("hf-libero is not installed; run `make setup`")
-    return Path(spec.origin).parent / "libero"
+    standard input where no configuration exists, PROTOCOL 12). Raises UserError where another
+    `libero` would be imported."""
+    return installation.module_root(installation.LIBERO) / "libero"
 
 
 @functools.cache

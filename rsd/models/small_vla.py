@@ -160,7 +160,7 @@ class SmallVLA(nn.Module):
 
     def vision(self, images: Tensor) -> Tensor:
         """uint8 (B, cameras, H, W, 3) -> (B, cameras (cells + 1), W)."""
-        scaled = images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1.0
+        scaled = images.permute(0, 1, 4, 2, 3).to(self.proprio_mean.dtype) / 127.5 - 1.0
         return torch.cat([tower(scaled[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
     def normalise(self, proprio: Tensor) -> Tensor:
