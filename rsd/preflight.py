@@ -116,10 +116,10 @@ def open_books(run: RunPlan, say: Callable[[str], None]) -> Books:
     resume = run.config.output.resume and holds_a_run(output)
     if run.config.output.resume and not resume:
         say(f"nothing is recorded in {output} yet: this is a new run")
-    return Books.open(output, _run_record(run), resume=resume)
+    return Books.open(output, run_record(run), resume=resume)
 
 
-def _run_record(run: RunPlan) -> dict[str, Any]:
+def run_record(run: RunPlan) -> dict[str, Any]:
     """What run.json says of a run."""
     return {
         "run_id": run.run_id,
