@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
+import platform
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +23,7 @@ from rich.table import Table
 from rsd import repeat
 from rsd.config import ClusterConfig, EvaluateConfig, Least, SimulatorConfig, check_least
 from rsd.console import PLAIN
+from rsd.envs.rendering import process_variables
 from rsd.errors import UserError
 from rsd.preflight import RunPlan, open_books, prepare, run_record
 
@@ -67,6 +71,10 @@ class RepeatConfig:
     output: Annotated[str | None, tyro.conf.arg(metavar="DIR|URI")] = None
     """Where the new rows go; None: nowhere"""
 
+    alone: bool = False
+    """Without Ray, one episode after the other in this process: also under an emulator of another
+    processor"""
+
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
@@ -87,7 +95,9 @@ def main(arguments: Sequence[str]) -> int:
         for line in repeat.differences(kept, run_record(plan)):
             console.print(f"  {line}", **PLAIN)
         with tempfile.TemporaryDirectory() as aside:
-            return carry_out(plan, kept, config.output or f"{aside}/run", console)
+            output = config.output or f"{aside}/run"
+            evaluated = (alone if config.alone else on_ray)(plan_in(plan, output), console)
+            return compared(plan, kept, output, console) if evaluated else STOPPED
     except UserError as error:
         Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
         return BAD_REQUEST
@@ -118,31 +128,61 @@ def plan_of(config: RepeatConfig, kept: repeat.Kept) -> RunPlan:
     )
 
 
-def carry_out(run: RunPlan, kept: repeat.Kept, output: str, console: Console) -> int:
-    """Evaluate the sample into `output`, compare, print."""
+def plan_in(run: RunPlan, output: str) -> RunPlan:
+    """The same plan with its rows in `output`."""
+    where = dataclasses.replace(run.config.output, output=output)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, output=where))
+
+
+def on_ray(run: RunPlan, console: Console) -> bool:
+    """Evaluate a plan as jobs/evaluate.py does; False where it stopped early."""
     from rsd.cluster.crew import RunStoppedError  # after all checks: ray takes a second
     from rsd.cluster.session import connected, evaluate
 
-    where = dataclasses.replace(run.config.output, output=output)
-    run = dataclasses.replace(run, config=dataclasses.replace(run.config, output=where))
     with open_books(run, lambda line: console.print(line, **PLAIN)) as books:
         try:
             with connected():
                 evaluate(run, books, console)
         except RunStoppedError as error:
             Console(stderr=True).print(f"stopped: {error}", style="red", **PLAIN)
-            return STOPPED
+            return False
+    return True
+
+
+def alone(run: RunPlan, console: Console) -> bool:
+    """Evaluate a plan here; a task's episodes share its simulator."""
+    os.environ.update(process_variables(run.renderer))  # before torch and mujoco are loaded
+    from rsd.cluster.worker import EnvWorker, WorkerSettings
+    from rsd.models import load_policy
+
+    limit_s = run.config.cluster.time_limit_s
+    worker = EnvWorker(WorkerSettings(run.assets, run.renderer, run.policy.images, limit_s))
+    settings = run.config.policy
+    policy = load_policy(settings.policy, deterministic=settings.deterministic, device="cpu")
+    say = functools.partial(console.print, **PLAIN)
+    with open_books(run, say) as books:
+        for number, key in enumerate(run.keys, start=1):
+            decoding = run.arms[key.arm].decoding
+            result = worker.run(key, decoding, lambda request: policy.act([request])[0])
+            books.add(result, attempts=1, worker="alone", node=platform.node())
+            name = f"{key.arm} {key.suite} {key.task_id} {key.trial}"
+            say(f"{number}/{len(run.keys)} {name}: {result.outcome} after {result.steps} steps")
+    return True
+
+
+def compared(run: RunPlan, kept: repeat.Kept, output: str, console: Console) -> int:
+    """Print how the rows in `output` compare; returns the exit code."""
     lines = repeat.compare(kept, repeat.load(output))
     console.print(table(lines))
-    compared = sum(line.episodes for line in lines)
-    if compared < len(run.keys):
-        console.print(f"{len(run.keys) - compared} episodes did not finish here", **PLAIN)
+    finished = sum(line.episodes for line in lines)
+    if finished < len(run.keys):
+        console.print(f"{len(run.keys) - finished} episodes did not finish here", **PLAIN)
     for line in lines:
         for task, trial in line.parted:
             console.print(f"another state: {line.arm} {line.suite} {task} {trial}", **PLAIN)
     states = sum(line.states for line in lines)
-    console.print(f"{states} of {compared} final states agree", **PLAIN)
-    return AGREED if states == compared == len(run.keys) else DIFFERS
+    console.print(f"{states} of {finished} final states agree", **PLAIN)
+    return AGREED if states == finished == len(run.keys) else DIFFERS
 
 
 def table(lines: Sequence[repeat.Agreement]) -> Table:
