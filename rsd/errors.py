@@ -13,8 +13,8 @@ LONGEST = 4000  # characters of a message; what it quotes may be a file's
 
 
 def printable(text: str) -> str:
-    """Foreign text as a terminal may get it: control characters, which could move the cursor, colour
-    or hide what follows, become escapes such as \\x1b; line ends and tabs stay."""
+    """Foreign text as a terminal may get it: control characters, which could move the cursor,
+    colour or hide what follows, become escapes such as \\x1b; line ends and tabs stay."""
     if text.isprintable():
         return text
     return "".join(
