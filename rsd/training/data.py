@@ -91,7 +91,7 @@ def _check_images(specs: Mapping[ImageSpec, str]) -> None:
     kind."""
     if len(specs) > 1:
         kinds = "; ".join(f"{where} has {spec}" for spec, where in specs.items())
-        raise UserError(f"mixed image settings: {kinds}; train on one kind")
+        raise UserError(f"mixed image settings ({kinds}); train on one kind")
     for spec, where in specs.items():
         if spec.height != spec.width:
             raise UserError(

@@ -3,11 +3,10 @@ them where they are not. Nobody is advised to delete a file that is whole."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from rsd.errors import UserError
 from rsd.training.data import load_examples
 from rsd.types import ImageSpec
 from tests.made_up_demonstrations import LIBEROS, TASK, published
+from tests.unprivileged import forbidden
 
 Edit = Callable[[h5py.Group], object]
 
@@ -29,19 +29,6 @@ def refused(path: Path) -> str:
     with pytest.raises(UserError) as told:
         list(read_demonstrations(path))
     return str(told.value)
-
-
-@contextlib.contextmanager
-def unprivileged() -> Iterator[None]:
-    """Root may read everything."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 # --- the file itself -------------------------------------------------------------------------
@@ -65,19 +52,13 @@ def test_a_locked_file_is_told_from_a_damaged_one(tmp_path: Path) -> None:
 def test_a_forbidden_file_or_folder_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     path = published(folder / "a_demo.hdf5")
-    for each in (tmp_path.parent.parent, tmp_path.parent, tmp_path, folder):
-        each.chmod(0o755)
-    path.chmod(0)
-    with unprivileged():
-        for read in (path, folder):
-            told = refused(read)
-            assert "a_demo.hdf5 may not be read by this user" in told and "delete" not in told
-    path.chmod(0o644)
-    folder.chmod(0)
-    with unprivileged():
-        assert "may not be read by this user" in refused(path)
-        assert "may not be read by this user" in refused(folder)
     folder.chmod(0o755)
+    for closed in (path, folder):
+        with forbidden(closed, tmp_path):
+            for read in (path, folder):
+                told = refused(read)
+                assert "may not be read by this user" in told and "delete" not in told
+                assert str(closed) in told
 
 
 def test_links_that_lead_nowhere_are_told(tmp_path: Path) -> None:
