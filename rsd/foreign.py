@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from rsd.errors import UserError, brief, reading
+from rsd.errors import UserError, brief, printable, reading
 
 MOST_BYTES = 10 * 2**20  # of a description
 DEEPEST = 100  # levels of JSON; a fine-tuned checkpoint's description has one a generation
@@ -122,4 +122,9 @@ _RESOLVED = {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"}
 
 
 def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Scalar:
-    return loader.construct_object(node) if node.tag in _RESOLVED else str(node.value)
+    if node.tag in _RESOLVED:
+        return loader.construct_object(node)
+    word = str(node.value)
+    if printable(word) != word or "\n" in word:
+        raise ValueError(f"{brief(word)} holds control characters; write it without")
+    return word
