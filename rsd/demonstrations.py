@@ -17,8 +17,11 @@ has to be made to point into an installed LIBERO (here it is relative to `libero
 model names its meshes and textures where they lay on the machine that collected.
 
 LIBERO's published files pair action j with the observation *after* it (create_dataset.py steps
-before it records); reading notices and shifts, so that a Demonstration always holds what was seen
-before each action.
+before it records), those that openvla-oft regenerated (`*_no_noops`: no attributes, the task is the
+file's name) with the one before it; reading tells them apart and shifts, so that a Demonstration
+always holds what was seen before each action. What a file says about itself (rate, controller, way
+up of its frames) is compared with what is assumed here, and what its data show (gripper, pairing),
+too. rsd/hdf5.py keeps damaged and hostile files from doing harm.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ import numpy as np
 
 from rsd.architecture import from_json
 from rsd.errors import UserError, brief, reading, writing
-from rsd.foreign import parse_json
+from rsd.foreign import expanded, parse_json
 from rsd.hdf5 import SOURCE, check_kind, child, dataset, opened, text, understood
 from rsd.provenance import flat
 from rsd.suites import SUITES, Task, get_task
@@ -353,7 +356,7 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
     if not paths:
         raise UserError("no demonstrations are named; give at least one file or folder")
     files: list[Path] = []
-    for path in (Path(path).expanduser() for path in paths):
+    for path in map(expanded, paths):
         files += _files_of(path)
     if len({file.resolve() for file in files}) < len(files):
         raise UserError("the same demonstrations are given twice; name every file or folder once")

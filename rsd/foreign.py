@@ -19,6 +19,14 @@ _DEEPEST_YAML = 2  # a mapping, and a list of values in it
 Scalar = str | bool | None
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with `~` and `~user` replaced; raises UserError for a user that there is not."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error}; write the path from / on") from error
+
+
 def read_bytes(path: Path, most: int) -> bytes:
     """The content of a file. Raises UserError where it cannot be read or is larger than `most`."""
     with reading(path), path.open("rb") as stream:

@@ -14,14 +14,16 @@ import math
 import os
 import re
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from rsd.architecture import SmallVLAConfig, check_images, from_json, tensors
 from rsd.errors import UserError, brief, reading, unknown
-from rsd.foreign import MOST_BYTES, parse_json, read_bytes
+from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
 from rsd.types import ImageSpec
 
 FORMAT = 4
@@ -97,7 +99,7 @@ def inspect(spec: str) -> CheckpointInfo:
 
     Raises UserError that says what is wrong. Nothing of the size that the files claim is made.
     """
-    path = _BUNDLED / spec if spec in bundled() else Path(spec).expanduser()
+    path = _BUNDLED / spec if spec in bundled() else expanded(spec)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         with reading(path / name):
             there = (path / name).is_file()
@@ -108,19 +110,24 @@ def inspect(spec: str) -> CheckpointInfo:
             )
     config = _read_config(path / CONFIG_FILE)
     model, images = config["model"], config["images"]
-    with reading(path / WEIGHTS_FILE), (path / WEIGHTS_FILE).open("rb") as weights:
-        unfit = _unfit(_tensors_of(weights, path / WEIGHTS_FILE), model, images)
+    with reading(path / WEIGHTS_FILE), (path / WEIGHTS_FILE).open("rb") as stream:
+        stored = _tensors_of(stream, path / WEIGHTS_FILE)
+        unfit = _unfit(stored, model, images)
         described, digest = _description(model, images), hashlib.sha256(config["content"])
-        weights.seek(0)
-        while block := weights.read(2**20):
-            described.update(block)
-            digest.update(block)
+        broken = ""
+        for name, content in _contents(stream, stored):
+            described.update(content)
+            digest.update(content)
+            if name and not broken and not stored[name].finite(content):
+                broken = name
     if unfit or config["description_sha256"] != described.hexdigest():
         raise UserError(
             f"{path / WEIGHTS_FILE} does not hold the model that {CONFIG_FILE} describes{unfit}: "
             "the two files were not written together, or changed since; copy both anew or train "
             "it again"
         )
+    if broken:
+        raise UserError(f"{path}: {broken} holds NaN or infinity; copy or train it again")
     return CheckpointInfo(path, digest.hexdigest(), model, images, config["origin"])
 
 
@@ -206,12 +213,29 @@ def _names_a_suite(value: Any) -> bool:
 
 _MOST_HEADER_BYTES = 100_000_000  # that safetensors reads
 _MOST_DIMENSIONS = 8
-_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}  # dtypes of weights
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of numbers that weights are made of
 
 
-def _tensors_of(stream: IO[bytes], path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes by name, from the header of a safetensors file. Raises UserError for one that is
-    truncated or foreign, or whose tensors do not lie side by side to its end."""
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor in a safetensors file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    first: int  # byte behind the header
+    last: int  # the byte behind it
+
+    def finite(self, content: bytes) -> bool:
+        """Whether it holds neither NaN nor infinity."""
+        if self.dtype == "BF16":  # the upper half of a float32
+            return not bool(((np.frombuffer(content, "<u2") & 0x7F80) == 0x7F80).any())
+        numbers = np.frombuffer(content, f"<f{_BYTES[self.dtype]}")
+        return bool(np.isfinite(numbers).all())
+
+
+def _tensors_of(stream: IO[bytes], path: Path) -> dict[str, _Stored]:
+    """By name in their order, from the header of a safetensors file. Raises UserError for one that
+    is truncated or foreign, or whose tensors do not lie side by side to its end."""
     size = os.fstat(stream.fileno()).st_size
     prefix = stream.read(8)
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
@@ -224,37 +248,47 @@ def _tensors_of(stream: IO[bytes], path: Path) -> dict[str, tuple[int, ...]]:
         if not isinstance(header, dict):
             raise ValueError(f"its header is {brief(header)}")
         header.pop("__metadata__", None)
-        places = {name: _place(name, entry) for name, entry in header.items()}
+        stored = {name: _stored(name, entry) for name, entry in header.items()}
     except ValueError as error:
         raise UserError(f"{path} is no safetensors file: {error}") from error
+    stored = dict(sorted(stored.items(), key=lambda item: (item[1].first, item[1].last)))
     end = 0
-    for name, (_, first, last) in sorted(places.items(), key=lambda item: item[1][1:]):
-        if first != end:
+    for name, tensor in stored.items():
+        if tensor.first != end:
             raise UserError(
-                f"{path} is no safetensors file: {brief(name)} begins at byte {first} instead of "
-                f"{end}"
+                f"{path} is no safetensors file: {brief(name)} begins at byte {tensor.first} "
+                f"instead of {end}"
             )
-        end = last
+        end = tensor.last
     if 8 + length + end != size:
         raise UserError(f"{path} is truncated: {size} bytes instead of {8 + length + end}")
-    return {name: shape for name, (shape, _, _) in places.items()}
+    return stored
 
 
-def _place(name: str, entry: Any) -> tuple[tuple[int, ...], int, int]:
-    """A tensor's shape, first byte and the byte behind it; raises ValueError where they differ."""
+def _stored(name: str, entry: Any) -> _Stored:
+    """A tensor by its entry in the header; raises ValueError where that contradicts itself."""
     fits = isinstance(entry, dict) and {"dtype", "shape", "data_offsets"} == set(entry)
     if not fits or not (_sizes(entry["shape"]) and _sizes(entry["data_offsets"])):
         raise ValueError(f"tensor {brief(name)} is {brief(entry)}")
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _BITS:
-        raise ValueError(f"tensor {brief(name)} holds {brief(entry['dtype'])}, expected floats")
-    needed = math.prod(shape) * _BITS[entry["dtype"]] // 8
-    if len(offsets) != 2 or offsets[1] - offsets[0] != needed:
+    shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
+    if not isinstance(dtype, str) or dtype not in _BYTES:
+        raise ValueError(f"tensor {brief(name)} holds {brief(dtype)}, expected floats")
+    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * _BYTES[dtype]:
         raise ValueError(
             f"tensor {brief(name)} lies at data_offsets {brief(offsets)}, which {brief(shape)} of "
-            f"{entry['dtype']} do not fill"
+            f"{dtype} do not fill"
         )
-    return tuple(shape), offsets[0], offsets[1]
+    return _Stored(tuple(shape), dtype, *offsets)
+
+
+def _contents(stream: IO[bytes], stored: Mapping[str, _Stored]) -> Iterator[tuple[str, bytes]]:
+    """All bytes of a file: the header under no name, and each tensor's. `stream` is behind the
+    header."""
+    begin = stream.tell()
+    stream.seek(0)
+    yield "", stream.read(begin)
+    for name, tensor in stored.items():
+        yield name, stream.read(tensor.last - tensor.first)
 
 
 def _sizes(values: Any) -> bool:
@@ -265,12 +299,12 @@ def _sizes(values: Any) -> bool:
     )
 
 
-def _unfit(stored: dict[str, tuple[int, ...]], model: SmallVLAConfig, images: ImageSpec) -> str:
+def _unfit(stored: Mapping[str, _Stored], model: SmallVLAConfig, images: ImageSpec) -> str:
     """In which tensor the stored ones first differ from the described ones; empty: in none."""
     left = set(stored)
     for name, shape in tensors(model, images):
-        if stored.get(name) != shape:
-            found = stored.get(name, "missing")
+        found = stored[name].shape if name in stored else "missing"
+        if found != shape:
             return f" ({name} is {found}, described as {brief(shape)})"
         left.discard(name)
     return f" ({brief(min(left))} is not described)" if left else ""

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rsd.architecture import RFSQConfig, SmallVLAConfig, TransformerConfig, tensors
+from rsd.demonstrations import check_files
 from rsd.errors import UserError
 from rsd.models import checkpoint
 from rsd.models.small_vla import SmallVLA
@@ -263,6 +265,28 @@ def test_a_header_of_any_length_is_not_read(whole: Path, tmp_path: Path) -> None
     weights.write_bytes(struct.pack("<Q", 2**40))
     os.truncate(weights, 2**41)
     assert "a header of 1099511627776 bytes" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), -INFINITY])
+def test_weights_that_are_no_numbers_are_refused_before_they_are_loaded(
+    whole: Path, tmp_path: Path, dtype: torch.dtype, value: float
+) -> None:
+    weights = load_file(whole / checkpoint.WEIGHTS_FILE)
+    weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    save_file(weights, tmp_path / checkpoint.WEIGHTS_FILE)
+    checkpoint.inspect(str(describe(whole, tmp_path, lambda content: None)))
+    weights["target.heads.bias"][-1] = value
+    save_file(weights, tmp_path / checkpoint.WEIGHTS_FILE)
+    describe(whole, tmp_path, lambda content: None)
+    assert "target.heads.bias holds NaN or infinity" in refused(tmp_path)
+
+
+def test_a_home_that_there_is_not_is_told() -> None:
+    with pytest.raises(UserError, match="~nobody-of-that-name/policy"):
+        checkpoint.inspect("~nobody-of-that-name/policy")
+    with pytest.raises(UserError, match="~nobody-of-that-name/data"):
+        check_files("~nobody-of-that-name/data")
 
 
 @pytest.mark.parametrize("closed", [".", checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE])
