@@ -443,7 +443,7 @@ def _examine(hdf5: h5py.File, file: Path) -> _Examined:
     upright = _upright(attributes, str(file))
     for name, group in groups.items():
         with understood(f"{file}: {name}"):
-            _check_actions(group["actions"][()].astype(np.float32), "actions", f"{file}: {name}")
+            _check_actions(_float32(group["actions"][()]), "actions", f"{file}: {name}")
     return _Examined(groups, task, upright, _late(groups, str(file)))
 
 
@@ -643,7 +643,7 @@ def _read(group: h5py.Group, examined: _Examined, where: str) -> Demonstration:
 
 def _parse(group: h5py.Group, examined: _Examined, where: str) -> Demonstration:
     obs, attributes, task = group["obs"], group.attrs, examined.task
-    actions = group["actions"][()].astype(np.float32)
+    actions = _float32(group["actions"][()])
     executed, steps = group.get("executed_actions"), obs.get("frame_steps")
     driven = group.get("driven")
     proprio = np.hstack([obs[name][()] for name in ("ee_pos", "ee_ori", "gripper_states")])
@@ -656,8 +656,8 @@ def _parse(group: h5py.Group, examined: _Examined, where: str) -> Demonstration:
         task_id=task.task_id,
         seed=None if seed < 0 else seed,
         actions=actions,
-        executed_actions=actions if executed is None else executed[()].astype(np.float32),
-        proprio=proprio.astype(np.float32),
+        executed_actions=actions if executed is None else _float32(executed[()]),
+        proprio=_float32(proprio),
         states=group["states"][()].astype(np.float64),
         frame_steps=np.arange(len(actions)) if steps is None else steps[()].astype(np.int64),
         **images,
@@ -669,6 +669,12 @@ def _parse(group: h5py.Group, examined: _Examined, where: str) -> Demonstration:
         code=parse_json(text(attributes, "code", where, "{}")),
         model_xml=text(attributes, "model_file", where),
     )
+
+
+def _float32(numbers: np.ndarray) -> np.ndarray:
+    """What is too large becomes infinity, which is refused."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
 
 
 def _seen(frames: np.ndarray, examined: _Examined) -> np.ndarray:
@@ -804,15 +810,16 @@ def _distances(group: h5py.Group) -> np.ndarray:
     """float64 (2,): sums over the steps, from the joints seen to those of the state of the same row
     and of the next."""
     seen, states = group["obs/joint_states"][()], group["states"][:, _JOINTS]
-    return np.array(
-        [np.abs(seen[1:-1] - states[1:-1]).sum(), np.abs(seen[1:-1] - states[2:]).sum()]
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.array(
+            [np.abs(seen[1:-1] - states[1:-1]).sum(), np.abs(seen[1:-1] - states[2:]).sum()]
+        )
 
 
 def _closer_after(distances: np.ndarray) -> bool | None:
     """Whether the next row is clearly closer; None where neither is."""
     same, after = distances
-    if not max(same, after) > 2 * min(same, after):
+    if not np.isfinite(distances).all() or max(same, after) <= 2 * min(same, after):
         return None
     return bool(after < same)
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rsd.architecture import check_images
 from rsd.demonstrations import Demonstration, named_demonstrations, read_demonstrations
 from rsd.errors import UserError
 from rsd.models.small_vla import word_ids
@@ -93,11 +94,10 @@ def _check_images(specs: Mapping[ImageSpec, str]) -> None:
         kinds = "; ".join(f"{where} has {spec}" for spec, where in specs.items())
         raise UserError(f"mixed image settings ({kinds}); train on one kind")
     for spec, where in specs.items():
-        if spec.height != spec.width:
-            raise UserError(
-                f"{where}: frames of {spec.height} x {spec.width} pixels; the policy reads square "
-                "ones: crop or scale them"
-            )
+        try:
+            check_images(spec)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}; crop, scale or draw them anew") from error
 
 
 def load_chunks(paths: Sequence[Path], steps: int) -> Tensor:
