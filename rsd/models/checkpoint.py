@@ -211,7 +211,6 @@ def _names_a_suite(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z0-9_.+-]{1,100}", value))
 
 
-_MOST_HEADER_BYTES = 100_000_000  # that safetensors reads
 _MOST_DIMENSIONS = 8
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of numbers that weights are made of
 
@@ -242,7 +241,7 @@ def _tensors_of(stream: IO[bytes], path: Path) -> dict[str, _Stored]:
     if 8 + length > size:
         raise UserError(f"{path} is truncated or no safetensors file ({size} bytes)")
     try:
-        if length > _MOST_HEADER_BYTES:
+        if length > MOST_BYTES:
             raise ValueError(f"a header of {length} bytes")
         header = parse_json(stream.read(length))
         if not isinstance(header, dict):

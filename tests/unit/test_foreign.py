@@ -111,6 +111,7 @@ def test_settings_can_come_through_a_pipe(tmp_path: Path) -> None:
         ('{"a":' * 150 + "1" + "}" * 150, "nested more than 100"),
         ('{"a": 1, "b": 2, "a": 3}', "'a' is there twice"),
         ('{"a": {"b": 1, "b": 1}}', "'b' is there twice"),
+        ("{" + ",".join(f'"{i % 10**5}": 0' for i in range(10**5 + 1)) + "}", "'0' is there twice"),
         (b"\xff\xfe{", "codec can't decode"),
         ("9" * 5000, "4300 digits"),
         ("", "Expecting value"),
