@@ -366,14 +366,12 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
 def _files_of(path: Path) -> list[Path]:
     """A file itself, or those in a folder; each can be opened as HDF5."""
     with reading(path):
-        folder = path.exists() and path.is_dir()
-        if not folder and not path.exists() and not path.is_symlink():
+        if not path.exists() and not path.is_symlink():
             raise UserError(_no_demonstrations(path))
-    if not folder:
+        names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else None
+    if names is None:
         check_kind(path)
         return [path]
-    with reading(path):
-        names = sorted(entry.name for entry in os.scandir(path))
     unmerged = part_files(path)
     if unmerged:
         raise UserError(
@@ -383,7 +381,8 @@ def _files_of(path: Path) -> list[Path]:
         )
     found = [path / name for name in names if name.endswith(SUFFIX) and not name.startswith(".")]
     if not found:
-        raise UserError(_no_demonstrations(path) + _what_is_there(path, names))
+        with reading(path):
+            raise UserError(_no_demonstrations(path) + _what_is_there(path, names))
     for file in found:
         check_kind(file)
     return found
