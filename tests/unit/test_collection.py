@@ -309,7 +309,9 @@ def test_a_store_refuses_what_would_mix_or_overwrite(tmp_path: Path) -> None:
         Store(Path("/proc/nowhere"), {}, resume=False)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", "null", "[" * 200_000, '{"assets": "lite", "assets": "full"}']
+)
 def test_a_damaged_description_of_a_folder_is_named(tmp_path: Path, content: str) -> None:
     Store(tmp_path, {"assets": "lite"}, resume=False).close()
     (tmp_path / "collection.json").write_text(content)
