@@ -244,7 +244,7 @@ def _with_config_file(arguments: Sequence[str]) -> list[str]:
 def _flags_of(path: Path) -> list[str]:
     """A YAML mapping as flags: lists are several values, null is the default."""
     flags: list[str] = []
-    for setting, value in read_settings(path).items():
+    for setting, value in read_settings(path, f"--config {path}").items():
         if setting not in _FIELDS:
             raise unknown(f"setting in {path}", setting, _FIELDS)
         if value is None:

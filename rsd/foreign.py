@@ -27,12 +27,15 @@ def expanded(path: str | Path) -> Path:
         raise UserError(f"{path}: {error}; write the path from / on") from error
 
 
-def read_bytes(path: Path, most: int) -> bytes:
-    """The content of a file. Raises UserError where it cannot be read or is larger than `most`."""
-    with reading(path), path.open("rb") as stream:
+def read_bytes(path: Path, most: int, shown: str = "") -> bytes:
+    """The content of a file. Raises UserError, naming it as `shown`, where it cannot be read or is
+    larger than `most`."""
+    with reading(shown or path), path.open("rb") as stream:
         content = stream.read(most + 1)
     if len(content) > most:
-        raise UserError(f"{path} is larger than {most} bytes, so it is not what it should be")
+        raise UserError(
+            f"{shown or path} is larger than {most} bytes, so it is not what it should be"
+        )
     return content
 
 
@@ -67,14 +70,14 @@ def _inside(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def read_settings(path: Path) -> dict[str, Scalar | list[Scalar]]:
+def read_settings(path: Path, shown: str) -> dict[str, Scalar | list[Scalar]]:
     """The `setting: value` lines of a YAML file, where a value is a word, a number or a list of
     such. Names, numbers and dates are the words that they are written with.
 
-    Raises UserError for everything else that YAML can say: nested values, anchors and aliases,
-    tags, settings that are there twice.
+    Raises UserError, naming the file as `shown`, for everything else that YAML can say: nested
+    values, anchors and aliases, tags, settings that are there twice.
     """
-    content = read_bytes(path, MOST_YAML_BYTES)
+    content = read_bytes(path, MOST_YAML_BYTES, shown)
     try:
         text = content.decode()
         _check_flat(text)
@@ -85,9 +88,9 @@ def read_settings(path: Path) -> dict[str, Scalar | list[Scalar]]:
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        raise UserError(f"cannot read {shown}: {error}") from error
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{shown}: {error}") from error
 
 
 def _check_flat(text: str) -> None:

@@ -113,7 +113,7 @@ def inspect(spec: str) -> CheckpointInfo:
     with reading(path / WEIGHTS_FILE), (path / WEIGHTS_FILE).open("rb") as stream:
         stored = _tensors_of(stream, path / WEIGHTS_FILE)
         unfit = _unfit(stored, model, images)
-        described, digest = _description(model, images), hashlib.sha256(config["content"])
+        described, digest = _sizes_digest(model, images), hashlib.sha256(config["content"])
         broken = ""
         for name, content in _contents(stream, stored):
             described.update(content)
@@ -135,15 +135,13 @@ def write_config(
     path: Path, model: SmallVLAConfig, images: ImageSpec, origin: dict[str, Any]
 ) -> None:
     """Describe the tensors that lie beside it already."""
-    description = _description(model, images)
-    description.update((path / WEIGHTS_FILE).read_bytes())
     content = {
         "format": FORMAT,
         "architecture": ARCHITECTURE,
         "conventions": CONVENTIONS,
         "model": dataclasses.asdict(model),
         "images": dataclasses.asdict(images),
-        "description_sha256": description.hexdigest(),
+        "description_sha256": _description(model, images, (path / WEIGHTS_FILE).read_bytes()),
         "origin": origin,
     }
     (path / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
@@ -309,7 +307,14 @@ def _unfit(stored: Mapping[str, _Stored], model: SmallVLAConfig, images: ImageSp
     return f" ({brief(min(left))} is not described)" if left else ""
 
 
-def _description(model: SmallVLAConfig, images: ImageSpec) -> hashlib._Hash:
-    """sha256 over sizes and image settings; the content of the weights' file is still to come."""
+def _description(model: SmallVLAConfig, images: ImageSpec, weights: bytes) -> str:
+    """sha256 over sizes, image settings and the content of the weights' file."""
+    digest = _sizes_digest(model, images)
+    digest.update(weights)
+    return digest.hexdigest()
+
+
+def _sizes_digest(model: SmallVLAConfig, images: ImageSpec) -> hashlib._Hash:
+    """The same before the weights."""
     sizes = [dataclasses.asdict(model), dataclasses.asdict(images)]
     return hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())

@@ -74,17 +74,17 @@ def test_yaml_that_is_not_text_or_no_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_bytes(b"a: \xff")
     with pytest.raises(UserError, match=r"run\.yaml: 'utf-8' codec"):
-        read_settings(file)
+        read_settings(file, "run.yaml")
     for path, told in (("/dev/zero", "larger than"), (str(tmp_path), "Is a directory")):
         with pytest.raises(UserError, match=told):
-            read_settings(Path(path))
+            read_settings(Path(path), "it")
 
 
 def test_yaml_words_are_those_that_are_written(tmp_path: Path) -> None:
     """YAML 1.1 would make a date, 90 and 8 of these."""
     file = tmp_path / "run.yaml"
     file.write_text("output: 2024-13-45\npolicy: 1:30\ntasks: [010]\nresume: yes\nrule: ~\n")
-    assert read_settings(file) == {
+    assert read_settings(file, "run.yaml") == {
         "output": "2024-13-45",
         "policy": "1:30",
         "tasks": ["010"],
@@ -99,7 +99,7 @@ def test_settings_can_come_through_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=("num_trials: 3\n",))
     writer.start()
-    assert read_settings(pipe) == {"num_trials": "3"}
+    assert read_settings(pipe, "it") == {"num_trials": "3"}
     writer.join()
 
 
