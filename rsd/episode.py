@@ -68,13 +68,18 @@ def run_episode(
         chunk = decide(request)
         wait_s += clock() - asked
         check_actions(chunk.actions)
-        records.append(ChunkRecord(len(records), chunk.trace, sha256_of(chunk.actions)))
+        records.append(_record(len(records), chunk))
         previous_codes = chunk.codes
         for action in chunk.actions:
             rollout.step(action)
             if rollout.over:
                 break
     return rollout.result(wait_s, records)
+
+
+def _record(index: int, chunk: Chunk) -> ChunkRecord:
+    decoded = chunk.codes[..., : chunk.trace.layers].astype(np.int8)
+    return ChunkRecord(index, chunk.trace, sha256_of(chunk.actions), decoded)
 
 
 def run_expert_episode(
