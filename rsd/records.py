@@ -570,9 +570,7 @@ def read_episodes(output: str, columns: Sequence[str] | None = None) -> pa.Table
 
 def read_chunks(output: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The chunk rows of all committed episodes; raises UserError as read_run."""
-    parts = committed(output)
-    batches = list(parts.chunks(columns))
-    return pa.Table.from_batches(batches, batches[0].schema if batches else CHUNK_SCHEMA)
+    return committed(output).all_chunks(columns)
 
 
 def committed(output: str) -> Committed:
@@ -596,6 +594,10 @@ class Committed:
         """A row an episode, in the order of the parts."""
         return self._dataset(EPISODES, EPISODE_SCHEMA).to_table(columns=_listed(columns))
 
+    def all_chunks(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """What `chunks` yields, together."""
+        return self._dataset(CHUNKS, CHUNK_SCHEMA).to_table(columns=_listed(columns))
+
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """A row a decode, some rows at a time, so that memory does not grow with the run.
 
@@ -604,7 +606,7 @@ class Committed:
         """
         for first in range(0, len(self._parts), _PARTS_AT_ONCE):
             some = Committed(self._folder, self._parts[first : first + _PARTS_AT_ONCE])
-            table = some._dataset(CHUNKS, CHUNK_SCHEMA).to_table(columns=_listed(columns))
+            table = some.all_chunks(columns)
             yield from table.combine_chunks().to_batches(max_chunksize=_ROWS_AT_ONCE)
 
     def _dataset(self, part_folder: str, schema: pa.Schema) -> ds.Dataset:
