@@ -44,7 +44,7 @@ COLUMNS = (
     *(f"{part}_s" for part in SIMULATOR_PARTS),
 )
 
-LOOKED_AT = 10  # of each task's trials, the first so many were looked at in development
+LOOKED_AT = 10  # trials of each task, some of which the policies' development looked at
 MARGIN = 0.02  # of success rate: one of a task's 50 trials
 
 
@@ -242,7 +242,7 @@ def success(episodes: pd.DataFrame) -> Proportion:
 
 
 def unseen(episodes: pd.DataFrame) -> pd.DataFrame:
-    """Those of trials that nobody looked at in development."""
+    """Those of trials that no policy's development looked at."""
     return episodes[episodes["trial"] >= LOOKED_AT]
 
 

@@ -279,7 +279,7 @@ def sum_by_layer(tokens: pd.Series) -> list[int] | None:
 
 def success_table(rows: pd.DataFrame) -> list[str]:
     """Markdown: a row a suite, a column an arm; success in percent with its 95 % interval. Below it
-    the same of the trials that nobody looked at in development, where there are others."""
+    the same of the trials that no policy's development looked at, where there are others."""
     arms = _arms(rows)
     lines = _head(["suite", *arms])
     suites = {str(name): part for name, part in rows.groupby("suite", observed=True, sort=False)}
@@ -399,8 +399,8 @@ def notes(groups: Sequence[Published], margin: float = MARGIN) -> list[str]:
         "Layers are judged where all coarser ones were kept. Constant guess: the most frequent "
         "level of every (step, dim, layer) in the suite's own chunks, chosen in hindsight, on the "
         "same tokens as the draft. Whole layers: judged ones of which every token was kept.",
-        f"Of the first {LOOKED_AT} trials of a task some were looked at in development; of the "
-        "others none.",
+        f"Of the first {LOOKED_AT} trials of a task some were looked at in the policies' "
+        "development; of the others none (the expert's saw all of libero_spatial 4).",
     ]
     for group in groups:
         arms: dict[str, Any] = {}

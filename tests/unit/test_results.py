@@ -195,7 +195,7 @@ def test_notes_name_arms_that_sample_with_the_same_random_numbers(run: str, tmp_
     )
     assert len(sampled) == len(plain) + 1
     assert sampled[-1].startswith("`speculative-sampling` and `speculative-sampling@3` sample with")
-    assert any("looked at in development" in note for note in plain)
+    assert any("looked at in the policies' development" in note for note in plain)
 
 
 def test_the_build_of_torch_and_transformers_do_not_part_results(run: str, tmp_path: Path) -> None:
