@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,13 +33,13 @@ def standard() -> Console:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table as text. The first column names the row; columns in `prose` (the first is one of
-    them) may be broken between words, all others hold numbers and are never broken."""
+    """A table as text. Its first `names` columns name the row and may be broken between words; all
+    others hold numbers and are never broken."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]] = field(default_factory=list)
-    prose: frozenset[int] = frozenset({0})
+    names: int = 1
     styles: dict[tuple[int, int], str] = field(default_factory=dict)  # (row, column) -> style
 
     def add(self, *cells: str) -> None:
@@ -54,41 +54,54 @@ _GAP = 2  # between columns; one of it right of the last
 
 def print_grid(console: Console, grid: Grid) -> None:
     """Whole, or split by columns where it is too wide."""
-    least = [_least_width(grid, column) for column in range(len(grid.columns))]
-    groups = _groups(least, console.width + 1)
+    columns = range(len(grid.columns))
+    least = [_widest(grid, column, words=column < grid.names) for column in columns]
+    natural = [_widest(grid, column, words=False) for column in range(grid.names)]
+    room = console.width + 1  # a gap behind the last column would not matter
+    groups = _groups(least, grid.names, room)
     for group in groups:
+        numbers = [least[column] for column in group[grid.names :]]
+        left = room - sum(numbers) - _GAP * len(group)
+        widths = [*_shared(least[: grid.names], natural, left), *numbers]
         again = "" if group is groups[0] else " (continued)"
-        console.print(_table(grid, group, least, again), "")
+        console.print(_table(grid, dict(zip(group, widths, strict=True)), again), "")
 
 
-def _least_width(grid: Grid, column: int) -> int:
-    """Of the longest line, or of the longest word where lines may be broken."""
+def _widest(grid: Grid, column: int, words: bool) -> int:
+    """Of the lines of a column, or of its words."""
     cells = [grid.columns[column], *(row[column] for row in grid.rows)]
-    parts = [part for cell in cells for part in _parts(cell, column in grid.prose)]
-    return max(map(cell_len, parts), default=0)
+    parts = [part for cell in cells for part in (cell.split() if words else cell.split("\n"))]
+    return max(1, *map(cell_len, parts))
 
 
-def _parts(cell: str, prose: bool) -> list[str]:
-    return cell.split() if prose else cell.split("\n")
-
-
-def _groups(least: Sequence[int], room: int) -> list[list[int]]:
-    """Columns that stand side by side, always with the first one. Where the longest word of that
-    leaves no room for the widest of the others, words are broken."""
+def _groups(least: Sequence[int], names: int, room: int) -> list[list[int]]:
+    """Columns that stand side by side, always with those that name the row. Where their longest
+    words leave no room for the widest of the others, words are broken."""
     needed = [width + _GAP for width in least]
-    name = min(needed[0], max(room - max(needed[1:], default=0), _GAP + 1))
-    groups = [[0]]
+    widest = max(needed[names:], default=0)
+    name = min(sum(needed[:names]), max(room - widest, names * (1 + _GAP)))
+    groups = [list(range(names))]
     left = room - name
-    for column in range(1, len(least)):
-        if needed[column] > left and len(groups[-1]) > 1:
-            groups.append([0])
+    for column in range(names, len(least)):
+        if needed[column] > left and len(groups[-1]) > names:
+            groups.append(list(range(names)))
             left = room - name
         groups[-1].append(column)
         left -= needed[column]
     return groups
 
 
-def _table(grid: Grid, columns: Sequence[int], least: Sequence[int], again: str) -> Table:
+def _shared(least: Sequence[int], natural: Sequence[int], room: int) -> list[int]:
+    """Widths that fill `room` or less: lines whole, else words whole, else the longest broken."""
+    widths = list(least)
+    while sum(widths) > room and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1
+    for i, width in enumerate(natural):
+        widths[i] += max(0, min(width - widths[i], room - sum(widths)))
+    return widths
+
+
+def _table(grid: Grid, widths: Mapping[int, int], again: str) -> Table:
     table = Table(
         title=Text(grid.title + again),
         title_justify="left",
@@ -98,16 +111,14 @@ def _table(grid: Grid, columns: Sequence[int], least: Sequence[int], again: str)
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for column in columns:
-        prose = column in grid.prose
+    for column, width in widths.items():
         table.add_column(
             Text(grid.columns[column]),
-            justify="left" if prose else "right",
-            width=None if prose else least[column],
-            no_wrap=not prose,
+            justify="left" if column < grid.names else "right",
+            width=width,
             overflow="fold",
             vertical="bottom",
         )
     for number, row in enumerate(grid.rows):
-        table.add_row(*(Text(row[i], style=grid.styles.get((number, i), "")) for i in columns))
+        table.add_row(*(Text(row[i], style=grid.styles.get((number, i), "")) for i in widths))
     return table

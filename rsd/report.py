@@ -366,7 +366,9 @@ def _acceptance_table(summary: Summary) -> Grid:
     arms = [arm for arm in summary.arms if any(layer.drafted for layer in arm.acceptance)]
     layers = max((len(arm.acceptance) for arm in arms), default=0)
     table = Grid(
-        "Guesses kept, % by layer", ("arm", "guess", *(str(layer) for layer in range(layers)))
+        "Guesses kept, % by layer",
+        ("arm", "guess", *(str(layer) for layer in range(layers))),
+        names=2,
     )
     for arm in arms:
         missing = [_NOTHING] * (layers - len(arm.acceptance))
@@ -398,7 +400,7 @@ def _passes_table(summary: Summary) -> Grid:
 
 
 def _latency_table(summary: Summary) -> Grid:
-    table = Grid("Chunk latency, ms", ("arm", "", "total", *STAGES))
+    table = Grid("Chunk latency, ms", ("arm", "", "total", *STAGES), names=2)
     for arm in summary.arms:
         cells = [arm.cost.total, *arm.cost.stages.values()]
         medians = [_milliseconds(cell.median) for cell in cells]

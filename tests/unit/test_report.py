@@ -15,7 +15,7 @@ from made_up_runs import DIMS, LAYERS, RUN, STEPS, TOKENS, key, paired_results, 
 from rich.console import Console
 
 from rsd import console, report
-from rsd.console import print_grid, standard
+from rsd.console import Grid, print_grid, standard
 from rsd.errors import UserError
 from rsd.provenance import Machine
 from rsd.records import Books, read_chunks
@@ -270,7 +270,7 @@ def test_tables_fit_a_terminal(tmp_path: Path, width: int) -> None:
 LONG = ("autoregressive@3-with-a-name-of-its-own", "speculative-sampling@3-with-a-long-name")
 
 
-@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, None])
+@pytest.mark.parametrize("width", [20, *range(38, 44), 60, 80, 120, None])
 def test_no_digit_and_no_column_is_lost_in_a_narrow_terminal(
     tmp_path: Path, width: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,10 +285,26 @@ def test_no_digit_and_no_column_is_lost_in_a_narrow_terminal(
         assert "…" not in text
         assert width is None or max(map(len, text.splitlines())) <= width
         words = text.split()
-        numbers = [*grid.columns[1:], *(cell for row in grid.rows for cell in row[1:])]
+        rest = slice(grid.names, None)
+        numbers = [*grid.columns[rest], *(cell for row in grid.rows for cell in row[rest])]
         for part in (part for number in numbers for part in number.split()):
             assert part in words, (grid.title, part)
         assert width is not None or all(row[0] in text for row in grid.rows)
+
+
+def test_every_part_of_a_split_table_names_its_rows() -> None:
+    grid = Grid("Latency", ("arm", "", *(f"{i}00.0" for i in range(9))), names=2)
+    for name in ("median", "p95"):
+        grid.add("speculative" if name == "median" else "", name, *("1.5" for _ in range(9)))
+    text = io.StringIO()
+    print_grid(Console(file=text, width=40), grid)
+    parts = text.getvalue().split("Latency")[1:]
+    assert len(parts) > 1
+    for part in parts:
+        assert all(part.split().count(name) == 1 for name in ("speculative", "median", "p95"))
+    assert text.getvalue().split().count("1.5") == 18
+    with pytest.raises(ValueError, match="2 cells in a table of 11 columns"):
+        grid.add("a", "b")
 
 
 def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
