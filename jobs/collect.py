@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from rsd import arithmetic, installation
 from rsd.collection import (
     FIRST_SEED,
     CollectionSettings,
@@ -295,6 +296,8 @@ def _shared(config: CollectConfig, plan: CollectionPlan) -> dict[str, Any]:
         "settings": dataclasses.asdict(plan.collection),
         "first_seed": config.first_seed,
         "packages": packages(SIMULATOR_PACKAGES),
+        "arithmetic": arithmetic.name(),
+        "simulator": installation.check(),
     }
 
 

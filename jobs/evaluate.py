@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
+from rsd import arithmetic
 from rsd.config import parse
 from rsd.console import PLAIN, standard
 from rsd.errors import UserError
@@ -50,6 +51,11 @@ def describe(run: RunPlan, console: Console) -> None:
         f"assets   {run.assets.name}: {run.assets.reason}",
         f"renderer {run.renderer}",
     ]
+    if (computes := arithmetic.name()) != arithmetic.REFERENCE:
+        lines.append(
+            f"numbers  {computes}: not the arithmetic of other machines ({arithmetic.REFERENCE}), "
+            "so states can be compared bit for bit with runs of this kind of machine only"
+        )
     if run.config.output.dry_run:
         lines += _forecast_lines(run)
     for line in lines:

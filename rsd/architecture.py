@@ -4,11 +4,19 @@ No torch, so that a checkpoint can be checked where none is loaded."""
 from __future__ import annotations
 
 import dataclasses
+import math
+import sys
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rsd.types import ACTION_DIM
+from rsd.errors import brief
+from rsd.types import ACTION_DIM, PROPRIO_DIM, ImageSpec
+
+CAMERAS = 2
+MAX_WORDS = 24  # of an instruction that are read
+TEXT_HEADS = 4  # of the text encoder's attention
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,15 @@ class RFSQConfig:
                 f"{self.steps} steps, {self.latent_dim} dimensions, {self.layers} layers, "
                 f"{self.levels} levels, hidden {self.hidden}: give 1 or more (levels: 2, hidden: 0)"
             )
-        if self.overlap < 1:
+        if not 1 <= self.overlap < math.inf:
             raise ValueError(f"overlap {self.overlap} < 1 leaves gaps between layers")
+        try:
+            (self.overlap / (self.levels - 1)) ** self.layers
+        except OverflowError:
+            raise ValueError(
+                f"overlap {self.overlap:g} with {brief(self.levels)} levels and "
+                f"{brief(self.layers)} layers: the scales leave what numbers hold"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,12 @@ class DraftConfig:
 
     width: int = 160
     token_width: int = 24  # what it reads of every image and text token
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.token_width) < 1:
+            raise ValueError(
+                f"a draft of width {self.width} and token width {self.token_width}: give 1 or more"
+            )
 
 
 @dataclass(frozen=True)
@@ -97,25 +118,167 @@ class SmallVLAConfig:
                 f"channels {widths}: give three widths, the first a multiple of 4 and the others "
                 "of 8, like 32 64 128"
             )
-        for name in ("keypoints", "word_buckets", "text_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: give 1 or more")
+        for name, least in (("keypoints", 1), ("word_buckets", 2), ("text_tokens", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} {getattr(self, name)}: give {least} or more")
+        if self.target.width % TEXT_HEADS:
+            raise ValueError(
+                f"width {self.target.width} is not a multiple of the {TEXT_HEADS} heads that read "
+                "the instruction"
+            )
 
 
-def from_json(kind: type, content: dict[str, Any]) -> Any:
+SMALLEST_IMAGE, LARGEST_IMAGE, MOST_SAMPLES = 8, 2048, 64
+
+
+def check_images(images: ImageSpec) -> None:
+    """Raises ValueError for frames that no renderer draws or SmallVLA does not read."""
+    for name in ("height", "width"):
+        size = getattr(images, name)
+        if not SMALLEST_IMAGE <= size <= LARGEST_IMAGE:
+            raise ValueError(
+                f"images of {brief(images.height)} x {brief(images.width)} pixels: {name} is "
+                f"{SMALLEST_IMAGE} to {LARGEST_IMAGE}"
+            )
+    if images.height != images.width:
+        raise ValueError(f"images of {images.height} x {images.width} pixels: it reads square ones")
+    if not 0 <= images.samples <= MOST_SAMPLES:
+        raise ValueError(f"{brief(images.samples)} samples of a pixel: give 0 to {MOST_SAMPLES}")
+
+
+def tensors(config: SmallVLAConfig, images: ImageSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the tensors of a SmallVLA (rsd/models/small_vla.py; the tests compare),
+    one at a time: sizes out of a file may ask for more than fits anywhere."""
+    tokeniser, target, draft = config.tokeniser, config.target, config.draft
+    steps, dims, layers, levels = (
+        *(tokeniser.steps, tokeniser.latent_dim),
+        *(tokeniser.layers, tokeniser.levels),
+    )
+    width, group = target.width, steps // target.positions
+    first, second, third = config.channels
+    cells = _cells(images.height) ** 2 + 1
+
+    def affine(name: str, outputs: int, *inputs: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield f"{name}.weight", (outputs, *inputs)
+        yield f"{name}.bias", (outputs,)
+
+    def attention(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield f"{name}.in_proj_weight", (3 * width, width)
+        yield f"{name}.in_proj_bias", (3 * width,)
+        yield from affine(f"{name}.out_proj", width, width)
+
+    def heads(name: str, count: int, inputs: int, outputs: int) -> Iterator[Any]:
+        yield f"{name}.weight", (count, inputs, outputs)
+        yield f"{name}.bias", (count, 1, outputs)
+
+    yield "tokeniser.scales", (layers,)
+    if tokeniser.hidden:
+        for name, ins, outs in (("encoder", ACTION_DIM, dims), ("decoder", dims, ACTION_DIM)):
+            yield from affine(f"tokeniser.{name}.0", tokeniser.hidden, ins)
+            yield from affine(f"tokeniser.{name}.2", outs, tokeniser.hidden)
+    if tokeniser.cosine:
+        yield "tokeniser.basis", (steps, steps)
+    for camera in range(CAMERAS):
+        tower = f"towers.{camera}"
+        yield from affine(f"{tower}.stem.0", first, 3, 6, 6)
+        yield from affine(f"{tower}.stem.1", first)
+        yield from affine(f"{tower}.stem.3", second, first, 3, 3)
+        yield from affine(f"{tower}.stem.4", second)
+        yield from affine(f"{tower}.stem.6", second, second, 3, 3)
+        yield from affine(f"{tower}.stem.7", second)
+        yield from affine(f"{tower}.grid.0", third, second, 3, 3)
+        yield from affine(f"{tower}.grid.1", third)
+        yield from affine(f"{tower}.grid.3", width, third, 3, 3)
+        yield from affine(f"{tower}.points", config.keypoints, second, 1, 1)
+        yield from affine(f"{tower}.point_token", width, 2 * config.keypoints)
+    yield "text.words.weight", (config.word_buckets, width)
+    yield "text.position", (MAX_WORDS, width)
+    yield from attention("text.mix.self_attn")
+    yield from affine("text.mix.linear1", 2 * width, width)
+    yield from affine("text.mix.linear2", width, 2 * width)
+    yield from affine("text.mix.norm1", width)
+    yield from affine("text.mix.norm2", width)
+    yield "text.queries", (config.text_tokens, width)
+    yield from attention("text.attention")
+    yield "proprio_mean", (PROPRIO_DIM,)
+    yield "proprio_scale", (PROPRIO_DIM,)
+    yield from affine("target_context.proprio.0", width, PROPRIO_DIM)
+    yield from affine("target_context.proprio.2", width, width)
+    yield "target_context.position", (CAMERAS * cells + config.text_tokens + 1, width)
+    yield "target.code_embedding.weight", ((layers - 1) * group * dims * levels, width)
+    yield "target.block_embedding", (layers, target.positions, width)
+    for layer in range(target.depth):
+        block = f"target.trunk.{layer}"
+        yield from affine(f"{block}.norm1", width)
+        yield from affine(f"{block}.qkv", 3 * width, width)
+        yield from affine(f"{block}.out", width, width)
+        yield from affine(f"{block}.norm2", width)
+        yield from affine(f"{block}.up", target.expansion * width, width)
+        yield from affine(f"{block}.down", width, target.expansion * width)
+    yield from affine("target.norm", width)
+    yield from heads("target.heads", layers, width, group * dims * levels)
+    yield from affine("parallel_heads", layers * dims * levels * group, width)
+    if config.regression:
+        yield from affine("regression_head", group * dims, width)
+    read = (CAMERAS * cells + config.text_tokens) * draft.token_width
+    inputs = read + PROPRIO_DIM + steps * dims + 1
+    yield from affine("draft_reader.reduce", draft.token_width, width)
+    yield from affine("draft_reader.mix.0", 2 * draft.width, inputs)
+    yield from affine("draft_reader.mix.2", draft.width, 2 * draft.width)
+    yield "draft.code_embedding.weight", ((layers - 2) * steps * dims * levels, draft.width)
+    yield from affine("draft.norm", draft.width)
+    yield from heads("draft.up", layers - 1, draft.width, 2 * draft.width)
+    yield from heads("draft.down", layers - 1, 2 * draft.width, draft.width)
+    yield from heads("draft.heads", layers - 1, draft.width, steps * dims * levels)
+
+
+def _cells(pixels: int) -> int:
+    """Of a side of the image tower's grid: convolutions of strides 3, 2, 2, 2."""
+    side = (pixels - 2) // 3 + 1
+    for _ in range(3):
+        side = (side - 1) // 2 + 1
+    return side
+
+
+def from_json(kind: type, content: Any) -> Any:
     """Rebuild a (nested) config dataclass from `dataclasses.asdict` after a trip through JSON.
 
-    Raises ValueError for fields that are missing or that the class does not have.
+    Raises ValueError for fields that are missing, that the class does not have, or whose values are
+    of another type.
     """
     hints = typing.get_type_hints(kind)
     names = {entry.name for entry in dataclasses.fields(kind)}
+    if not isinstance(content, dict):
+        raise ValueError(f"{kind.__name__} is {brief(content)}, expected its fields")
     if set(content) != names:
-        difference = ", ".join(sorted(set(content) ^ names))
+        difference = ", ".join(map(brief, sorted(set(content) ^ names)))
         raise ValueError(f"{kind.__name__} has other fields than the file: {difference}")
-    values = {}
-    for name, value in content.items():
-        if dataclasses.is_dataclass(hints[name]):
-            values[name] = from_json(typing.cast(type, hints[name]), value)
-        else:
-            values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
+    return kind(
+        **{name: _typed(hints[name], f"{kind.__name__}.{name}", content[name]) for name in content}
+    )
+
+
+def _typed(hint: Any, name: str, value: Any) -> Any:
+    """A value out of JSON as a field's type has it; raises ValueError for another."""
+    if dataclasses.is_dataclass(hint):
+        return from_json(typing.cast(type, hint), value)
+    if typing.get_origin(hint) is tuple:  # all fields that are tuples hold integers
+        if not isinstance(value, list):
+            raise ValueError(f"{name} is {brief(value)}, expected a list of integers")
+        return tuple(_typed(int, name, each) for each in value)
+    fits = {
+        bool: isinstance(value, bool),
+        int: isinstance(value, int) and not isinstance(value, bool),
+        float: isinstance(value, int | float) and not isinstance(value, bool) and _finite(value),
+    }
+    if not fits[hint]:
+        raise ValueError(f"{name} is {brief(value)}, expected {_TYPES[hint]}")
+    return value
+
+
+_TYPES = {bool: "true or false", int: "an integer", float: "a finite number"}
+
+
+def _finite(value: float) -> bool:
+    """Also for integers beyond the range of floats."""
+    return abs(value) <= sys.float_info.max

@@ -32,6 +32,7 @@ from rsd.envs.assets import write_atomically
 from rsd.envs.looks import Looks
 from rsd.episode import Decide, check_actions
 from rsd.errors import UserError, writing
+from rsd.foreign import MOST_BYTES, parse_json, read_bytes
 from rsd.locking import hold
 from rsd.provenance import flat
 from rsd.suites import Task
@@ -43,6 +44,7 @@ from rsd.types import (
     ImageSpec,
     Observation,
     SimTimings,
+    draws_of,
 )
 
 FIRST_SEED = 1  # seed 0 is the stream of evaluation's fixture poses (PROTOCOL 4)
@@ -213,7 +215,8 @@ class Driver:
         return self._planned.popleft()
 
     def _ask(self, observation: Observation) -> list[np.ndarray]:
-        request = ChunkRequest(observation, _DRIVERS_DECODING, self._key, self._chunks)
+        draws = draws_of(self._key, self._chunks)
+        request = ChunkRequest(observation, _DRIVERS_DECODING, draws, self._chunks)
         self._chunks += 1
         actions = self._decide(request).actions
         check_actions(actions)
@@ -414,9 +417,9 @@ class Store:
             self._write(path, json.dumps(shared, indent=2))
             return
         try:
-            stored = json.loads(path.read_text())
+            stored = parse_json(read_bytes(path, MOST_BYTES))
             stored = {**{name: shared.get(name) for name in self._LATER}, **stored}
-        except (OSError, ValueError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise UserError(
                 f"{path} is damaged ({error}), so nobody knows how the demonstrations beside it "
                 "were made; put a copy back or choose another --output"
@@ -446,7 +449,8 @@ class Store:
         done = stored_seeds(task_file(self.folder, task)) | {
             int(part.stem) for part in part_files(self.folder, task.name)
         }
-        failed = {int(path.stem) for path in self.folder.glob(f"failed/{task.name}/[0-9]*.txt")}
+        noted = self.folder.glob(f"failed/{task.name}/[0-9]*.txt")
+        failed = {int(path.stem) for path in noted if path.stem.isdecimal()}
         return Quota(wanted, first_seed, done, failed)
 
     def add(self, demo: Demonstration) -> None:

@@ -6,10 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# What simulates or decides. Of torch the release counts, not its build (`+cpu`, `+cu130`): chunks
-# whose codes could depend on it are settled canonically (docs/decisions.md).
-DECIDING_PACKAGES = ("hf-libero", "mujoco", "numpy", "robosuite", "torch")
-_SINGLE = ("checkpoint_sha256", "assets_fingerprint", "renderer", "arithmetic", "images")
+from rsd.provenance import deciding_packages
+
+_SINGLE = (
+    "checkpoint_sha256",
+    "assets_fingerprint",
+    "renderer",
+    "images",
+    "arithmetic",
+    "simulator",
+)
 
 UNKNOWN = "unknown"  # what older runs did not record
 
@@ -19,14 +25,8 @@ def deciding(run: Mapping[str, Any]) -> dict[str, Any]:
 
     What a run did not record is None, and agrees with None only.
     """
-    packages = run.get("packages") or {}
-    releases = {name: _release(packages.get(name)) for name in DECIDING_PACKAGES}
-    return {name: run.get(name) for name in _SINGLE} | {"packages": releases}
-
-
-def _release(version: str | None) -> str | None:
-    """2.13.0 of 2.13.0+cpu."""
-    return None if version is None else version.partition("+")[0]
+    packages = deciding_packages(run.get("packages") or {})
+    return {name: run.get(name) for name in _SINGLE} | {"packages": packages}
 
 
 def machines(run: Mapping[str, Any]) -> list[dict[str, Any]]:

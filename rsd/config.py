@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-import yaml
 
 from rsd.envs import family_of, suite_of
 from rsd.errors import UserError, unknown
+from rsd.foreign import read_settings
 from rsd.suites import TRIALS_PER_TASK, Suite
 from rsd.types import Arm, Decoding, EpisodeKey, Mode
 
@@ -243,15 +243,8 @@ def _with_config_file(arguments: Sequence[str]) -> list[str]:
 
 def _flags_of(path: Path) -> list[str]:
     """A YAML mapping as flags: lists are several values, null is the default."""
-    try:
-        settings = yaml.safe_load(path.read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read --config {path}: {error}") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"--config {path}: expected `setting: value` lines")
     flags: list[str] = []
-    for name, value in settings.items():
-        setting = str(name).replace("-", "_")
+    for setting, value in read_settings(path).items():
         if setting not in _FIELDS:
             raise unknown(f"setting in {path}", setting, _FIELDS)
         if value is None:
@@ -262,8 +255,11 @@ def _flags_of(path: Path) -> list[str]:
                 raise UserError(f"{path}: {setting} is true or false, not {value!r}")
             flags.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            values = value if isinstance(value, list) else [value]
-            flags += [f"--{flag}", *map(_word, values)]
+            words = [_word(each) for each in (value if isinstance(value, list) else [value])]
+            for word in words:
+                if word.startswith("--"):
+                    raise UserError(f"{path}: {setting} holds {word!r}; a value is not a flag")
+            flags += [f"--{flag}", *words]
     return flags
 
 

@@ -17,14 +17,18 @@ has to be made to point into an installed LIBERO (here it is relative to `libero
 model names its meshes and textures where they lay on the machine that collected.
 
 LIBERO's published files pair action j with the observation *after* it (create_dataset.py steps
-before it records); reading notices and shifts, so that a Demonstration always holds what was seen
-before each action.
+before it records), those that openvla-oft regenerated (`*_no_noops`: no attributes, the task is the
+file's name) with the one before it; reading tells them apart and shifts, so that a Demonstration
+always holds what was seen before each action. What a file says about itself (rate, controller, way
+up of its frames) is compared with what is assumed here, and what its data show (gripper, pairing),
+too. rsd/hdf5.py keeps damaged and hostile files from doing harm.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 import re
@@ -38,8 +42,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from rsd.errors import UserError, writing
-from rsd.suites import SUITES, Task, get_suite, get_task
+from rsd.architecture import from_json
+from rsd.errors import UserError, brief, reading, writing
+from rsd.foreign import expanded, parse_json
+from rsd.hdf5 import SOURCE, check_kind, child, dataset, opened, text, understood
+from rsd.provenance import flat
+from rsd.suites import SUITES, Task, get_task
 from rsd.types import ACTION_DIM, ImageSpec
 
 SUFFIX = "_demo.hdf5"
@@ -137,7 +145,7 @@ def merge(parts: Sequence[Path], target: Path) -> None:
         data = file.create_group("data")
         for i, seed in enumerate(sorted(seeds)):
             source, name = seeds[seed]
-            with _opened(source) as other:
+            with opened(source) as other:
                 if not data.attrs:
                     data.attrs.update(other["data"].attrs)
                 other.copy(f"data/{name}", data, name=f"demo_{i}")
@@ -155,7 +163,7 @@ def stored_seeds(path: Path) -> set[int]:
 
 
 def _seeds(path: Path) -> dict[str, int]:
-    with _opened(path) as file:
+    with opened(path) as file:
         groups = _demo_groups(file)
         unnamed = [name for name, group in groups.items() if "seed" not in group.attrs]
         if unnamed:
@@ -320,121 +328,326 @@ def _rotated(frames: np.ndarray) -> np.ndarray:
 def read_demonstrations(*paths: str | Path) -> Iterator[Demonstration]:
     """The demonstrations of files, and of every `*_demo.hdf5` in folders, one at a time.
 
-    Raises UserError, naming file and fix, for files that are missing, damaged, of another layout,
-    of an interrupted collection, or hold NaN or actions outside [-1, 1].
+    Raises UserError, naming file and fix, for files that are missing, locked, damaged, of another
+    layout or convention, of an interrupted collection, or hold NaN or actions outside [-1, 1].
     """
+    for _, demo in named_demonstrations(*paths):
+        yield demo
+
+
+def named_demonstrations(*paths: str | Path) -> Iterator[tuple[str, Demonstration]]:
+    """The same, each with its file and its name there."""
     for file in _files(paths):
-        with _opened(file) as opened:
-            groups = _demo_groups(opened)
-            task = _task_of(opened["data"].attrs, file)
-            for name, group in groups.items():
-                yield _read(group, task, f"{file}: {name}")
+        with opened(file) as hdf5:
+            examined = _examine(hdf5, file)
+            for name, group in examined.groups.items():
+                yield f"{file}: {name}", _read(group, examined, f"{file}: {name}")
 
 
 def check_files(*paths: str | Path) -> None:
-    """Raises UserError where there are no demonstrations, their collection is not finished, or a
-    file is damaged or foreign: what can be known without reading them."""
+    """Raises UserError for whatever `read_demonstrations` refuses, as far as it can be known
+    without reading frames."""
     for file in _files(paths):
-        with _opened(file) as opened:
-            _demo_groups(opened)
-            _task_of(opened["data"].attrs, file)
+        with opened(file) as hdf5:
+            _examine(hdf5, file)
 
 
 def _files(paths: Sequence[str | Path]) -> list[Path]:
     if not paths:
         raise UserError("no demonstrations are named; give at least one file or folder")
     files: list[Path] = []
-    for path in (Path(path).expanduser() for path in paths):
-        unmerged = part_files(path)
-        if unmerged:
-            raise UserError(
-                f"{path} holds {len(unmerged)} demonstration(s) of an interrupted or running "
-                "collection that are not in its tasks' files yet; the same jobs/collect.py command "
-                "with --resume goes on"
-            )
-        found = [path] if path.is_file() else sorted(path.glob(f"*{SUFFIX}"))
-        if not found:
-            raise UserError(
-                f"no demonstrations at {path}: expected a file or a folder of *{SUFFIX}; "
-                "`python jobs/collect.py` makes them"
-            )
-        files += found
+    for path in map(expanded, paths):
+        files += _files_of(path)
     if len({file.resolve() for file in files}) < len(files):
         raise UserError("the same demonstrations are given twice; name every file or folder once")
     return files
 
 
+def _files_of(path: Path) -> list[Path]:
+    """A file itself, or those in a folder; each can be opened as HDF5."""
+    with reading(path):
+        if not path.exists() and not path.is_symlink():
+            raise UserError(_no_demonstrations(path))
+        names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else None
+    if names is None:
+        check_kind(path)
+        return [path]
+    unmerged = part_files(path)
+    if unmerged:
+        raise UserError(
+            f"{path} holds {len(unmerged)} demonstration(s) of an interrupted or running "
+            "collection that are not in its tasks' files yet; the same jobs/collect.py command "
+            "with --resume goes on"
+        )
+    found = [path / name for name in names if name.endswith(SUFFIX) and not name.startswith(".")]
+    if not found:
+        with reading(path):
+            raise UserError(_no_demonstrations(path) + _what_is_there(path, names))
+    for file in found:
+        check_kind(file)
+    return found
+
+
+def _no_demonstrations(path: Path) -> str:
+    return (
+        f"no demonstrations at {path}: expected a file or a folder of *{SUFFIX}; "
+        "`python jobs/collect.py` makes them"
+    )
+
+
+def _what_is_there(folder: Path, names: Sequence[str]) -> str:
+    """For a message: what a folder without demonstrations holds instead."""
+
+    def ending(*suffixes: str) -> list[str]:
+        return [name for name in names if name.lower().endswith(suffixes)]
+
+    if ending(".parquet") or (folder / "meta" / "info.json").exists():
+        return ". It holds a LeRobot data set (Parquet); give the HDF5 files it was made of"
+    if ending(".tfrecord") or "features.json" in names or any(".tfrecord-" in n for n in names):
+        return ". It holds an RLDS data set (TFRecord); give the HDF5 files it was made of"
+    if packed := ending(".zip", ".tar", ".gz", ".tgz"):
+        return f". It holds {packed[0]}: unpack that first"
+    if others := ending(".hdf5", ".h5"):
+        return f". It holds {others[0]}: to have such files read, name them themselves"
+    below = [name for name in names[:200] if any((folder / name).glob(f"*{SUFFIX}"))]
+    if below:
+        return f". Folders in it do: give {', '.join(str(folder / name) for name in below[:5])}"
+    return ""
+
+
 def part_files(folder: Path, task_name: str = "*") -> list[Path]:
     """Files of single demonstrations in a folder that is being collected, of a task or of all."""
-    return sorted(folder.glob(f"parts/{task_name}/[0-9]*.hdf5"))
+    found = folder.glob(f"parts/{task_name}/[0-9]*.hdf5")
+    return sorted(path for path in found if path.stem.isascii() and path.stem.isdigit())
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """A file to read. Raises UserError for whatever h5py makes of a damaged one."""
-    with _reading(str(path)), h5py.File(path, "r") as file:
-        yield file
+@dataclass(frozen=True)
+class _Examined:
+    """What is known of an open file before frames are read."""
+
+    groups: dict[str, h5py.Group]
+    task: Task
+    upright: bool  # frames are stored as a viewer sees them (OpenCV), not as OpenGL draws them
+    late: frozenset[str]  # demonstrations that pair each action with what was seen after it
 
 
-@contextmanager
-def _reading(where: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, LookupError, RuntimeError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{where} is damaged or no LIBERO file: {error}; delete the file and collect or "
-            "download it again"
-        ) from error
+def _examine(hdf5: h5py.File, file: Path) -> _Examined:
+    groups = _demo_groups(hdf5)
+    attributes = hdf5["data"].attrs
+    for name, group in groups.items():
+        with understood(f"{file}: {name}"):
+            _check_layout(group, f"{file}: {name}")
+    task = _task_of(attributes, file)
+    _check_declared(attributes, str(file))
+    upright = _upright(attributes, str(file))
+    for name, group in groups.items():
+        with understood(f"{file}: {name}"):
+            _check_actions(_float32(group["actions"][()]), "actions", f"{file}: {name}")
+    return _Examined(groups, task, upright, _late(groups, str(file)))
 
 
 def _demo_groups(file: h5py.File) -> dict[str, h5py.Group]:
-    """Demonstrations by name, in the order of their numbers."""
-    names: list[str] = []
-    if "data" in file:  # `file.get` would take a damaged one for none
-        names = [name for name in file["data"] if re.fullmatch(r"demo_\d+", name)]
+    """Demonstrations by name, in the order of their numbers, which may have gaps."""
+    where = str(file.filename)
+    data = child(file, "data", where)
+    names = [n for n in data if re.fullmatch(_DEMO, n)] if isinstance(data, h5py.Group) else []
     if not names:
+        there = ", ".join(itertools.islice(file, 8)) or "nothing"
         raise UserError(
-            f"{file.filename} has no /data/demo_<i>: not LIBERO's layout; give a file of "
-            "LIBERO's data sets or of jobs/collect.py"
+            f"{where} has no /data/demo_<i>: not LIBERO's layout (it holds {there}); give a file "
+            "of LIBERO's data sets or of jobs/collect.py"
         )
-    return {name: file["data"][name] for name in sorted(names, key=lambda name: int(name[5:]))}
+    groups = {name: child(data, name, where) for name in sorted(names, key=lambda n: int(n[5:]))}
+    for name, group in groups.items():
+        if not isinstance(group, h5py.Group):
+            raise UserError(f"{where}: {name} is no group: not LIBERO's layout; {SOURCE}")
+    return groups
+
+
+_DEMO = r"demo_[0-9]{1,9}"
+_MOST_STEPS = 100_000  # of a demonstration: 83 minutes
+_MOST_PIXELS = 4096  # of a side of a frame
+
+
+def _check_layout(group: h5py.Group, where: str) -> None:
+    """Raises UserError for datasets that are missing or cannot be LIBERO's, by their headers."""
+    steps = _rows(group, "actions", where)
+    if steps > _MOST_STEPS:
+        raise UserError(f"{where}: {steps} actions are no demonstration; split the file")
+    if steps == 0:
+        raise UserError(f"{where}: it has no actions at all; take it out of the file")
+    stamps = dataset(group, "obs/frame_steps", (None,), "iu", where)
+    frames = steps if stamps is None else stamps.shape[0]
+    ours = "seed" in group.attrs
+    wanted: dict[str, tuple[tuple[int | None, ...], str]] = {
+        "actions": ((steps, ACTION_DIM), "fiu"),
+        "states": ((steps, None), "f"),
+        "obs/ee_pos": ((steps, 3), "f"),
+        "obs/ee_ori": ((steps, 3), "f"),
+        "obs/gripper_states": ((steps, 2), "f"),
+        **({} if ours else {"obs/joint_states": ((steps, 7), "f")}),
+        **{f"obs/{stored}": ((frames, None, None, 3), "fiu") for stored in _IMAGES.values()},
+    }
+    optional: dict[str, tuple[tuple[int | None, ...], str]] = {
+        "executed_actions": ((steps, ACTION_DIM), "fiu"),
+        "driven": ((steps,), "biu"),
+    }
+    there: dict[str, h5py.Dataset] = {}
+    for name, (shape, kinds) in (wanted | optional).items():
+        found = dataset(group, name, shape, kinds, where)
+        if found is not None:
+            there[name] = found
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise UserError(f"{where} is {_other_layout(group, missing, where)}")
+    if not ours and there["states"].shape[1] < _JOINTS.stop:
+        raise UserError(f"{where}: states of {there['states'].shape} lack the arm's joints")
+    _check_frames(
+        {name: there[f"obs/{stored}"].shape[1:3] for name, stored in _IMAGES.items()}, where
+    )
+
+
+def _check_frames(sizes: Mapping[str, tuple[int, int]], where: str) -> None:
+    for name, size in sizes.items():
+        if not all(1 <= pixels <= _MOST_PIXELS for pixels in size):
+            raise UserError(f"{where}: {name} has frames of {size[0]} x {size[1]} pixels")
+    if len(set(sizes.values())) > 1:
+        (one, a), (other, b) = sizes.items()
+        raise UserError(
+            f"{where}: {one} has frames of {a[0]} x {a[1]} pixels, {other} of {b[0]} x {b[1]}; "
+            "scale one to the other's size"
+        )
+
+
+def _rows(group: h5py.Group, name: str, where: str) -> int:
+    """First size of a dataset that must be there."""
+    found = child(group, name, where)
+    if not isinstance(found, h5py.Dataset):
+        raise UserError(f"{where} is {_other_layout(group, [name], where)}")
+    return int(found.shape[0]) if found.shape else 0
+
+
+def _other_layout(group: h5py.Group, missing: Sequence[str], where: str) -> str:
+    """For a message: what a demonstration is that lacks some datasets."""
+    obs = child(group, "obs", where)
+    seen = list(obs) if isinstance(obs, h5py.Group) else []
+    if any(name.startswith("robot0_") or name.endswith("_image") for name in seen):
+        return (
+            "of robomimic's layout, not LIBERO's (its observations are called "
+            f"{', '.join(seen[:4])}...); convert it, or give LIBERO's own files"
+        )
+    if not seen:
+        return (
+            "without observations, such as robosuite records before they are drawn; draw them "
+            "with LIBERO's scripts/create_dataset.py"
+        )
+    return (
+        f"damaged or no LIBERO file: it lacks {', '.join(missing)} (obs holds "
+        f"{', '.join(seen[:12])}); {SOURCE}"
+    )
 
 
 def _task_of(attributes: Mapping[str, Any], path: Path) -> Task:
-    """The LIBERO task that a file belongs to, by the BDDL file that it names."""
-    bddl = Path(str(attributes.get("bddl_file_name", "")))
-    tasks = _tasks_by_name(bddl.parent.name) if bddl.parent.name in SUITES else {}
-    if bddl.stem not in tasks:
+    """The LIBERO task that a file belongs to: by the BDDL file that it names, or where it names
+    none (openvla-oft's regenerated files), by its own name. Names are unique over all suites."""
+    named = text(attributes, "bddl_file_name", str(path))
+    name = Path(named.replace("\\", "/")).stem if named else path.stem.removesuffix("_demo")
+    task = _tasks_by_name().get(name)
+    if task is None and named:
         raise UserError(
-            f"{path} names no LIBERO task (bddl_file_name {str(bddl)!r}); expected "
+            f"{path} names no LIBERO task (bddl_file_name {brief(named)}); expected "
             "<suite>/<task>.bddl as in LIBERO's data sets"
         )
-    return tasks[bddl.stem]
+    if task is None:
+        raise UserError(
+            f"{path} names no LIBERO task: it has no bddl_file_name, and is not called "
+            f"<task>{SUFFIX} either; rename it, as in {next(iter(_tasks_by_name()))}{SUFFIX}"
+        )
+    return task
 
 
 @cache
-def _tasks_by_name(suite: str) -> dict[str, Task]:
-    tasks = (get_task(suite, task_id) for task_id in range(get_suite(suite).num_tasks))
-    return {task.name: task for task in tasks}
+def _tasks_by_name() -> dict[str, Task]:
+    every = (get_task(s.name, task_id) for s in SUITES.values() for task_id in range(s.num_tasks))
+    return {task.name: task for task in every}
 
 
-def _read(group: h5py.Group, task: Task, where: str) -> Demonstration:
-    with _reading(where):
-        demo = _parse(group, task)
+_DECLARED: dict[str, tuple[object, str]] = {  # env_args' entries: what is assumed, and what follows
+    "control_freq": (20, "policies here act at 20 Hz; record or resample it at 20 Hz"),
+    "controller_configs.type": (OSC_POSE["type"], "its actions mean something else; convert them"),
+    "controller_configs.control_delta": (True, "its actions are positions, not motions"),
+    **{
+        f"controller_configs.{name}": (OSC_POSE[name], "its actions have other units; scale them")
+        for name in ("input_max", "input_min", "output_max", "output_min")
+    },
+}
+
+
+def _check_declared(attributes: Mapping[str, Any], where: str) -> None:
+    """Raises UserError for a file that says of itself that it was recorded otherwise than a policy
+    here acts. What it does not say is taken to be LIBERO's."""
+    stored = text(attributes, "env_args", where)
+    if not stored:
+        return
+    try:
+        env_args = parse_json(stored)
+    except ValueError as error:
+        raise UserError(f"{where}: attribute env_args is no JSON ({error}); {SOURCE}") from error
+    if not isinstance(env_args, dict):
+        raise UserError(f"{where}: attribute env_args is {brief(env_args)}, expected settings")
+    kwargs = env_args.get("env_kwargs") or {}
+    if not isinstance(kwargs, dict):
+        raise UserError(f"{where}: env_args.env_kwargs is {brief(kwargs)}, expected settings")
+    configs = kwargs.get("controller_configs")
+    if isinstance(configs, list) and len(configs) == 1:  # one a robot
+        kwargs = {**kwargs, "controller_configs": configs[0]}
+    said = {**flat(env_args, "env_args"), **flat(kwargs, "env_args.env_kwargs")}
+    for name, value in said.items():
+        short = name.removeprefix("env_args.").removeprefix("env_kwargs.")
+        assumed, why = _DECLARED.get(short, (value, ""))
+        if (type(value) is bool and type(assumed) is not bool) or not _same(value, assumed):
+            raise UserError(f"{where}: {name} is {brief(value)}, assumed is {assumed!r}: {why}")
+    robots = kwargs.get("robots", ["Panda"])
+    if "Panda" not in str(robots):
+        raise UserError(f"{where}: env_args names robots {brief(robots)}, assumed is a Panda")
+
+
+def _same(value: object, assumed: object) -> bool:
+    """A number stands for as many equal ones, as robosuite takes them."""
+    if isinstance(assumed, list) and not isinstance(value, list):
+        value = [value] * len(assumed)
+    if isinstance(value, list) and not isinstance(assumed, list):
+        assumed = [assumed] * len(value)
+    return value == assumed or (value is assumed)
+
+
+def _upright(attributes: Mapping[str, Any], where: str) -> bool:
+    convention = text(attributes, "macros_image_convention", where, "opengl")
+    if convention not in ("opengl", "opencv"):
+        raise UserError(
+            f"{where}: macros_image_convention is {brief(convention)}; known are opengl (frames "
+            "lie upside down) and opencv (upright): set it to what the frames are"
+        )
+    return convention == "opencv"
+
+
+def _read(group: h5py.Group, examined: _Examined, where: str) -> Demonstration:
+    with understood(where):
+        demo = _parse(group, examined, where)
         check_demonstration(demo, where)
-        return demo if _observed_before_acting(group) else _shifted(demo)
+        if "seed" not in group.attrs:
+            _check_fingers(demo, where)
+        return _shifted(demo) if Path(group.name).name in examined.late else demo
 
 
-def _parse(group: h5py.Group, task: Task) -> Demonstration:
-    obs, attributes = group["obs"], group.attrs
-    actions = group["actions"][()].astype(np.float32)
+def _parse(group: h5py.Group, examined: _Examined, where: str) -> Demonstration:
+    obs, attributes, task = group["obs"], group.attrs, examined.task
+    actions = _float32(group["actions"][()])
     executed, steps = group.get("executed_actions"), obs.get("frame_steps")
     driven = group.get("driven")
     proprio = np.hstack([obs[name][()] for name in ("ee_pos", "ee_ori", "gripper_states")])
-    images = {name: _rotated(obs[stored][()]) for name, stored in _IMAGES.items()}
-    spec = json.loads(attributes.get("image_spec", "null"))
+    images = {name: _seen(obs[stored][()], examined) for name, stored in _IMAGES.items()}
+    spec = parse_json(text(attributes, "image_spec", where, "null"))
     seed = int(attributes.get("seed", -1))
     return Demonstration(
         instruction=task.instruction,
@@ -442,19 +655,30 @@ def _parse(group: h5py.Group, task: Task) -> Demonstration:
         task_id=task.task_id,
         seed=None if seed < 0 else seed,
         actions=actions,
-        executed_actions=actions if executed is None else executed[()].astype(np.float32),
-        proprio=proprio.astype(np.float32),
-        states=group["states"][()],
-        frame_steps=np.arange(len(actions)) if steps is None else steps[()],
+        executed_actions=actions if executed is None else _float32(executed[()]),
+        proprio=_float32(proprio),
+        states=group["states"][()].astype(np.float64),
+        frame_steps=np.arange(len(actions)) if steps is None else steps[()].astype(np.int64),
         **images,
-        assets=attributes.get("assets", "official"),
+        assets=text(attributes, "assets", where, "official"),
         driven=None if driven is None else driven[()].astype(bool),
-        renderer=attributes.get("renderer", ""),
-        images=None if spec is None else ImageSpec(**spec),
-        settings=json.loads(attributes.get("settings", "{}")),
-        code=json.loads(attributes.get("code", "{}")),
-        model_xml=attributes.get("model_file", ""),
+        renderer=text(attributes, "renderer", where),
+        images=None if spec is None else from_json(ImageSpec, spec),
+        settings=parse_json(text(attributes, "settings", where, "{}")),
+        code=parse_json(text(attributes, "code", where, "{}")),
+        model_xml=text(attributes, "model_file", where),
     )
+
+
+def _float32(numbers: np.ndarray) -> np.ndarray:
+    """What is too large becomes infinity, which is refused."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
+
+
+def _seen(frames: np.ndarray, examined: _Examined) -> np.ndarray:
+    """Stored frames as the policy sees them."""
+    return _rotated(frames[:, ::-1] if examined.upright else frames)
 
 
 def check_demonstration(demo: Demonstration, where: str) -> None:
@@ -489,38 +713,120 @@ def check_demonstration(demo: Demonstration, where: str) -> None:
             f"{where}: frames of {demo.agentview.shape[1:3]} pixels, image_spec says "
             f"{(drawn.height, drawn.width)}; collect it again"
         )
-    for name in ("actions", "executed_actions", "proprio", "states"):
-        if not np.isfinite(getattr(demo, name)).all():
-            raise UserError(f"{where}: {name} holds NaN or infinity; remove this demonstration")
+    for name in ("proprio", "states"):
+        _check_finite(getattr(demo, name), name, where)
     for name in ("actions", "executed_actions"):
-        worst = float(np.abs(getattr(demo, name)).max())
-        if worst > 1 + _ACTION_SLACK:
-            raise UserError(f"{where}: {name} reaches {worst:.3f}, outside [-1, 1]; remove it")
-        if set(np.unique(getattr(demo, name)[:, 6])) == {0.0, 1.0}:
-            raise UserError(
-                f"{where}: the gripper in {name} is 0 or 1; LIBERO's convention is -1 opens, "
-                "+1 closes: convert the file"
-            )
+        _check_actions(getattr(demo, name), name, where)
     bounded = np.concatenate([[-1], demo.frame_steps, [steps]])
     if (np.diff(bounded) <= 0).any():
         raise UserError(f"{where}: frame_steps must ascend within 0..{steps - 1}")
 
 
-def _observed_before_acting(group: h5py.Group) -> bool:
-    """Whether observation j shows state j; in LIBERO's published files it shows state j + 1.
+def _check_finite(array: np.ndarray, name: str, where: str) -> None:
+    if not np.isfinite(array).all():
+        raise UserError(f"{where}: {name} holds NaN or infinity; remove this demonstration")
 
-    The arm's joints are in both, so the data itself tells which (the modules's docstring).
+
+def _check_actions(actions: np.ndarray, name: str, where: str) -> None:
+    """Raises UserError for actions that are no numbers, out of range, or of another convention for
+    the gripper: LIBERO's is -1 or +1, so what lies around 0 belongs to one of 0..1."""
+    _check_finite(actions, name, where)
+    worst = float(np.abs(actions).max())
+    if worst > 1 + _ACTION_SLACK:
+        raise UserError(
+            f"{where}: {name} reaches {worst:.3f}, outside [-1, 1]; scale them as robosuite's "
+            "OSC_POSE takes them, or remove this demonstration"
+        )
+    gripper = actions[:, 6]
+    between = int((np.abs(gripper) < 0.5).sum())
+    if between > (gripper <= -0.5).sum():
+        raise UserError(
+            f"{where}: the gripper in {name} is 0 or 1 ({between} of {len(gripper)} steps lie "
+            "around 0); LIBERO's convention is -1 opens, +1 closes: convert the file (in some "
+            "data sets 1 opens, in others it closes)"
+        )
+
+
+_SETTLED = 10  # steps of the same command after which fingers stand still
+_FINGERS_APART = 0.03  # m: no object makes closed fingers that much further apart than open ones
+
+
+def _check_fingers(demo: Demonstration, where: str) -> None:
+    """Raises UserError where the fingers stand apart when the gripper is told to close: its sign is
+    the other way round."""
+    closing = demo.actions[:, 6] > 0
+    changes = np.concatenate([[True], closing[1:] != closing[:-1]])
+    since = np.arange(len(closing)) - np.maximum.accumulate(
+        np.where(changes, np.arange(len(closing)), 0)
+    )
+    apart = np.abs(demo.proprio[:, 6] - demo.proprio[:, 7])
+    closed, open_ = ((since >= _SETTLED) & (closing == told) for told in (True, False))
+    if min(closed.sum(), open_.sum()) < _SETTLED:
+        return
+    difference = float(apart[closed].mean() - apart[open_].mean())
+    if difference > _FINGERS_APART:
+        raise UserError(
+            f"{where}: the fingers are {1000 * difference:.0f} mm further apart where the gripper "
+            "is told to close (+1) than where it is told to open (-1): its sign is the other way "
+            "round; convert the file"
+        )
+
+
+def _late(groups: Mapping[str, h5py.Group], where: str) -> frozenset[str]:
+    """Demonstrations whose observation j shows state j + 1, as in LIBERO's published files; in
+    those of jobs/collect.py and of openvla-oft it shows state j.
+
+    The arm's joints are in both, so the data itself tells which (the module's docstring): the file
+    as a whole, since an arm may stand still in a demonstration. State 0 tells nothing: openvla-oft
+    took it before the scene had settled. Raises UserError where neither fits.
     """
-    if "seed" in group.attrs or len(group["actions"]) < 2:
-        return True
+    distances = {
+        name: _distances(group) for name, group in groups.items() if "seed" not in group.attrs
+    }
+    if not distances:
+        return frozenset()
+    told: dict[bool, str] = {}  # and the first demonstration that says so
+    for name, distance in distances.items():
+        late = _closer_after(distance)
+        if late is not None:
+            told.setdefault(late, name)
+    if len(told) > 1:
+        raise UserError(
+            f"{where}: {told[False]} was observed before its actions, {told[True]} after them; put "
+            "them into files of their own"
+        )
+    late = next(iter(told), _closer_after(np.sum(list(distances.values()), axis=0)))
+    if late is None:
+        raise UserError(
+            f"{where}: whether observations were taken before or after their actions cannot be "
+            "told: obs/joint_states agree with neither of states (columns 1 to 7); give the file "
+            "with the states that it was recorded with"
+        )
+    return frozenset(distances if late else ())
+
+
+def _distances(group: h5py.Group) -> np.ndarray:
+    """float64 (2,): sums over the steps, from the joints seen to those of the state of the same row
+    and of the next."""
     seen, states = group["obs/joint_states"][()], group["states"][:, _JOINTS]
-    same = np.abs(seen[:-1] - states[:-1]).mean()
-    after = np.abs(seen[:-1] - states[1:]).mean()
-    return bool(same <= after)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.array(
+            [np.abs(seen[1:-1] - states[1:-1]).sum(), np.abs(seen[1:-1] - states[2:]).sum()]
+        )
+
+
+def _closer_after(distances: np.ndarray) -> bool | None:
+    """Whether the next row is clearly closer; None where neither is."""
+    same, after = distances
+    if not np.isfinite(distances).all() or max(same, after) <= 2 * min(same, after):
+        return None
+    return bool(after < same)
 
 
 def _shifted(demo: Demonstration) -> Demonstration:
     """Pair each action with the observation of the step before it; the first action has none."""
+    if len(demo.frame_steps) < len(demo):
+        raise ValueError("frame_steps beside observations that were taken after their actions")
     return dataclasses.replace(
         demo,
         actions=demo.actions[1:],

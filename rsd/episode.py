@@ -17,6 +17,7 @@ from rsd.types import (
     Environment,
     EpisodeKey,
     EpisodeResult,
+    draws_of,
 )
 
 Decide = Callable[[ChunkRequest], Chunk]
@@ -63,12 +64,14 @@ def run_episode(
     records: list[ChunkRecord] = []
     previous_codes = None
     while not rollout.over:
-        request = ChunkRequest(env.observe(), decoding, key, len(records), previous_codes)
+        index = len(records)
+        draws = draws_of(key, index)
+        request = ChunkRequest(env.observe(), decoding, draws, index, previous_codes)
         asked = clock()
         chunk = decide(request)
         wait_s += clock() - asked
         check_actions(chunk.actions)
-        records.append(_record(len(records), chunk))
+        records.append(_record(index, chunk))
         previous_codes = chunk.codes
         for action in chunk.actions:
             rollout.step(action)

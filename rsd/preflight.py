@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from rsd import arithmetic
 from rsd.config import (
     EvaluateConfig,
     check,
@@ -115,10 +116,10 @@ def open_books(run: RunPlan, say: Callable[[str], None]) -> Books:
     resume = run.config.output.resume and holds_a_run(output)
     if run.config.output.resume and not resume:
         say(f"nothing is recorded in {output} yet: this is a new run")
-    return Books.open(output, _run_record(run), resume=resume)
+    return Books.open(output, run_record(run), resume=resume)
 
 
-def _run_record(run: RunPlan) -> dict[str, Any]:
+def run_record(run: RunPlan) -> dict[str, Any]:
     """What run.json says of a run."""
     return {
         "run_id": run.run_id,
@@ -129,5 +130,8 @@ def _run_record(run: RunPlan) -> dict[str, Any]:
         "assets": run.assets.name,
         "assets_fingerprint": run.assets.fingerprint,
         "renderer": run.renderer,
+        "images": dataclasses.asdict(run.policy.images),
+        "arithmetic": arithmetic.name(),
+        "simulator": FAMILIES[family_of(run.keys[0].suite)].content(),
         **provenance(),
     }

@@ -6,11 +6,13 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from rsd import arithmetic
 
 PACKAGES = (
     "hf-libero",
@@ -22,11 +24,11 @@ PACKAGES = (
     "robosuite",
     "safetensors",
     "torch",
-    "transformers",
 )
 
 
-SIMULATOR_PACKAGES = ("hf-libero", "mujoco", "numpy", "robosuite")  # that make an episode
+SIMULATOR_PACKAGES = ("hf-libero", "mujoco", "numpy", "robosuite")  # that make a world
+DECIDING_PACKAGES = (*SIMULATOR_PACKAGES, "torch")  # that make an episode
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,14 @@ class Machine:
     cpu: str  # model
     cpus: int  # that the process may use
     gpus: tuple[str, ...]  # models of all of the node
+    arithmetic: str  # of numpy and libm in that process
 
 
 def machine(role: str, runs_on: str) -> Machine:
     """This process's node."""
-    return Machine(role, platform.node(), runs_on, _cpu_model(), cpus(), tuple(gpus()))
+    return Machine(
+        role, platform.node(), runs_on, _cpu_model(), cpus(), tuple(gpus()), arithmetic.name()
+    )
 
 
 def provenance() -> dict[str, Any]:
@@ -96,10 +101,20 @@ def packages(names: Sequence[str] = PACKAGES) -> dict[str, str]:
     return versions
 
 
+def deciding_packages(versions: Mapping[str, str]) -> dict[str, str | None]:
+    """Of recorded versions those that must agree where rows stand in one table. Builds of one
+    version do not differ: `2.13.0+cpu` decides as `2.13.0+cu130` does (docs/decisions.md)."""
+    return {
+        name: versions[name].partition("+")[0] if name in versions else None
+        for name in DECIDING_PACKAGES
+    }
+
+
 def hardware() -> dict[str, Any]:
     """The driver's machine; those of replicas and workers are noted when they are up (Machine)."""
     return {
         "python": platform.python_version(),
+        "libc": " ".join(platform.libc_ver()),
         "platform": platform.platform(),
         "node": platform.node(),
         "cpu": _cpu_model(),

@@ -34,8 +34,7 @@ from rsd.types import ChunkRecord, EpisodeKey, EpisodeResult
 
 # Raise it with every change of a column's name, type, unit or meaning. A column that is added may
 # be null, and is where older runs are read.
-SCHEMA_VERSION = "3"
-READABLE_VERSIONS = ("2", SCHEMA_VERSION)
+SCHEMA_VERSION = "2"
 
 FLUSH_EVERY = 20  # episodes a part
 FLUSH_SECONDS = 10.0  # since the part's first episode; looked at when one is added
@@ -555,7 +554,7 @@ def read_run(output: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {RUN_FILE} in {output}: {error}") from error
     version = run.get("schema_version")
-    if version not in READABLE_VERSIONS:
+    if version != SCHEMA_VERSION:
         raise UserError(
             f"{output} was written with schema version {version!r}, this code has "
             f"{SCHEMA_VERSION!r}; use the code version of that run ({run.get('code')})"

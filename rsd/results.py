@@ -106,6 +106,7 @@ _KEPT = (
     "renderer",
     "arithmetic",
     "images",
+    "simulator",
     "code",
     "packages",
     "hardware",

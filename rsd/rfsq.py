@@ -5,6 +5,10 @@ nearest of V values that span +-s_l and hands on what is left: r_(l+1) = r_l - v
 scales s_l are buffers of the checkpoint, never statistics of a sample, so codes alone decode.
 With `cosine` the encoder reads the chunk's motion as cosine coefficients: position t of the T axis
 is then a frequency, for the motion, and a step for the gripper.
+
+What is executed is computed in double precision, product by product and sum by sum in a fixed
+order, and rounded to single at the end: a matrix product's rounding depends on its shape, on the
+processor and on torch's build, and actions must depend on none of them (DESIGN 7).
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ class RFSQ(nn.Module):
     def latent(self, actions: Tensor) -> Tensor:
         """(..., T, 7) actions -> (..., T, D) latents in [-1, 1]."""
         if self.config.cosine:
-            actions = _along_steps(self.basis / self.config.steps, actions)
+            actions = _along_steps(self.basis / self.config.steps, actions).to(self.scales.dtype)
         return self.encoder(actions).clamp(-1.0, 1.0)
 
     def nearest(self, residual: Tensor, layer: int) -> Tensor:
@@ -89,19 +93,12 @@ class RFSQ(nn.Module):
         return self.actions(self.dequantise(codes))
 
     def actions(self, latents: Tensor) -> Tensor:
-        """(B, T, D) latents -> (B, T, 7) actions in [-1, 1].
-
-        One chunk at a time: a matrix product's rounding depends on its shape, and a chunk's actions
-        must not depend on the batch it came in.
-        """
-        return torch.stack([self._actions(latent) for latent in latents])
-
-    def _actions(self, latent: Tensor) -> Tensor:
-        """(..., T, D) -> (..., T, 7)."""
-        actions = self.decoder(latent)
+        """(B, T, D) latents -> float32 (B, T, 7) actions in [-1, 1]: the same bits in any batch, on
+        any processor."""
+        actions = _by_terms(self.decoder, latents.double())
         if self.config.cosine:
             actions = _along_steps(self.basis.T, actions)
-        return actions.clamp(-1.0, 1.0)
+        return actions.clamp(-1.0, 1.0).float()
 
     def reconstruct(self, actions: Tensor, layers: int) -> Tensor:
         """(B, T, 7) actions after a round trip through the first `layers` layers."""
@@ -111,7 +108,10 @@ class RFSQ(nn.Module):
         """(B, T, 7) reconstruction with straight-through gradients through the quantiser."""
         latent = self.latent(actions)
         quantised = self.dequantise(self.quantise(latent.detach()))
-        return self._actions(latent + (quantised - latent).detach())
+        decoded = self.decoder(latent + (quantised - latent).detach())
+        if self.config.cosine:
+            decoded = _along_steps(self.basis.T, decoded).float()
+        return decoded.clamp(-1.0, 1.0)
 
 
 def _cosine_basis(steps: int) -> Tensor:
@@ -125,8 +125,30 @@ def _cosine_basis(steps: int) -> Tensor:
 
 
 def _along_steps(matrix: Tensor, actions: Tensor) -> Tensor:
-    """Transform the motion of (..., T, 7) along T; the gripper, which jumps, stays as it is."""
-    return torch.cat([matrix @ actions[..., :-1], actions[..., -1:]], dim=-1)
+    """Transform the motion of (..., T, 7) along T; the gripper, which jumps, stays as it is.
+    float64, whatever came in."""
+    actions = actions.double()
+    motion = _sum_of_terms(matrix.double(), actions[..., :-1].mT).mT
+    return torch.cat([motion, actions[..., -1:]], dim=-1)
+
+
+def _sum_of_terms(matrix: Tensor, x: Tensor) -> Tensor:
+    """Matrix (outputs, inputs) times x (..., inputs), one input after the other."""
+    total = matrix[:, 0] * x[..., :1]
+    for index in range(1, x.shape[-1]):
+        total = total + matrix[:, index] * x[..., index : index + 1]
+    return total
+
+
+def _by_terms(module: nn.Module, x: Tensor) -> Tensor:
+    """What `_per_step` made, applied to float64 (..., inputs) without a matrix product."""
+    if isinstance(module, nn.Sequential):
+        for layer in module:
+            x = _by_terms(layer, x)
+        return x
+    if isinstance(module, nn.Linear):
+        return _sum_of_terms(module.weight.double(), x) + module.bias.double()
+    return module(x)
 
 
 def _per_step(inputs: int, hidden: int, outputs: int) -> nn.Module:

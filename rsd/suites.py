@@ -8,10 +8,12 @@ import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from rsd.errors import UserError, unknown
+from rsd import installation
+from rsd.errors import UserError, reading, unknown
 
 WAIT_STEPS = 10  # PROTOCOL 2
 WAIT_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
@@ -69,11 +71,9 @@ class Task:
 @functools.cache
 def libero_root() -> Path:
     """Folder of the installed `libero.libero`, found without importing it (its import asks on
-    standard input where no configuration exists, PROTOCOL 12)."""
-    spec = importlib.util.find_spec("libero")
-    if spec is None or spec.origin is None:
-        raise UserError("hf-libero is not installed; run `make setup`")
-    return Path(spec.origin).parent / "libero"
+    standard input where no configuration exists, PROTOCOL 12). Raises UserError where another
+    `libero` would be imported."""
+    return installation.module_root(installation.LIBERO) / "libero"
 
 
 @functools.cache
@@ -104,25 +104,69 @@ def get_task(suite: str, task_id: int) -> Task:
     return Task(suite, task_id, name, _instruction(name))
 
 
+_MOST_BYTES = 100 * 2**20  # of a file of initial states; LIBERO's hold 60 kB
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """As Python 2 pickled bytes; `_codecs.encode` itself loads any codec that it is asked for."""
+    if encoding != "latin1" or not isinstance(text, str):
+        raise pickle.UnpicklingError(f"encodes to {encoding!r}")
+    return text.encode("latin1")
+
+
+def _no_array(kind: object, shape: object, code: object) -> np.ndarray:
+    """The empty array that numpy pickles begin with, and none of a size that a file asks for."""
+    if (kind, shape, code) != (_Array, (0,), b"b"):
+        raise pickle.UnpicklingError(f"begins an array of shape {shape!r}")
+    return np.ndarray.__new__(np.ndarray, (0,), np.int8)
+
+
+class _Array:
+    """Stands for numpy.ndarray, which could be called with any size."""
+
+    def __init__(self, *_: object) -> None:
+        raise pickle.UnpicklingError("makes an array by its size")
+
+
 class _NumpyUnpickler(pickle.Unpickler):
     """Reads LIBERO's initial states (PROTOCOL 12: pickles) and nothing but numpy arrays."""
 
-    _ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"})
+    _ALLOWED: ClassVar[dict[tuple[str, str], object]] = {
+        ("_codecs", "encode"): _latin1,
+        ("numpy", "dtype"): np.dtype,
+        ("numpy", "ndarray"): _Array,
+        ("numpy.core.multiarray", "_reconstruct"): _no_array,  # until numpy 1
+        ("numpy._core.multiarray", "_reconstruct"): _no_array,
+    }
 
     def find_class(self, module: str, name: str) -> object:
-        if (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        if module.split(".")[0] == "numpy" and name in self._ALLOWED:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        raise UserError(f"initial-state file asks for {module}.{name}: not a LIBERO state file")
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"asks for {module}.{name}")
+        return self._ALLOWED[module, name]
 
 
 def load_initial_states(task: Task) -> np.ndarray:
-    """float64 (50, 1 + nq + nv): the stored states [time, qpos, qvel] of a task."""
-    with zipfile.ZipFile(task.initial_states_path) as archive:
-        data = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-        with archive.open(data) as stream:
-            states = _NumpyUnpickler(stream).load()
-    if not isinstance(states, np.ndarray) or len(states) != TRIALS_PER_TASK:
-        raise UserError(f"{task.initial_states_path}: expected {TRIALS_PER_TASK} stored states")
+    """float64 (50, 1 + nq + nv): the stored states [time, qpos, qvel] of a task.
+
+    Raises UserError for a file that is damaged or holds anything else.
+    """
+    path = task.initial_states_path
+    try:
+        with reading(path), zipfile.ZipFile(path) as archive:
+            name = next((n for n in archive.namelist() if n.endswith("/data.pkl")), "data.pkl")
+            if archive.getinfo(name).file_size > _MOST_BYTES:
+                raise pickle.UnpicklingError(f"holds more than {_MOST_BYTES} bytes")
+            with archive.open(name) as stream:
+                states = _NumpyUnpickler(stream).load()
+    except UserError:
+        raise
+    except Exception as error:  # a pickle calls what it likes of what is allowed
+        raise UserError(
+            f"{path} is no file of LIBERO's initial states: "
+            f"{str(error) or type(error).__name__}; "
+            "install hf-libero again"
+        ) from error
+    shaped = isinstance(states, np.ndarray) and states.ndim == 2 and len(states) == TRIALS_PER_TASK
+    if not shaped or states.dtype != np.float64 or not np.isfinite(states).all():
+        raise UserError(f"{path}: expected {TRIALS_PER_TASK} stored states, finite float64 rows")
     return states

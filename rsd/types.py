@@ -5,6 +5,7 @@ Axis letters: B batch, T step of a chunk, L layer, D latent dim, V level.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -83,9 +84,16 @@ class ChunkRequest:
 
     observation: Observation
     decoding: Decoding
-    key: EpisodeKey  # names the random draws together with chunk_index
+    draws: str  # names the random draws (`draws_of`); which trial it is, no policy may know
     chunk_index: int
     previous_codes: np.ndarray | None = None  # int64 (T, D, L) of the chunk before, None at first
+
+
+def draws_of(key: EpisodeKey, chunk_index: int) -> str:
+    """What names a chunk's random draws: a digest, from which no policy reads the trial. Arms of
+    one world share it."""
+    named = (key.seed, key.suite, key.task_id, key.trial, chunk_index)
+    return hashlib.sha256(repr(named).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

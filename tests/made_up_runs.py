@@ -22,6 +22,7 @@ RUN: dict[str, Any] = {
         "arms": {name: {"mode": name} for name in ("autoregressive", "speculative")},
         "suites": {"libero_spatial": [0, 1]},
         "deterministic": True,
+        "seed": 0,
     },
     "code": {"git_commit": "0000000", "git_dirty": False, "source_sha256": "feed"},
     "packages": {"mujoco": "3.2.3", "robosuite": "1.4.0", "numpy": "2.4.6"},

@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError
 from ray.util.metrics import Gauge
 
+from rsd import arithmetic
 from rsd.cluster.batching import StuckError
 from rsd.cluster.replica import PolicyReplica, ReplicaSettings
 from rsd.cluster.scaling import Footprint
@@ -150,7 +151,7 @@ def start_actor(
         num_cpus=footprint.cpus,
         num_gpus=footprint.gpus,
         memory=int(footprint.memory_bytes),
-        runtime_env={"env_vars": variables},
+        runtime_env={"env_vars": arithmetic.PINNED | variables},
         **options,
     )
     handle: ActorHandle = actor.remote(*arguments)

@@ -120,6 +120,7 @@ class MicroBatcher:
         loop = asyncio.get_running_loop()
 
         def answer(index: int, chunk: Chunk) -> None:
+            self._stuck = False  # who answers does not hang, and may be asked at once
             waiting = batch[index]
             trace = replace(chunk.trace, queue_s=started - waiting.arrived, batch_size=len(batch))
             if not waiting.answer.done():  # delivered before, or the asker is gone

@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayError
 
+from rsd import arithmetic
 from rsd.cluster import actors, scaling
 from rsd.cluster.actors import WorkerInfo
 from rsd.cluster.batching import BatchLimits
@@ -124,6 +125,12 @@ def check_code(node: str, sha256: str, drivers: str) -> None:
 def check_worker(info: WorkerInfo, drivers: str) -> None:
     """Raises RunStoppedError for a worker whose node cannot do what the driver's can."""
     check_code(info.machine.node, info.source_sha256, drivers)
+    if info.machine.arithmetic != arithmetic.name():
+        raise RunStoppedError(
+            f"node {info.machine.node} ({info.machine.cpu}) computes with other bits than the "
+            f"driver: {info.machine.arithmetic} instead of {arithmetic.name()}; its states would "
+            "differ: give a run one kind of machine"
+        )
     if info.problem:
         raise RunStoppedError(f"node {info.machine.node} cannot run episodes: {info.problem}")
 

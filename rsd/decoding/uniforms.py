@@ -23,7 +23,7 @@ class Purpose(IntEnum):
 class Uniforms:
     """Uniforms in [0, 1) for a batch; row i is named by `names[i]` alone."""
 
-    names: tuple[tuple[int | str, ...], ...]  # (seed, suite, task, trial, chunk) of every row
+    names: tuple[str, ...]  # of every row: `rsd.types.draws_of`
     device: torch.device | str = "cpu"
 
     def draw(self, purpose: Purpose, layer: int, round_: int, shape: tuple[int, ...]) -> Tensor:
@@ -33,7 +33,7 @@ class Uniforms:
 
     def _row(
         self,
-        name: tuple[int | str, ...],
+        name: str,
         purpose: Purpose,
         layer: int,
         round_: int,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsd import suites
+from rsd import installation, suites
 from rsd.envs import toy
 from rsd.errors import UserError, unknown
 from rsd.suites import Suite
@@ -29,6 +29,7 @@ class Family:
     renderer: Callable[[str], str]  # choice -> osmesa | egl | none
     check_node: Callable[[ResolvedAssets, str], str]  # what the driver resolved, on this node
     make: Callable[[str, int, ResolvedAssets, str, ImageSpec], Environment]
+    content: Callable[[], dict[str, str]]  # sha256 of what simulates, by distribution
 
 
 def _libero_assets(choice: str, names: list[str]) -> ResolvedAssets:
@@ -49,10 +50,10 @@ def _libero_renderer(choice: str) -> str:
 
 
 def _check_libero_node(assets: ResolvedAssets, renderer: str) -> str:
+    from rsd.envs import assets as trees
     from rsd.envs import rendering
-    from rsd.envs.assets import activate
 
-    activate(assets)
+    trees.check_node(assets)
     return rendering.describe(renderer)
 
 
@@ -71,13 +72,21 @@ def _toy_assets(choice: str, names: list[str]) -> ResolvedAssets:
 
 
 FAMILIES: dict[str, Family] = {
-    "libero": Family(suites.SUITES, _libero_assets, _libero_renderer, _check_libero_node, _libero),
+    "libero": Family(
+        suites.SUITES,
+        _libero_assets,
+        _libero_renderer,
+        _check_libero_node,
+        _libero,
+        installation.check,
+    ),
     "toy": Family(
         toy.SUITES,
         assets=_toy_assets,
         renderer=lambda choice: "none",
         check_node=lambda assets, renderer: renderer,
         make=toy.ToyEnvironment,
+        content=dict,
     ),
 }
 

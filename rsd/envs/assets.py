@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 import platformdirs
 
+from rsd import arithmetic, installation
 from rsd.errors import UserError
 from rsd.suites import SUITES, get_suite, get_task, libero_root
 
@@ -55,8 +56,11 @@ def resolve(choice: str, suites: Iterable[str]) -> ResolvedAssets:
     """Find and check the assets of `suites` for `auto`, `lite`, `official` or a folder.
 
     `auto` takes official assets that were downloaded before, else lite; nothing is downloaded
-    here. Raises UserError that names missing files or the command that brings them.
+    here. Raises UserError that names missing files or the command that brings them, and where this
+    process would simulate something else than records say (`arithmetic`, `installation`).
     """
+    arithmetic.check()
+    installation.check()
     if choice == "auto":
         complete = _official_is_here() and not _all_missing(official_dir(), suites)
         choice = "official" if complete else "lite"
@@ -197,6 +201,8 @@ def activate(assets: ResolvedAssets) -> ResolvedAssets:
             raise UserError("this node's code generates other lite assets than the driver's")
     if not assets.path.is_dir():
         raise UserError(f"the asset tree {assets.path} is not on this node ({platform.node()})")
+    arithmetic.check()
+    installation.check()
     config = cache_dir() / "libero" / hashlib.sha256(str(libero_root()).encode()).hexdigest()[:16]
     root = libero_root()
     paths = {
@@ -214,6 +220,20 @@ def activate(assets: ResolvedAssets) -> ResolvedAssets:
 
     libero.libero._assets_path_cache = str(assets.path)
     return assets
+
+
+def check_node(assets: ResolvedAssets) -> None:
+    """Raises UserError where this node lacks the assets that the driver resolved, or has others at
+    their path: half a copy has the name of the whole."""
+    here = activate(assets)
+    if assets.name == "lite":
+        return  # generated here, and compared
+    found = tree_sha256(here.path)
+    if found != assets.fingerprint:
+        raise UserError(
+            f"the asset tree {here.path} on this node ({platform.node()}) is another one than the "
+            f"driver's: {found[:12]} instead of {assets.fingerprint[:12]}; copy it again"
+        )
 
 
 def write_atomically(path: Path, content: bytes) -> None:

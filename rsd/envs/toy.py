@@ -70,6 +70,7 @@ class ToyEnvironment:
         self._task_id = task_id
         self._images = images
         self._fault = _no_fault
+        self._trial = 0
         self._steps = 0
         self._at = np.zeros(2)
         self._target = np.zeros(2)
@@ -79,6 +80,7 @@ class ToyEnvironment:
         rng = np.random.default_rng([self._task_id, trial])
         self._at = rng.uniform(-0.7, 0.7, 2)
         self._target = rng.uniform(-0.7, 0.7, 2) + (2 * WALL if rng.random() < 0.2 else 0.0)
+        self._trial = trial
         self._steps = 0
         faulty = self._suite == "toy_faults" and trial % 2 == 1
         self._fault = list(FAULTS.values())[self._task_id] if faulty else _no_fault
@@ -97,13 +99,14 @@ class ToyEnvironment:
 
     def observe(self) -> Observation:
         """Frames are grey with one white pixel where the point is; proprio holds the target too,
-        at [3:5], because the toy policy cannot see."""
+        at [3:5], because the toy policy cannot see, and the trial, at [5], in which its faulty
+        variants fail."""
         started = time.perf_counter()
         shape = (self._images.height, self._images.width, 3)
         frame = np.full(shape, 127, np.uint8)
         row, column = ((self._at + WALL) / (2 * WALL) * (np.array(shape[:2]) - 1)).astype(int)
         frame[row, column] = 255
-        proprio = np.array([*self._at, 0.0, *self._target, 0.0, 0.0, 0.0], np.float32)
+        proprio = np.array([*self._at, 0.0, *self._target, self._trial, 0.0, 0.0], np.float32)
         self.timings.render_s += time.perf_counter() - started
         return Observation(frame, frame[::-1], proprio, self.instruction)
 

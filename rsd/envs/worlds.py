@@ -9,7 +9,6 @@ for any trial at any time.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import io
 import zipfile
 from collections.abc import Callable
@@ -19,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from rsd import arithmetic, installation
 from rsd.envs.assets import ResolvedAssets, cache_dir, write_atomically
+from rsd.provenance import SIMULATOR_PACKAGES, flat, packages
 from rsd.suites import TRIALS_PER_TASK, Task
 
 REFERENCE_SEED = 0  # PROTOCOL 4
-_FORMAT = 4  # of the cache
-_PACKAGES = ("mujoco", "robosuite", "hf-libero", "numpy")  # their versions decide the draws
+_FORMAT = 5  # of the cache
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,14 @@ class WorldStream:
 
 
 def _cache_key(task: Task, assets: ResolvedAssets) -> str:
-    versions = [f"{name}={importlib.metadata.version(name)}" for name in _PACKAGES]
-    parts = [str(_FORMAT), assets.fingerprint, str(assets.simplify_robot), *versions]
+    """What decides the draws of a task's resets: assets, packages and their content, arithmetic."""
+    versions = flat(packages(SIMULATOR_PACKAGES) | {"content": installation.check()})
+    parts = [
+        str(_FORMAT),
+        assets.fingerprint,
+        str(assets.simplify_robot),
+        arithmetic.name(),
+        *(f"{name}={version}" for name, version in versions.items()),
+    ]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return f"{task.suite}-{task.task_id:02d}-{digest}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from rsd.errors import UserError
 from rsd.models.policy import SmallVLAPolicy
-from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, Observation
+from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, Observation, draws_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def requests(
     """Requests for recorded observations; the chunk index is their place in the recording."""
     key = EpisodeKey("benchmark", "benchmark", 0, 0)
     return [
-        ChunkRequest(observation, decoding, key, offset + index, previous)
+        ChunkRequest(observation, decoding, draws_of(key, offset + index), offset + index, previous)
         for index, (observation, previous) in enumerate(group)
     ]
 

@@ -10,14 +10,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import os
+import re
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from rsd.architecture import SmallVLAConfig, from_json
-from rsd.errors import UserError, unknown
+import numpy as np
+
+from rsd.architecture import SmallVLAConfig, check_images, from_json, tensors
+from rsd.errors import UserError, brief, reading, unknown
+from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
 from rsd.types import ImageSpec
 
 FORMAT = 4
@@ -91,94 +97,219 @@ def inspect(spec: str) -> CheckpointInfo:
     """Check the checkpoint in folder `spec`, or the bundled one of that name: files, sizes,
     architecture, tensors.
 
-    Raises UserError that says what is wrong.
+    Raises UserError that says what is wrong. Nothing of the size that the files claim is made.
     """
-    path = _BUNDLED / spec if spec in bundled() else Path(spec).expanduser()
+    path = _BUNDLED / spec if spec in bundled() else expanded(spec)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (path / name).is_file():
+        with reading(path / name):
+            there = (path / name).is_file()
+        if not there:
             raise UserError(
                 f"no checkpoint at {spec!r}: {path / name} is missing; give a folder that "
                 f"jobs/train.py wrote, or a bundled one: {', '.join(bundled())}"
             )
     config = _read_config(path / CONFIG_FILE)
-    _check_whole(path / WEIGHTS_FILE)
-    model, weights = config["model"], (path / WEIGHTS_FILE).read_bytes()
-    if config["description_sha256"] != _description(model, config["images"], weights):
+    model, images = config["model"], config["images"]
+    with reading(path / WEIGHTS_FILE), (path / WEIGHTS_FILE).open("rb") as stream:
+        stored = _tensors_of(stream, path / WEIGHTS_FILE)
+        unfit = _unfit(stored, model, images)
+        described, digest = _description(model, images), hashlib.sha256(config["content"])
+        broken = ""
+        for name, content in _contents(stream, stored):
+            described.update(content)
+            digest.update(content)
+            if name and not broken and not stored[name].finite(content):
+                broken = name
+    if unfit or config["description_sha256"] != described.hexdigest():
         raise UserError(
-            f"{path / WEIGHTS_FILE} does not hold the model that {CONFIG_FILE} describes: the two "
-            "files were not written together, or changed since; copy both anew or train it again"
+            f"{path / WEIGHTS_FILE} does not hold the model that {CONFIG_FILE} describes{unfit}: "
+            "the two files were not written together, or changed since; copy both anew or train "
+            "it again"
         )
-    digest = hashlib.sha256((path / CONFIG_FILE).read_bytes())
-    digest.update(weights)
-    return CheckpointInfo(path, digest.hexdigest(), model, config["images"], config["origin"])
+    if broken:
+        raise UserError(f"{path}: {broken} holds NaN or infinity; copy or train it again")
+    return CheckpointInfo(path, digest.hexdigest(), model, images, config["origin"])
 
 
 def write_config(
     path: Path, model: SmallVLAConfig, images: ImageSpec, origin: dict[str, Any]
 ) -> None:
     """Describe the tensors that lie beside it already."""
+    description = _description(model, images)
+    description.update((path / WEIGHTS_FILE).read_bytes())
     content = {
         "format": FORMAT,
         "architecture": ARCHITECTURE,
         "conventions": CONVENTIONS,
         "model": dataclasses.asdict(model),
         "images": dataclasses.asdict(images),
-        "description_sha256": _description(model, images, (path / WEIGHTS_FILE).read_bytes()),
+        "description_sha256": description.hexdigest(),
         "origin": origin,
     }
     (path / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    """What a description says, checked; `content` are its bytes."""
+    written = read_bytes(path, MOST_BYTES)
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(written)
         architecture = content["architecture"]
         if architecture != ARCHITECTURE:
             raise unknown("architecture", str(architecture), [ARCHITECTURE])
         if content["format"] != FORMAT:
             raise UserError(
-                f"format {content['format']}, this version reads {FORMAT}; train it again, or use "
-                "the code that wrote it"
+                f"format {brief(content['format'])}, this version reads {FORMAT}; train it again, "
+                "or use the code that wrote it"
             )
         for name, wanted in CONVENTIONS.items():
-            if content["conventions"].get(name) != wanted:
-                found = content["conventions"].get(name)
-                raise UserError(f"its {name} convention is {found!r}, this code's is {wanted!r}")
-        content["model"] = from_json(SmallVLAConfig, content["model"])
-        content["images"] = from_json(ImageSpec, content["images"])
-        content["description_sha256"] = str(content["description_sha256"])
-        content.setdefault("origin", {})
+            found = content["conventions"].get(name)
+            if found != wanted:
+                raise UserError(
+                    f"its {name} convention is {brief(found)}, this code's is {wanted!r}"
+                )
+        model = from_json(SmallVLAConfig, content["model"])
+        images = from_json(ImageSpec, content["images"])
+        check_images(images)
+        origin = content.get("origin", {})
+        _check_origin(origin)
+        described = str(content["description_sha256"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a checkpoint description: {error!r}") from error
     except ValueError as error:  # JSON's, from_json's, and those raised above
         raise UserError(f"{path}: {error}") from error
-    return content
+    return {
+        "content": written,
+        "model": model,
+        "images": images,
+        "origin": origin,
+        "description_sha256": described,
+    }
 
 
-def _check_whole(path: Path) -> None:
-    """Raises UserError for a truncated or foreign safetensors file, by its header."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if 8 + length > size:
-            raise UserError(f"{path} is truncated or no safetensors file ({size} bytes)")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError as error:
-            raise UserError(f"{path} is no safetensors file: {error}") from error
+def _check_origin(origin: Any) -> None:
+    """Raises ValueError where what is read of a checkpoint's past, and of that of those it started
+    from, has another form than jobs/train.py gives it."""
+    asked = [("origin", origin)]
+    while asked:
+        name, each = asked.pop()
+        if not isinstance(each, dict):
+            raise ValueError(f"{name} is {brief(each)}, expected what made the checkpoint, by name")
+        data, training = each.get("data", {}), each.get("training", {})
+        suites = data.get("suites", []) if isinstance(data, dict) else []
+        if not isinstance(suites, list) or not all(map(_names_a_suite, suites)):
+            raise ValueError(f"{name}.data.suites is {brief(suites)}, expected names of suites")
+        if not isinstance(training, dict):
+            raise ValueError(f"{name}.training is {brief(training)}, expected settings by name")
+        share = training.get("held_out", 0.5)
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+            raise ValueError(f"{name}.training.held_out is {brief(share)}, expected a share")
+        asked += [(f"{name}.{e}", each[e]) for e in ("target", "started_from") if e in each]
+
+
+def _names_a_suite(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z0-9_.+-]{1,100}", value))
+
+
+_MOST_DIMENSIONS = 8
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of numbers that weights are made of
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor in a safetensors file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    first: int  # byte behind the header
+    last: int  # the byte behind it
+
+    def finite(self, content: bytes) -> bool:
+        """Whether it holds neither NaN nor infinity."""
+        if self.dtype == "BF16":  # the upper half of a float32
+            return not bool(((np.frombuffer(content, "<u2") & 0x7F80) == 0x7F80).any())
+        numbers = np.frombuffer(content, f"<f{_BYTES[self.dtype]}")
+        return bool(np.isfinite(numbers).all())
+
+
+def _tensors_of(stream: IO[bytes], path: Path) -> dict[str, _Stored]:
+    """By name in their order, from the header of a safetensors file. Raises UserError for one that
+    is truncated or foreign, or whose tensors do not lie side by side to its end."""
+    size = os.fstat(stream.fileno()).st_size
+    prefix = stream.read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+    if 8 + length > size:
+        raise UserError(f"{path} is truncated or no safetensors file ({size} bytes)")
     try:
+        if length > MOST_BYTES:
+            raise ValueError(f"a header of {length} bytes")
+        header = parse_json(stream.read(length))
+        if not isinstance(header, dict):
+            raise ValueError(f"its header is {brief(header)}")
         header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no safetensors file: {error!r}") from error
+        stored = {name: _stored(name, entry) for name, entry in header.items()}
+    except ValueError as error:
+        raise UserError(f"{path} is no safetensors file: {error}") from error
+    stored = dict(sorted(stored.items(), key=lambda item: (item[1].first, item[1].last)))
+    end = 0
+    for name, tensor in stored.items():
+        if tensor.first != end:
+            raise UserError(
+                f"{path} is no safetensors file: {brief(name)} begins at byte {tensor.first} "
+                f"instead of {end}"
+            )
+        end = tensor.last
     if 8 + length + end != size:
         raise UserError(f"{path} is truncated: {size} bytes instead of {8 + length + end}")
+    return stored
 
 
-def _description(model: SmallVLAConfig, images: ImageSpec, weights: bytes) -> str:
-    """sha256 over sizes, image settings and the content of the weights' file."""
+def _stored(name: str, entry: Any) -> _Stored:
+    """A tensor by its entry in the header; raises ValueError where that contradicts itself."""
+    fits = isinstance(entry, dict) and {"dtype", "shape", "data_offsets"} == set(entry)
+    if not fits or not (_sizes(entry["shape"]) and _sizes(entry["data_offsets"])):
+        raise ValueError(f"tensor {brief(name)} is {brief(entry)}")
+    shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
+    if not isinstance(dtype, str) or dtype not in _BYTES:
+        raise ValueError(f"tensor {brief(name)} holds {brief(dtype)}, expected floats")
+    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * _BYTES[dtype]:
+        raise ValueError(
+            f"tensor {brief(name)} lies at data_offsets {brief(offsets)}, which {brief(shape)} of "
+            f"{dtype} do not fill"
+        )
+    return _Stored(tuple(shape), dtype, *offsets)
+
+
+def _contents(stream: IO[bytes], stored: Mapping[str, _Stored]) -> Iterator[tuple[str, bytes]]:
+    """All bytes of a file: the header under no name, and each tensor's. `stream` is behind the
+    header."""
+    begin = stream.tell()
+    stream.seek(0)
+    yield "", stream.read(begin)
+    for name, tensor in stored.items():
+        yield name, stream.read(tensor.last - tensor.first)
+
+
+def _sizes(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) <= _MOST_DIMENSIONS
+        and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    )
+
+
+def _unfit(stored: Mapping[str, _Stored], model: SmallVLAConfig, images: ImageSpec) -> str:
+    """In which tensor the stored ones first differ from the described ones; empty: in none."""
+    left = set(stored)
+    for name, shape in tensors(model, images):
+        found = stored[name].shape if name in stored else "missing"
+        if found != shape:
+            return f" ({name} is {found}, described as {brief(shape)})"
+        left.discard(name)
+    return f" ({brief(min(left))} is not described)" if left else ""
+
+
+def _description(model: SmallVLAConfig, images: ImageSpec) -> hashlib._Hash:
+    """sha256 over sizes and image settings; the content of the weights' file is still to come."""
     sizes = [dataclasses.asdict(model), dataclasses.asdict(images)]
-    digest = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
-    digest.update(weights)
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())

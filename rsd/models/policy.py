@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import tempfile
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ from rsd.models.small_vla import Features, SmallVLA, word_ids
 from rsd.types import Chunk, ChunkRequest, DecodeTrace, Decoding, Deliver, ImageSpec, Mode
 
 # Where the two best levels of a token are closer than this, rounding might decide, and a canonical
-# computation settles the chunk. `jobs/benchmark.py decoding` measures how far logits differ between
-# batch sizes and modes, and fails where twice that exceeds it.
+# computation in double precision settles the chunk. `jobs/benchmark.py decoding` measures how far
+# logits are from those of double precision, in any batch and mode, and fails where twice that
+# exceeds it: a token that is no near tie has the same best level on every machine.
 NEAR_TIE = 1e-4
 
 
@@ -35,8 +37,10 @@ class NonFiniteError(RuntimeError):
 class SmallVLAPolicy:
     """Implements rsd.types.Policy.
 
-    With `deterministic`, a greedy request's codes depend on the request alone: chunks in which any
-    token is a near tie are decoded once more, alone and autoregressively, and that answer counts.
+    With `deterministic`, a greedy request's answer depends on the request alone, not on its batch,
+    the processor or torch's build: chunks in which any token is a near tie are decoded once more,
+    alone, autoregressively and in double precision, and that answer counts. The regression head,
+    whose numbers know no ties, runs in double precision altogether.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class SmallVLAPolicy:
         self.chunk_steps = model.config.tokeniser.steps
         self.layers = model.config.tokeniser.layers
         self._deterministic = deterministic
+        self._precise = copy.deepcopy(self.model).double() if deterministic else self.model
         self._device = device
         self._words: dict[str, list[int]] = {}
 
@@ -67,14 +72,18 @@ class SmallVLAPolicy:
         stopwatch = Stopwatch(self._device)
         if requests[0].decoding.mode == "regression" and self._deterministic:
             return self._one_by_one(requests, deliver or _nobody, stopwatch)
-        return self._act(requests, deliver or _nobody, stopwatch)
+        return self._act(self.model, requests, deliver or _nobody, stopwatch)
 
     def _act(
-        self, requests: list[ChunkRequest], deliver: Deliver, stopwatch: Stopwatch
+        self,
+        model: SmallVLA,
+        requests: list[ChunkRequest],
+        deliver: Deliver,
+        stopwatch: Stopwatch,
     ) -> list[Chunk]:
         decoding = requests[0].decoding
         chunks: dict[int, Chunk] = {}
-        for part in self._decode(requests, decoding, stopwatch):
+        for part in self._decode(model, requests, decoding, stopwatch):
             rows = part.rows.tolist()
             asked = [requests[row] for row in rows]
             canonical = self._settle(asked, part.decoded, decoding, stopwatch)
@@ -91,7 +100,7 @@ class SmallVLAPolicy:
         waits for those before it, so its times hold theirs."""
         chunks: list[Chunk] = []
         for row, request in enumerate(requests):
-            chunks += self._act([request], _nobody, stopwatch)
+            chunks += self._act(self._precise, [request], _nobody, stopwatch)
             deliver(row, chunks[row])
         return chunks
 
@@ -105,9 +114,9 @@ class SmallVLAPolicy:
         """Decode near ties canonically, in place; tells which rows were."""
         canonical = [False] * len(requests)
         if self._deterministic and not make_rule(decoding.rule).samples:
-            for row in self._near_ties(decoded, decoding):
+            for row in torch.nonzero(decoded.margin < NEAR_TIE)[:, 0].tolist():
                 again = dataclasses.replace(decoding, mode=_CANONICAL_MODE[decoding.mode])
-                (alone,) = self._decode([requests[row]], again, stopwatch)
+                (alone,) = self._decode(self._precise, [requests[row]], again, stopwatch)
                 decoded.codes[row] = alone.decoded.codes[0]
                 canonical[row] = True
         return canonical
@@ -150,72 +159,78 @@ class SmallVLAPolicy:
 
     @torch.inference_mode()
     def logit_difference(self, requests: list[ChunkRequest]) -> float:
-        """Largest difference of any logit between the two extremes of computing it: the whole
-        batch with all layers in one pass, and each request alone, layer by layer."""
-        target = self.model.target
-        context = self.model.target_context(self._features(requests))
-        no_codes = torch.zeros(
-            len(requests),
-            target.steps,
-            target.latent_dim,
-            0,
-            dtype=torch.int64,
-            device=self._device,
-        )
-        logits, cache = target.prefill(context, no_codes)
-        codes = logits[:, 0].argmax(dim=-1)[..., None]
-        while codes.shape[-1] < self.layers - 1:
-            step = target.extend(cache, codes[..., -1:], codes.shape[-1])
-            codes = torch.cat([codes, step[:, 0].argmax(dim=-1)[..., None]], dim=-1)
-        together, _ = target.prefill(context, codes)
-        worst = 0.0
+        """Largest distance of any logit from double precision's, at both extremes of computing it:
+        the whole batch with all layers in one pass, and each request alone, layer by layer."""
+        codes = self._layer_by_layer(self.model, requests)[0]
+        exact = self._in_one_pass(self._precise, requests, codes)
+        together = self._in_one_pass(self.model, requests, codes)
+        worst = float((together - exact).abs().max())
         for row, request in enumerate(requests):
-            alone = self.model.target_context(self._features([request]))
-            logits, cache = target.prefill(alone, codes[row : row + 1, ..., :0])
-            steps = [logits]
-            for layer in range(1, self.layers):
-                codes_before = codes[row : row + 1, ..., layer - 1 : layer]
-                steps.append(target.extend(cache, codes_before, layer))
-            difference = torch.cat(steps, dim=1)[0] - together[row]
-            worst = max(worst, float(difference.abs().max()))
+            _, alone = self._layer_by_layer(self.model, [request], codes[row : row + 1])
+            worst = max(worst, float((alone[0] - exact[row]).abs().max()))
         return worst
 
-    def _near_ties(self, decoded: Decoded, decoding: Decoding) -> list[int]:
-        """Rows to decode canonically; a row that was decoded canonically already needs none."""
-        if decoding.mode == _CANONICAL_MODE[decoding.mode] and len(decoded.margin) == 1:
-            return []
-        return torch.nonzero(decoded.margin < NEAR_TIE)[:, 0].tolist()
+    def _in_one_pass(self, model: SmallVLA, requests: list[ChunkRequest], codes: Tensor) -> Tensor:
+        """Logits (B, L, T, D, V) of all layers given codes (B, T, D, L - 1)."""
+        context = model.target_context(self._features(model, requests))
+        return model.target.prefill(context, codes)[0]
+
+    def _layer_by_layer(
+        self, model: SmallVLA, requests: list[ChunkRequest], codes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Codes (B, T, D, L - 1), given or else the best ones, and the logits of all layers."""
+        target = model.target
+        context = model.target_context(self._features(model, requests))
+        shape = (len(requests), target.steps, target.latent_dim, 0)
+        nothing = torch.zeros(shape, dtype=torch.int64, device=self._device)
+        taken = nothing
+        logits, cache = target.prefill(context, nothing)
+        steps = [logits]
+        for layer in range(1, self.layers):
+            best = steps[-1][:, 0].argmax(dim=-1)[..., None]
+            before = best if codes is None else codes[..., layer - 1 : layer]
+            taken = torch.cat([taken, before], dim=-1)
+            steps.append(target.extend(cache, before, layer))
+        return taken, torch.cat(steps, dim=1)
 
     def _decode(
-        self, requests: list[ChunkRequest], decoding: Decoding, stopwatch: Stopwatch
+        self,
+        model: SmallVLA,
+        requests: list[ChunkRequest],
+        decoding: Decoding,
+        stopwatch: Stopwatch,
     ) -> Iterator[Part]:
         """Rows of the batch as they become final."""
-        for part in self._parts(requests, decoding, stopwatch):
+        for part in self._parts(model, requests, decoding, stopwatch):
             if bool(torch.isnan(part.decoded.margin).any()):
                 raise NonFiniteError("the policy's logits hold NaN or infinity")
             yield part
 
     def _parts(
-        self, requests: list[ChunkRequest], decoding: Decoding, stopwatch: Stopwatch
+        self,
+        model: SmallVLA,
+        requests: list[ChunkRequest],
+        decoding: Decoding,
+        stopwatch: Stopwatch,
     ) -> Iterator[Part]:
         if decoding.mode == "expert":
             raise ValueError("an expert decides without a policy: this request is for a worker")
         if decoding.mode == "regression":
-            yield from self._regressed(requests, stopwatch)
+            yield from self._regressed(model, requests, stopwatch)
             return
         layers = self._layers(decoding)
         rule = make_rule(decoding.rule)
         with stopwatch("vision"):
-            features = self._features(requests)
+            features = self._features(model, requests)
         uniforms = _uniforms(requests, self._device) if rule.samples else None
         if decoding.mode == "speculative":
             with stopwatch("draft"):
-                draft_context = self._draft_context(features, requests)
+                draft_context = self._draft_context(model, features, requests)
             with stopwatch("target"):
-                context = self.model.target_context(features)
+                context = model.target_context(features)
             yield from modes.speculative(
-                self.model.target,
-                self.model.draft,
+                model.target,
+                model.draft,
                 context,
                 draft_context,
                 rule,
@@ -226,24 +241,24 @@ class SmallVLAPolicy:
             )
             return
         with stopwatch("target"):
-            context = self.model.target_context(features)
+            context = model.target_context(features)
         if decoding.mode == "parallel":
-            decoded = modes.parallel(context, self.model.parallel_logits, layers, stopwatch)
+            decoded = modes.parallel(context, model.parallel_logits, layers, stopwatch)
         else:
-            decoded = modes.autoregressive(
-                self.model.target, context, rule, layers, uniforms, stopwatch
-            )
+            decoded = modes.autoregressive(model.target, context, rule, layers, uniforms, stopwatch)
         yield Part(torch.arange(len(requests)), decoded)
 
-    def _regressed(self, requests: list[ChunkRequest], stopwatch: Stopwatch) -> Iterator[Part]:
-        if not self.model.config.regression:
+    def _regressed(
+        self, model: SmallVLA, requests: list[ChunkRequest], stopwatch: Stopwatch
+    ) -> Iterator[Part]:
+        if not model.config.regression:
             raise UserError("this policy was trained without a regression head")
         with stopwatch("vision"):
-            features = self._features(requests)
+            features = self._features(model, requests)
         with stopwatch("target"):
-            latents = self.model.regress(self.model.target_context(features))
+            latents = model.regress(model.target_context(features))
         with stopwatch("detokenise"):
-            part = modes.regression(latents, self.model.tokeniser.quantise)
+            part = modes.regression(latents, model.tokeniser.quantise)
         yield part
 
     def _layers(self, decoding: Decoding) -> int:
@@ -259,7 +274,7 @@ class SmallVLAPolicy:
             raise UserError(f"draft_layers={wanted}; give 0..{layers - 1}")
         return min(wanted, layers - 1)
 
-    def _features(self, requests: list[ChunkRequest]) -> Features:
+    def _features(self, model: SmallVLA, requests: list[ChunkRequest]) -> Features:
         observations = [request.observation for request in requests]
         shape = (self.images.height, self.images.width, 3)
         for observation in observations:
@@ -271,20 +286,22 @@ class SmallVLAPolicy:
         images = np.stack([np.stack([o.agentview, o.wrist]) for o in observations])
         words = [self._word_ids(o.instruction) for o in observations]
         proprio = np.stack([o.proprio for o in observations])
-        return self.model.features(
+        return model.features(
             torch.from_numpy(images).to(self._device),
             torch.tensor(words, device=self._device),
             torch.from_numpy(proprio).to(self._device),
         )
 
-    def _draft_context(self, features: Features, requests: list[ChunkRequest]) -> Tensor:
+    def _draft_context(
+        self, model: SmallVLA, features: Features, requests: list[ChunkRequest]
+    ) -> Tensor:
         tokeniser = self.model.config.tokeniser
         nothing = np.zeros(
             (tokeniser.steps, tokeniser.latent_dim, tokeniser.layers), dtype=np.int64
         )
         codes = [nothing if r.previous_codes is None else r.previous_codes for r in requests]
         known = [request.previous_codes is not None for request in requests]
-        return self.model.draft_context(
+        return model.draft_context(
             features,
             torch.from_numpy(np.stack(codes)).to(self._device),
             torch.tensor(known, device=self._device),
@@ -310,10 +327,7 @@ _CANONICAL_MODE: dict[Mode, Mode] = {
 
 
 def _uniforms(requests: list[ChunkRequest], device: str) -> Uniforms:
-    names = tuple(
-        (r.key.seed, r.key.suite, r.key.task_id, r.key.trial, r.chunk_index) for r in requests
-    )
-    return Uniforms(names, device)
+    return Uniforms(tuple(request.draws for request in requests), device)
 
 
 def load(spec: str, *, deterministic: bool, device: str) -> SmallVLAPolicy:

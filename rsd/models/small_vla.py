@@ -13,13 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rsd.architecture import SmallVLAConfig
+from rsd.architecture import CAMERAS, MAX_WORDS, TEXT_HEADS, SmallVLAConfig
 from rsd.models.draft import Draft, DraftContext
 from rsd.models.transformer import CodeTransformer
 from rsd.rfsq import RFSQ
 from rsd.types import PROPRIO_DIM
 
-MAX_WORDS = 24
 PADDING_WORD = 0
 
 
@@ -92,10 +91,10 @@ class TextEncoder(nn.Module):
         self.words = nn.Embedding(config.word_buckets, width, padding_idx=PADDING_WORD)
         self.position = nn.Parameter(0.02 * torch.randn(MAX_WORDS, width))
         self.mix = nn.TransformerEncoderLayer(
-            width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+            width, TEXT_HEADS, 2 * width, dropout=0.0, batch_first=True, norm_first=True
         )
         self.queries = nn.Parameter(0.02 * torch.randn(config.text_tokens, width))
-        self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
+        self.attention = nn.MultiheadAttention(width, TEXT_HEADS, batch_first=True)
 
     def forward(self, words: Tensor) -> Tensor:
         """int64 (B, MAX_WORDS) -> (B, text_tokens, W)."""
@@ -125,7 +124,7 @@ class TargetContext(nn.Module):
 class SmallVLA(nn.Module):
     """Tokeniser, towers, target, draft and the parallel heads of one checkpoint."""
 
-    cameras = 2
+    cameras = CAMERAS
     proprio_mean: Tensor  # float32 (8,)
     proprio_scale: Tensor  # float32 (8,)
 
@@ -160,7 +159,7 @@ class SmallVLA(nn.Module):
 
     def vision(self, images: Tensor) -> Tensor:
         """uint8 (B, cameras, H, W, 3) -> (B, cameras (cells + 1), W)."""
-        scaled = images.permute(0, 1, 4, 2, 3).float() / 127.5 - 1.0
+        scaled = images.permute(0, 1, 4, 2, 3).to(self.proprio_mean.dtype) / 127.5 - 1.0
         return torch.cat([tower(scaled[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
     def normalise(self, proprio: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ IMAGES = ImageSpec(height=16, width=16)
 
 class ToyPolicy:
     """Implements `types.Policy`. Every decoding gives the same codes; the traces differ as a real
-    policy's would, and follow from (key, chunk_index) alone."""
+    policy's would, and follow from what names the draws alone."""
 
     chunk_steps = CHUNK_STEPS
     images = IMAGES
@@ -48,7 +48,7 @@ class ToyPolicy:
         return chunks
 
     def _decode(self, request: ChunkRequest, batch_size: int) -> Chunk:
-        odd = request.key.trial % 2 == 1
+        odd = request.observation.proprio[5] % 2 == 1  # the trial, which the toy's world shows
         if odd and self.variant == "toy-crash":
             raise RuntimeError("the toy policy has crashed")
         at = request.observation.proprio[0:2].astype(np.float64)
@@ -75,7 +75,7 @@ def _trace(request: ChunkRequest, batch_size: int) -> DecodeTrace:
     decoding = request.decoding
     layers = decoding.layers or LAYERS
     drafted_layers = min(decoding.draft_layers or layers, layers)
-    luck = zlib.crc32(f"{request.key}{request.chunk_index}".encode())
+    luck = zlib.crc32(request.draws.encode())
     passes = {
         "parallel": 1,
         "autoregressive": layers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsd.demonstrations import Demonstration, read_demonstrations
+from rsd.architecture import check_images
+from rsd.demonstrations import Demonstration, named_demonstrations, read_demonstrations
 from rsd.errors import UserError
 from rsd.models.small_vla import word_ids
 from rsd.types import ImageSpec
@@ -51,16 +52,15 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
     `read_demonstrations` finds wrong with a file.
     """
     columns = {name: _Growing() for name in _PER_EXAMPLE}
-    specs: set[ImageSpec] = set()
+    specs: dict[ImageSpec, str] = {}
     assets: set[str] = set()
     tasks: dict[tuple[str, int], int] = {}
     digest = hashlib.sha256()
     demonstrations = 0
-    for demo in read_demonstrations(*paths):
-        specs.add(demo.images or ImageSpec(*demo.agentview.shape[1:3]))
+    for where, demo in named_demonstrations(*paths):
+        specs.setdefault(demo.images or ImageSpec(*demo.agentview.shape[1:3]), where)
+        _check_images(specs)
         assets.add(demo.assets)
-        if len(specs) > 1:
-            raise UserError(f"mixed image settings {sorted(map(str, specs))}; train on one")
         task = tasks.setdefault((demo.suite, demo.task_id), len(tasks))
         seen = _examples(demo, word_buckets, steps)
         for name, values in seen.items():
@@ -84,7 +84,20 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
         "assets": sorted(assets),
         "sha256": digest.hexdigest(),
     }
-    return Examples(spec=specs.pop(), origin=origin, **tensors)
+    return Examples(spec=next(iter(specs)), origin=origin, **tensors)
+
+
+def _check_images(specs: Mapping[ImageSpec, str]) -> None:
+    """Raises UserError for frames that one SmallVLA cannot read; values: a demonstration of each
+    kind."""
+    if len(specs) > 1:
+        kinds = "; ".join(f"{where} has {spec}" for spec, where in specs.items())
+        raise UserError(f"mixed image settings ({kinds}); train on one kind")
+    for spec, where in specs.items():
+        try:
+            check_images(spec)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}; crop, scale or draw them anew") from error
 
 
 def load_chunks(paths: Sequence[Path], steps: int) -> Tensor:

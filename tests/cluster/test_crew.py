@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,10 +10,12 @@ import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
 
 from rsd.cluster import actors, crew
-from rsd.cluster.crew import MOMENT_S, Crew, Deaths, RunStoppedError
+from rsd.cluster.actors import WorkerInfo
+from rsd.cluster.crew import MOMENT_S, Crew, Deaths, RunStoppedError, check_worker
 from rsd.cluster.scaling import GB, ClusterSize, Footprint
 from rsd.config import parse
 from rsd.preflight import prepare
+from rsd.provenance import machine
 
 HEAD = ClusterSize(cpus=0, gpus=0, memory_bytes=0)
 SMALL = ClusterSize(cpus=8, gpus=0, memory_bytes=32 * GB)
@@ -118,6 +121,15 @@ def test_replicas_that_never_load_are_not_started_for_ever(
         "a replica is dead for good, 2 left",
         "a replica is dead for good, 1 left",
     ]
+
+
+def test_a_node_with_another_arithmetic_stops_the_run() -> None:
+    """Its states would differ from the driver's in the last bits."""
+    here = machine("worker", "osmesa")
+    check_worker(WorkerInfo(here, "sources", ""), "sources")
+    other = dataclasses.replace(here, node="odd", arithmetic="other-12345678")
+    with pytest.raises(RunStoppedError, match=r"node odd .* other-12345678 instead of"):
+        check_worker(WorkerInfo(other, "sources", ""), "sources")
 
 
 def test_experts_alone_need_no_replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

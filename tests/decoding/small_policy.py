@@ -10,7 +10,7 @@ import torch
 from rsd.architecture import DraftConfig, RFSQConfig, SmallVLAConfig, TransformerConfig
 from rsd.models import policy
 from rsd.models.small_vla import SmallVLA
-from rsd.types import ChunkRequest, Decoding, EpisodeKey, ImageSpec, Observation
+from rsd.types import ChunkRequest, Decoding, EpisodeKey, ImageSpec, Observation, draws_of
 
 IMAGES = ImageSpec(48, 48, 0, False)
 CONFIG = SmallVLAConfig(
@@ -55,7 +55,7 @@ def requests(count: int, decoding: Decoding, seed: int = 0) -> list[ChunkRequest
                 f"pick up the bowl number {index}",
             ),
             decoding,
-            EpisodeKey("arm", "suite", index, 0),
+            draws_of(EpisodeKey("arm", "suite", index, 0), 1),
             chunk_index=1,
             previous_codes=rng.integers(0, 7, (8, 7, 4)) if index % 2 else None,
         )

@@ -70,12 +70,13 @@ def test_sampled_answers_do_not_depend_on_the_batch(small: SmallVLAPolicy) -> No
 
 
 def _nearly_tied_policy(deterministic: bool) -> SmallVLAPolicy:
-    """Two equal best levels everywhere, and rounding (made large enough to see) that favours one
-    or the other by the number of blocks in a pass."""
+    """Two equal best levels everywhere, and rounding in single precision (made large enough to see)
+    that favours one or the other by the number of blocks in a pass."""
     model = small_model()
     with torch.no_grad():
         model.target.heads.weight.zero_()
         model.target.heads.bias.zero_()
+    policy = SmallVLAPolicy(model, IMAGES, "none", deterministic=deterministic)
 
     def round_differently(logits: torch.Tensor) -> torch.Tensor:
         logits = logits.clone()
@@ -90,7 +91,7 @@ def _nearly_tied_policy(deterministic: bool) -> SmallVLAPolicy:
 
     model.target.prefill = rounded_prefill  # type: ignore[method-assign]
     model.target.extend = lambda *inputs: round_differently(extend(*inputs))  # type: ignore[method-assign]
-    return SmallVLAPolicy(model, IMAGES, "none", deterministic=deterministic)
+    return policy
 
 
 def test_a_near_tie_is_settled_by_the_canonical_computation() -> None:
@@ -104,6 +105,20 @@ def test_negative_control_without_the_canonical_computation_near_ties_differ() -
     tied = _nearly_tied_policy(deterministic=False)
     slow, fast = tied.act(requests(BATCH, AUTOREGRESSIVE)), tied.act(requests(BATCH, SPECULATIVE))
     assert not np.array_equal(_actions(slow), _actions(fast))
+
+
+def test_near_ties_are_settled_in_double_precision() -> None:
+    """A level that is better by 1e-9 wins in every arm, though single precision cannot see it."""
+    model = small_model()
+    with torch.no_grad():
+        model.target.heads.weight.zero_()
+        model.target.heads.bias.fill_(1.0)  # in float32 the next number is 1.2e-7 away
+    policy = SmallVLAPolicy(model, IMAGES, "none")
+    bias = policy._precise.target.heads.bias.data
+    bias[..., 5 :: model.config.tokeniser.levels] += 1e-9
+    for decoding in (AUTOREGRESSIVE, SPECULATIVE):
+        for chunk in policy.act(requests(BATCH, decoding)):
+            assert chunk.trace.canonical and (chunk.codes == 5).all()
 
 
 @pytest.mark.parametrize("rule", ["exact", "sampling"])
@@ -266,11 +281,12 @@ def test_weights_of_another_checkpoint_of_the_same_sizes_are_refused(tmp_path: P
 
 def test_regression_acts_on_what_its_head_says(small: SmallVLAPolicy) -> None:
     """Not on its codes, which are for the books: a head that says 0.3 moves by 0.3 all the way."""
-    policy = SmallVLAPolicy(small_model(), IMAGES, "sha")
+    model = small_model()
     with torch.no_grad():
-        policy.model.regression_head.weight.zero_()
-        policy.model.regression_head.bias.zero_()
-        policy.model.regression_head.bias[:3] = 0.3  # the mean of the translation
+        model.regression_head.weight.zero_()
+        model.regression_head.bias.zero_()
+        model.regression_head.bias[:3] = 0.3  # the mean of the translation
+    policy = SmallVLAPolicy(model, IMAGES, "sha")
     (chunk,) = policy.act(requests(1, REGRESSION))
     assert np.array_equal(chunk.actions[:, :3], np.full((8, 3), 0.3, np.float32))
     assert not chunk.actions[:, 3:6].any()

@@ -129,3 +129,31 @@ def test_codes_stay_levels_and_labels_equal_codes_without_noise() -> None:
 def test_settings_that_cannot_work_are_refused(fields: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RFSQConfig(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "config", [RFSQConfig(), IDENTITY, COSINE], ids=["published", "identity", "cosine"]
+)
+def test_actions_are_those_of_exact_sums_rounded_once(config: RFSQConfig) -> None:
+    """Not of a matrix product in single precision, which every processor rounds in its own way."""
+    tokeniser = train_tokeniser(config, _chunks(), steps=5, batch_size=32, seed=0)
+    with torch.inference_mode():
+        latents = tokeniser.dequantise(tokeniser.encode(_chunks()))
+        exact = tokeniser.decoder.double()(latents.double())
+        if config.cosine:
+            motion = torch.einsum("kt,bkd->btd", tokeniser.basis.double(), exact[..., :-1])
+            exact = torch.cat([motion, exact[..., -1:]], dim=-1)
+        actions = tokeniser.actions(latents)
+    assert actions.dtype == torch.float32
+    assert torch.equal(actions, exact.clamp(-1, 1).float())
+
+
+def test_actions_do_not_depend_on_threads_kernels_or_batch() -> None:
+    tokeniser = RFSQ(COSINE).eval()
+    latents = 2 * torch.rand(64, 8, 7, generator=torch.Generator().manual_seed(1)) - 1
+    with torch.inference_mode():
+        together = tokeniser.actions(latents)
+        alone = torch.cat([tokeniser.actions(latent[None]) for latent in latents])
+        product = (tokeniser.basis.T @ latents[..., :-1]).clamp(-1, 1)
+    assert torch.equal(together, alone)
+    assert not torch.equal(together[..., :-1], product), "negative control: single precision"

@@ -12,16 +12,21 @@ import pytest
 from rsd.cluster.batching import BatchLimits, MicroBatcher, StuckError
 from rsd.cluster.replica import PolicyReplica, ReplicaSettings
 from rsd.models.toy import ToyPolicy
-from rsd.types import Chunk, ChunkRequest, Decoding, Deliver, EpisodeKey, Observation
+from rsd.types import Chunk, ChunkRequest, Decoding, Deliver, Observation
 
 PARALLEL = Decoding("parallel")
 AUTOREGRESSIVE = Decoding("autoregressive")
 
 
 def request(trial: int = 0, decoding: Decoding = PARALLEL) -> ChunkRequest:
+    """The toy's observation holds its trial."""
     frame = np.zeros((2, 2, 3), np.uint8)
-    observation = Observation(frame, frame, np.zeros(8, np.float32), "reach")
-    return ChunkRequest(observation, decoding, EpisodeKey("a", "toy", 0, trial), 0)
+    proprio = np.array([0, 0, 0, 0, 0, trial, 0, 0], np.float32)
+    return ChunkRequest(Observation(frame, frame, proprio, "reach"), decoding, f"draw {trial}", 0)
+
+
+def trial_of(request: ChunkRequest) -> int:
+    return int(request.observation.proprio[5])
 
 
 class Device:
@@ -148,7 +153,7 @@ def test_a_request_that_wants_to_be_alone_shares_its_batch_with_nobody() -> None
         return await asyncio.gather(*(batcher.submit(request(i), alone=i == 2) for i in range(5)))
 
     assert len(asyncio.run(work())) == 5
-    batches = [[r.key.trial for r in batch] for batch in device.batches]
+    batches = [[trial_of(r) for r in batch] for batch in device.batches]
     assert [2] in batches
     assert sorted(trial for batch in batches for trial in batch) == list(range(5))
 
@@ -208,4 +213,4 @@ def test_nobody_waits_behind_a_device_that_hangs() -> None:
         await batcher.submit(request(6))
 
     asyncio.run(work())
-    assert [batch[0].key.trial for batch in device.batches] == [0, 6]
+    assert [trial_of(batch[0]) for batch in device.batches] == [0, 6]

@@ -36,6 +36,7 @@ def made_up(seed: int = 5, steps: int = STEPS) -> Demonstration:
     frame_steps = np.arange(0, steps, 2)
     frames = rng.integers(0, 256, (2, len(frame_steps), 8, 6, 3), dtype=np.uint8)
     actions = rng.uniform(-1, 1, (2, steps, 7)).astype(np.float32)
+    actions[..., 6] = np.where(actions[..., 6] < 0, -1, 1)
     return Demonstration(
         instruction=TASK.instruction,
         suite=TASK.suite,

@@ -41,8 +41,8 @@ def trials(output: Path) -> list[int]:
 
 
 def test_machines_are_noted_once_a_session(tmp_path: Path) -> None:
-    worker = Machine("worker", "node-0", "osmesa (llvmpipe)", "EPYC", 16, ())
-    replica = Machine("replica", "node-0", "cuda", "EPYC", 16, ("NVIDIA H100",))
+    worker = Machine("worker", "node-0", "osmesa (llvmpipe)", "EPYC", 16, (), "x86-64-v3")
+    replica = Machine("replica", "node-0", "cuda", "EPYC", 16, ("NVIDIA H100",), "x86-64-v3")
     with Books.open(str(tmp_path), RUN, resume=False) as books:
         for machine in (worker, replica, worker):
             books.note_machine(machine)
@@ -326,19 +326,13 @@ def test_tuples_in_the_configuration_are_no_change(tmp_path: Path) -> None:
         Books.open(str(tmp_path), run, resume=resume).close()
 
 
-def test_runs_of_an_older_schema_are_read_and_not_continued(tmp_path: Path) -> None:
-    """A column that they lack is null."""
+def test_a_column_that_an_older_run_lacks_is_null(tmp_path: Path) -> None:
     write_trials(tmp_path, range(2))
     for part in (tmp_path / "chunks").glob("*.parquet"):
         pq.write_table(pq.read_table(part).drop_columns(["codes"]), part)
-    (tmp_path / "run.json").write_text(
-        json.dumps(read_run(str(tmp_path)) | {"schema_version": records.READABLE_VERSIONS[0]})
-    )
     chunks = read_chunks(str(tmp_path))
     assert (chunks.num_rows, chunks["codes"].null_count) == (6, 6)
     assert trials(tmp_path) == [0, 1]
-    with pytest.raises(UserError, match="schema_version"):
-        Books.open(str(tmp_path), RUN, resume=True)
 
 
 def test_a_policy_without_codes_has_null_codes(tmp_path: Path) -> None:

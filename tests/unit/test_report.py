@@ -182,9 +182,11 @@ def test_what_made_the_rows_stands_below_the_tables(tmp_path: Path) -> None:
     run = {**RUN, "arithmetic": "x86-64-v3", "images": images}
     with Books.open(str(tmp_path), run, resume=False) as books:
         for cpu in ("Intel Xeon", "AMD EPYC", "Intel Xeon"):
-            books.note_machine(Machine("worker", "node", "egl", cpu, 2, ()))
-        books.note_machine(Machine("replica", "node", "cpu", "AMD EPYC", 2, ()))
-        books.note_machine(Machine("replica", "node", "cuda", "AMD EPYC", 2, ("NVIDIA H100",)))
+            books.note_machine(Machine("worker", "node", "egl", cpu, 2, (), "x86-64-v3"))
+        books.note_machine(Machine("replica", "node", "cpu", "AMD EPYC", 2, (), "x86-64-v3"))
+        books.note_machine(
+            Machine("replica", "node", "cuda", "AMD EPYC", 2, ("NVIDIA H100",), "x86-64-v3")
+        )
         books.add(result(key(0)), attempts=1, worker="w", node="n")
     text = io.StringIO()
     report.print_summary(report.summarise(str(tmp_path)), Console(file=text, width=400))

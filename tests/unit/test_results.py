@@ -129,7 +129,7 @@ def test_what_made_the_rows_stands_above_the_tables(tmp_path: Path) -> None:
     made = {**RUN, "planned_episodes": 1, "arithmetic": "x86-64-v3", "images": images}
     for cpu, task in (("Intel Xeon", 0), ("AMD EPYC", 1)):
         with Books.open(str(tmp_path / cpu), made, resume=False) as books:
-            books.note_machine(Machine("worker", "node", "egl", cpu, 2, ()))
+            books.note_machine(Machine("worker", "node", "egl", cpu, 2, (), "x86-64-v3"))
             books.add(result(key(0, task_id=task)), attempts=1, worker="w", node="n")
         results.keep(str(tmp_path / cpu), tmp_path / f"{cpu[:3]}.parquet")
     (group,) = results.published([tmp_path / "AMD.parquet", tmp_path / "Int.parquet"])

@@ -1,0 +1,203 @@
+"""Evaluate a sample of recorded results again, and compare: `python jobs/repeat.py --help`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+# A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from rsd import repeat
+from rsd.config import ClusterConfig, EvaluateConfig, Least, SimulatorConfig, check_least
+from rsd.console import PLAIN
+from rsd.envs.rendering import process_variables
+from rsd.errors import UserError
+from rsd.preflight import RunPlan, open_books, prepare, run_record
+
+AGREED, STOPPED, BAD_REQUEST, DIFFERS, INTERRUPTED = 0, 1, 2, 3, 130
+
+DESCRIPTION = """\
+Evaluate a sample of recorded results again, here, and say how many outcomes, steps and final states
+agree. States are the same bits on every x86-64 machine with AVX2, with any build of torch.
+
+Examples:
+  python jobs/repeat.py docs/results/libero_lite.parquet              # 3 worlds of each suite
+  python jobs/repeat.py docs/results/libero_lite.parquet --worlds 20
+  python jobs/repeat.py results/spatial --arms speculative            # a run's own folder
+
+Exit codes: 0 every final state agrees; 1 the evaluation stopped early; 2 the request cannot be run;
+3 some final states differ; 130 interrupted.
+"""
+
+
+@dataclass(frozen=True)
+class RepeatConfig:
+    """What is evaluated again."""
+
+    source: tyro.conf.Positional[str]
+    """A file of `jobs/results.py keep`, or the folder or address of a run"""
+
+    worlds: int = 3
+    """Worlds (task, trial) of each suite, drawn from those that are recorded for all arms"""
+
+    arms: tuple[str, ...] = ()
+    """Arms to repeat; all that are recorded if left out"""
+
+    seed: int = 0
+    """Of the draw"""
+
+    policy: str | None = None
+    """The policy; a bundled one is found by its hash"""
+
+    assets: str | None = None
+    """The folder of the asset tree, where the results are not on lite or official assets"""
+
+    renderer: str = SimulatorConfig.renderer
+    """auto, osmesa, egl"""
+
+    output: Annotated[str | None, tyro.conf.arg(metavar="DIR|URI")] = None
+    """Where the new rows go; None: nowhere"""
+
+    alone: bool = False
+    """Without Ray, one episode after the other in this process: also under an emulator of another
+    processor"""
+
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, sample, evaluate, compare; returns the exit code that `--help` explains."""
+    console = Console()
+    try:
+        config = tyro.cli(
+            RepeatConfig,
+            args=arguments,
+            description=DESCRIPTION,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+        )
+        check_least({"worlds": config.worlds}, {"worlds": Least(1, "nothing to repeat otherwise")})
+        kept = repeat.load(config.source)
+        plan = plan_of(config, kept)
+        console.print(f"{len(plan.keys)} episodes of {config.source} again", **PLAIN)
+        for line in repeat.differences(kept, run_record(plan)):
+            console.print(f"  {line}", **PLAIN)
+        with tempfile.TemporaryDirectory() as aside:
+            output = config.output or f"{aside}/run"
+            evaluated = (alone if config.alone else on_ray)(plan_in(plan, output), console)
+            return compared(plan, kept, output, console) if evaluated else STOPPED
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
+        return BAD_REQUEST
+    except KeyboardInterrupt:  # before the driver listens for it
+        return INTERRUPTED
+
+
+def plan_of(config: RepeatConfig, kept: repeat.Kept) -> RunPlan:
+    """The sample as a run. Raises UserError where the policy or the assets are others."""
+    asked = repeat.config_of(kept, config.arms, config.policy)
+    recorded = kept.origin["assets"]
+    named = recorded if recorded in ("lite", "official") else config.assets
+    if config.assets is None and named is None:
+        raise UserError(
+            f"the results are on the assets with sha256 {recorded[:12]}; name their folder with "
+            "--assets"
+        )
+    simulator = SimulatorConfig(config.assets or named or recorded, config.renderer)
+    output = dataclasses.replace(asked.output, output=config.output)
+    run = prepare(EvaluateConfig(asked.episodes, asked.policy, simulator, output, config.cluster))
+    if run.policy.sha256 != kept.origin["checkpoint_sha256"]:
+        raise UserError(
+            f"policy {run.config.policy.policy!r} is {run.policy.sha256[:12]}, the results are "
+            f"those of {str(kept.origin['checkpoint_sha256'])[:12]}"
+        )
+    return dataclasses.replace(
+        run, keys=repeat.worlds_of(kept, config.arms, config.worlds, config.seed)
+    )
+
+
+def plan_in(run: RunPlan, output: str) -> RunPlan:
+    """The same plan with its rows in `output`."""
+    where = dataclasses.replace(run.config.output, output=output)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, output=where))
+
+
+def on_ray(run: RunPlan, console: Console) -> bool:
+    """Evaluate a plan as jobs/evaluate.py does; False where it stopped early."""
+    from rsd.cluster.crew import RunStoppedError  # after all checks: ray takes a second
+    from rsd.cluster.session import connected, evaluate
+
+    with open_books(run, lambda line: console.print(line, **PLAIN)) as books:
+        try:
+            with connected():
+                evaluate(run, books, console)
+        except RunStoppedError as error:
+            Console(stderr=True).print(f"stopped: {error}", style="red", **PLAIN)
+            return False
+    return True
+
+
+def alone(run: RunPlan, console: Console) -> bool:
+    """Evaluate a plan here; a task's episodes share its simulator."""
+    os.environ.update(process_variables(run.renderer))  # before torch and mujoco are loaded
+    from rsd.cluster.worker import EnvWorker, WorkerSettings
+    from rsd.models import load_policy
+
+    limit_s = run.config.cluster.time_limit_s
+    worker = EnvWorker(WorkerSettings(run.assets, run.renderer, run.policy.images, limit_s))
+    settings = run.config.policy
+    policy = load_policy(settings.policy, deterministic=settings.deterministic, device="cpu")
+    say = functools.partial(console.print, **PLAIN)
+    with open_books(run, say) as books:
+        for number, key in enumerate(run.keys, start=1):
+            decoding = run.arms[key.arm].decoding
+            result = worker.run(key, decoding, lambda request: policy.act([request])[0])
+            books.add(result, attempts=1, worker="alone", node=platform.node())
+            name = f"{key.arm} {key.suite} {key.task_id} {key.trial}"
+            say(f"{number}/{len(run.keys)} {name}: {result.outcome} after {result.steps} steps")
+    return True
+
+
+def compared(run: RunPlan, kept: repeat.Kept, output: str, console: Console) -> int:
+    """Print how the rows in `output` compare; returns the exit code."""
+    lines = repeat.compare(kept, repeat.load(output))
+    console.print(table(lines))
+    finished = sum(line.episodes for line in lines)
+    if finished < len(run.keys):
+        console.print(f"{len(run.keys) - finished} episodes did not finish here", **PLAIN)
+    for line in lines:
+        for task, trial in line.parted:
+            console.print(f"another state: {line.arm} {line.suite} {task} {trial}", **PLAIN)
+    states = sum(line.states for line in lines)
+    console.print(f"{states} of {finished} final states agree", **PLAIN)
+    return AGREED if states == finished == len(run.keys) else DIFFERS
+
+
+def table(lines: Sequence[repeat.Agreement]) -> Table:
+    """A row an arm and suite."""
+    columns: dict[str, Any] = {"suite": "suite", "arm": "arm"}
+    shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in columns:
+        shown.add_column(name)
+    for name in ("episodes", "outcomes", "steps", "final states", "with near ties"):
+        shown.add_column(name, justify="right")
+    for line in lines:
+        counts = (line.episodes, line.outcomes, line.steps, line.states, line.near_ties)
+        shown.add_row(line.suite, line.arm, *map(str, counts))
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,138 @@
+"""JSON and YAML that others wrote, read within bounds: a file may be damaged, huge, or made to
+exhaust whoever reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rsd.errors import UserError, brief, printable, reading
+
+MOST_BYTES = 10 * 2**20  # of a description
+DEEPEST = 100  # levels of JSON; a fine-tuned checkpoint's description has one a generation
+MOST_YAML_BYTES = 2**14
+_DEEPEST_YAML = 2  # a mapping, and a list of values in it
+
+Scalar = str | bool | None
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with `~` and `~user` replaced; raises UserError for a user that there is not."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error}; write the path from / on") from error
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a file. Raises UserError where it cannot be read or is larger than `most`."""
+    with reading(path), path.open("rb") as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise UserError(f"{path} is larger than {most} bytes, so it is not what it should be")
+    return content
+
+
+def parse_json(content: bytes | str) -> Any:
+    """JSON in UTF-8. Raises ValueError for what is none, names a key twice or is nested too
+    deeply."""
+    try:
+        text = content if isinstance(content, str) else content.decode()
+        value = json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError(f"nested more than {DEEPEST} levels deep") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return value
+    raise ValueError(f"nested more than {DEEPEST} levels deep")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{brief(name)} is there twice")
+        values[name] = value
+    return values
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def read_settings(path: Path) -> dict[str, Scalar | list[Scalar]]:
+    """The `setting: value` lines of a YAML file, where a value is a word, a number or a list of
+    such. Names, numbers and dates are the words that they are written with.
+
+    Raises UserError for everything else that YAML can say: nested values, anchors and aliases,
+    tags, settings that are there twice.
+    """
+    content = read_bytes(path, MOST_YAML_BYTES)
+    try:
+        text = content.decode()
+        _check_flat(text)
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            return {} if node is None else _settings(loader, node)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _check_flat(text: str) -> None:
+    """Event by event, so that nothing is built of a document that nests or repeats itself."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ValueError(f"line {line}: anchors and aliases are not read here; write the value")
+        tag = getattr(event, "tag", None)
+        if tag:
+            raise ValueError(f"line {line}: tags such as {brief(tag)} are not read here")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _DEEPEST_YAML:
+                raise ValueError(f"line {line}: a setting is a value or a list of values, no more")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _settings(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Scalar | list[Scalar]]:
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError("expected `setting: value` lines")
+    settings: dict[str, Scalar | list[Scalar]] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode) or isinstance(value, yaml.MappingNode):
+            raise ValueError(f"line {line}: expected `setting: value` or `setting: [value, value]`")
+        name = key.value.replace("-", "_")
+        if name in settings:
+            raise ValueError(f"line {line}: {brief(name)} is there twice; keep one of them")
+        if isinstance(value, yaml.SequenceNode):
+            settings[name] = [_scalar(loader, item) for item in value.value]
+        else:
+            settings[name] = _scalar(loader, value)
+    return settings
+
+
+_RESOLVED = {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"}
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Scalar:
+    if node.tag in _RESOLVED:
+        return loader.construct_object(node)
+    word = str(node.value)
+    if printable(word) != word or "\n" in word:
+        raise ValueError(f"{brief(word)} holds control characters; write it without")
+    return word

@@ -1,0 +1,178 @@
+"""Whether recorded results come out again: a sample of a run, evaluated here and compared row by
+row. Pure of Ray and torch; `jobs/repeat.py` runs the sample."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rsd import results
+from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig, resolve_arms
+from rsd.errors import UserError
+from rsd.models import checkpoint
+from rsd.provenance import deciding_packages
+from rsd.records import read_chunks, read_episodes, read_run
+from rsd.types import EpisodeKey
+
+COLUMNS = [*results.KEY, "outcome", "steps", "final_state", "near_ties"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Recorded episodes that finished, and what made them."""
+
+    origin: dict[str, Any]  # as run.json says it
+    rows: pd.DataFrame  # COLUMNS; final_state is the beginning of a hex digest, or all of it
+
+
+def load(source: str) -> Kept:
+    """A run's folder or address, or a file of `jobs/results.py keep`; raises UserError."""
+    if source.endswith(results.SUFFIX):
+        origin, rows = results.read(Path(source))
+        rows = rows.astype({"arm": "str", "suite": "str", "outcome": "str", "final_state": "str"})
+    else:
+        origin = read_run(source)
+        rows = _rows(source)
+    return Kept(origin, rows.loc[rows["outcome"] != "error", COLUMNS])
+
+
+def _rows(run: str) -> pd.DataFrame:
+    episodes = read_episodes(run).to_pandas()
+    chunks = read_chunks(run).select([*results.KEY, "canonical"]).to_pandas()
+    ties = chunks.groupby(results.KEY)["canonical"].sum().rename("near_ties")
+    rows = episodes.rename(columns={"final_state_sha256": "final_state"}).join(ties, on=results.KEY)
+    return rows.fillna({"near_ties": 0})
+
+
+def worlds_of(kept: Kept, arms: Sequence[str], worlds: int, seed: int) -> list[EpisodeKey]:
+    """Keys to evaluate again: of each suite so many worlds (task, trial), drawn by `seed` from
+    those that every one of `arms` (all, if empty) has recorded.
+
+    Raises UserError for an arm that was not recorded, or where no world is left.
+    """
+    rows = kept.rows
+    recorded = list(dict.fromkeys(rows["arm"]))
+    missing = [arm for arm in arms if arm not in recorded]
+    if missing:
+        raise UserError(
+            f"no episodes of {', '.join(missing)} are recorded there; it holds "
+            f"{', '.join(recorded)}"
+        )
+    chosen = list(arms) or recorded
+    keys = []
+    for suite, of_suite in rows.groupby("suite", sort=True):
+        present = [
+            set(of_suite.loc[of_suite["arm"] == arm, ["task_id", "trial"]].itertuples(index=False))
+            for arm in chosen
+        ]
+        common = sorted(tuple(map(int, world)) for world in set.intersection(*present))
+        drawn = random.Random(f"{seed} {suite}").sample(common, min(worlds, len(common)))
+        keys += [
+            EpisodeKey(arm, str(suite), task, trial, kept.origin["config"]["seed"])
+            for task, trial in sorted(drawn)
+            for arm in chosen
+        ]
+    if not keys:
+        raise UserError(f"no world is recorded for all of {', '.join(chosen)}; name fewer --arms")
+    return keys
+
+
+def config_of(kept: Kept, arms: Sequence[str], policy: str | None) -> EvaluateConfig:
+    """The evaluation that made these rows, with `arms` of it.
+
+    Raises UserError where the policy is not at hand: bundled ones are found by their hash.
+    """
+    config = kept.origin["config"]
+    names = list(dict.fromkeys(arms)) or list(dict.fromkeys(kept.rows["arm"]))
+    wanted = str(kept.origin["checkpoint_sha256"])
+    spec = policy or next(
+        (name for name in checkpoint.bundled() if checkpoint.inspect(name).sha256 == wanted), None
+    )
+    if spec is None:
+        raise UserError(
+            f"the policy of these rows (sha256 {wanted[:12]}) is no bundled one; name it with "
+            "--policy"
+        )
+    asked = EvaluateConfig(
+        episodes=EpisodesConfig(
+            task_suite=tuple(sorted(set(kept.rows["suite"]))),
+            arms=tuple(names),
+            seed=config["seed"],
+        ),
+        policy=PolicyConfig(policy=spec, deterministic=config["deterministic"]),
+    )
+    for arm in resolve_arms(asked):
+        recorded = config["arms"][arm.name]
+        if recorded != vars(arm.decoding):
+            raise UserError(
+                f"arm {arm.name} was decoded by {recorded}, this code decodes it by "
+                f"{vars(arm.decoding)}"
+            )
+    return asked
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of one arm on one suite: episodes that came out as they were recorded."""
+
+    arm: str
+    suite: str
+    episodes: int  # that finished both times
+    outcomes: int
+    steps: int
+    states: int
+    near_ties: int  # episodes in which a near tie was settled, then or now
+    parted: tuple[tuple[int, int], ...]  # (task, trial) of those that end in another state
+
+
+def compare(kept: Kept, again: Kept) -> list[Agreement]:
+    """Row by row, over the episodes that both hold; an arm and suite a line."""
+    pairs = kept.rows.merge(again.rows, on=results.KEY)
+    lines = []
+    for (arm, suite), rows in pairs.groupby(["arm", "suite"], sort=True):
+        states = [
+            new.startswith(old)
+            for old, new in zip(rows["final_state_x"], rows["final_state_y"], strict=True)
+        ]
+        parted = rows.loc[[not same for same in states], ["task_id", "trial"]]
+        lines.append(
+            Agreement(
+                arm=str(arm),
+                suite=str(suite),
+                episodes=len(rows),
+                outcomes=int((rows["outcome_x"] == rows["outcome_y"]).sum()),
+                steps=int((rows["steps_x"] == rows["steps_y"]).sum()),
+                states=sum(states),
+                near_ties=int(((rows["near_ties_x"] > 0) | (rows["near_ties_y"] > 0)).sum()),
+                parted=tuple((int(task), int(trial)) for task, trial in parted.to_numpy()),
+            )
+        )
+    return lines
+
+
+def differences(kept: Kept, here: dict[str, Any]) -> list[str]:
+    """What made the rows and is otherwise here, a line each: what decides a row first, then what
+    must not."""
+    then, now = _facts(kept.origin), _facts(here)
+    return [
+        f"{name}: {then[name]} then, {now[name]} here" for name in then if then[name] != now[name]
+    ]
+
+
+def _facts(origin: dict[str, Any]) -> dict[str, object]:
+    packages, hardware = origin["packages"], origin["hardware"]
+    return {
+        "assets": origin["assets_fingerprint"][:12],
+        "arithmetic": origin.get("arithmetic", "not recorded"),
+        **deciding_packages(packages),
+        "renderer": origin["renderer"],
+        "torch's build": packages.get("torch"),
+        "Python": hardware["python"],
+        "libc": hardware.get("libc", "not recorded"),
+        "processor": hardware["cpu"],
+    }
