@@ -122,9 +122,9 @@ class Summary:
 def summarise(output: str, margin: float = MARGIN) -> Summary:
     """Summary of the run in `output` as far as it is stored.
 
-    Memory grows by about 50 bytes a chunk: passes and times, for exact medians. Raises UserError for a folder without
-    a run, for rows on different assets (DESIGN 7: those are never pooled), and for an episode that
-    is stored twice.
+    Memory grows by about 50 bytes a chunk: passes and times, for exact medians. Raises UserError
+    for a folder without a run, for rows on different assets (DESIGN 7: those are never pooled), and
+    for an episode that is stored twice.
     """
     run = read_run(output)
     parts = committed(output)
