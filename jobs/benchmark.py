@@ -4,6 +4,7 @@
   python jobs/benchmark.py decoding    policy: parallel, autoregressive, speculative
   python jobs/benchmark.py tokeniser   codes: what K layers reconstruct, by settings
   python jobs/benchmark.py driver      bookkeeping: driver time an episode, 2,000 toy episodes
+  python jobs/benchmark.py books       a large run: time and memory of its summary and of a resume
 
 Ratios of one run are what counts: absolute times depend on machine and load, processor times less.
 `--json FILE` writes the figures.
@@ -19,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -26,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
+from rsd.console import Grid, print_grid, standard
 from rsd.errors import UserError
 from rsd.provenance import hardware
 from rsd.types import Decoding, Observation
@@ -70,16 +72,15 @@ class Rollout:
         for name in benchmark.SIDES:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 costs.append(pool.submit(benchmark.SIDES[name], work).result())
-        table = Table(
-            title=f"{self.suite} task {self.task}, {self.trials} x {self.steps} steps, 256 px, "
-            f"{renderer}, assets {resolved.name[:12]}"
-        )
         times = ("build s", "episode s", "steps/s", "x reference", "cpu s", "x cpu")
-        for column in ("side", *times, "same states"):
-            table.add_column(column, justify="left" if column == "side" else "right")
+        table = Grid(
+            f"{self.suite} task {self.task}, {self.trials} x {self.steps} steps, 256 px, "
+            f"{renderer}, assets {resolved.name[:12]}",
+            ("side", *times, "same states"),
+        )
         for cost in costs:
             same = {True: "all", False: "NO"}[cost.finals == costs[0].finals]
-            table.add_row(
+            table.add(
                 cost.side,
                 f"{cost.build_s:.1f}",
                 f"{cost.episode_s:.2f}",
@@ -89,7 +90,7 @@ class Rollout:
                 f"{costs[0].cpu_s / cost.cpu_s:.2f}",
                 same if cost.finals else "-",
             )
-        console.print(table)
+        print_grid(console, table)
         return {"costs": [dataclasses.asdict(cost) for cost in costs]}
 
 
@@ -134,7 +135,7 @@ class Decode:
         for table in _decoding_tables(
             rows, f"{self.policy}, {self.device}, {self.threads} thread(s)"
         ):
-            console.print(table)
+            print_grid(console, table)
         difference = policy.logit_difference(requests(observations, Decoding("autoregressive")))
         console.print(
             f"logits differ by up to {difference:.1e} between one pass over a batch of "
@@ -176,17 +177,15 @@ class Decode:
         return seen[: self.chunks]
 
 
-def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Table, Table]:
+def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
     """What each mode costs, and what it did."""
-    costs = Table("mode", title=f"{title}: medians, ms")
-    for name in ("B", "answer", "p95", "x AR", "batch", "x AR", "vision", "draft", "target"):
-        costs.add_column(name, justify="right", no_wrap=True)
-    works = Table("mode", title="Passes a chunk; guesses kept, % by layer")
-    for name in ("B", "passes", "same codes", "near ties", "draft", "redraft"):
-        works.add_column(name, justify="right", no_wrap=True)
+    times = ("B", "answer", "p95", "x AR", "batch", "x AR", "vision", "draft", "target")
+    costs = Grid(f"{title}: medians, ms", ("mode", *times))
+    done = ("B", "passes", "same codes", "near ties", "draft", "redraft")
+    works = Grid("Passes a chunk; guesses kept, % by layer", ("mode", *done))
     for row in rows:
         baseline = next(r for r in rows if r.batch == row.batch)
-        costs.add_row(
+        costs.add(
             row.name,
             str(row.batch),
             f"{row.answer_ms:.1f}",
@@ -203,7 +202,7 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Table, Table]
             for rates in (row.acceptance, row.reacceptance)
         ]
         same, ties = f"{row.same_codes:.0%}", f"{row.canonical:.0%}"
-        works.add_row(row.name, str(row.batch), f"{row.passes:.2f}", same, ties, *kept)
+        works.add(row.name, str(row.batch), f"{row.passes:.2f}", same, ties, *kept)
     return costs, works
 
 
@@ -282,17 +281,46 @@ class Tokeniser:
         }
 
 
+@dataclass(frozen=True)
+class BooksOf:
+    """Reading a made-up run as large as asked for: the summary that ends every evaluation, and what
+    --resume does before anything runs; each in a process of its own."""
+
+    episodes: int = 20_000
+    """Of 20 decodes each, 8 x 7 x 6 codes a decode"""
+
+    part: int = 64
+    """Episodes a part; a driver writes one every 10 seconds or 20 episodes"""
+
+    json: Path | None = None
+    """Also write the figures to this file"""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        from rsd.books_benchmark import OPERATIONS, make_run, measure
+
+        with TemporaryDirectory(prefix="rsd-books-") as folder:
+            make_run(Path(folder), self.episodes, self.part)
+            costs = [measure(operation, folder) for operation in OPERATIONS]
+        for cost in costs:
+            console.print(
+                f"{cost.operation} of {self.episodes} episodes: {cost.wall_s:.1f} s, "
+                f"{cost.cpu_s:.1f} s of processor time, {cost.peak_rss_bytes / 1e6:.0f} MB at most"
+            )
+        return {"costs": [dataclasses.asdict(cost) for cost in costs]}
+
+
 Job = (
     Annotated[Rollout, tyro.conf.subcommand("rollout")]
     | Annotated[Decode, tyro.conf.subcommand("decoding")]
     | Annotated[Tokeniser, tyro.conf.subcommand("tokeniser")]
     | Annotated[Driver, tyro.conf.subcommand("driver")]
+    | Annotated[BooksOf, tyro.conf.subcommand("books")]
 )
 
 
 def main() -> int:
     """Run one benchmark; exit code 2 for a bad request."""
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = standard()
     job: Any = tyro.cli(Job, description=__doc__)
     try:
         figures = job.run(console)

@@ -403,7 +403,9 @@ def _line(standings: dict[Task, TaskStanding], elapsed_s: float) -> str:
 
 def _table(standings: dict[Task, TaskStanding], title: str | None = None) -> Table:
     names = ("task", "stored", "solved now", "void", "errors", "instruction")
-    table = Table(*names, title=title, box=None)
+    table = Table(title=title, box=None)
+    for name in names:
+        table.add_column(name, overflow="fold")
     table.title_justify = "left"
     for task, standing in standings.items():
         tried = standing.done_now + standing.failed_now

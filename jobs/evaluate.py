@@ -15,7 +15,7 @@ from rich.console import Console
 
 from rsd import arithmetic
 from rsd.config import parse
-from rsd.console import PLAIN
+from rsd.console import PLAIN, standard
 from rsd.errors import UserError
 from rsd.preflight import RunPlan, open_books, output_of, prepare
 
@@ -27,7 +27,7 @@ DONE, STOPPED, BAD_REQUEST, WITH_ERRORS, INTERRUPTED = 0, 1, 2, 3, 130
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, check, plan, run, summarise; returns the exit code that `--help` explains."""
-    console = Console()
+    console = standard()
     try:
         run = prepare(parse(arguments))
         describe(run, console)

@@ -22,8 +22,9 @@ import tyro
 from rich.console import Console
 
 from rsd import results
-from rsd.console import PLAIN
+from rsd.console import PLAIN, standard
 from rsd.errors import UserError
+from rsd.report import MARGIN, margin_of
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 TOPIC = "results"
@@ -58,6 +59,9 @@ class TableOf:
     tasks: bool = False
     """Also the successes of every task"""
 
+    margin: float = 100 * MARGIN
+    """Points of success rate by which an arm may be worse and still count as not worse"""
+
     write: Path | None = None
     """A page to write them into, between its lines that say so"""
 
@@ -66,15 +70,18 @@ class TableOf:
         if not files:
             raise UserError(f"no results in {self.folder}; `jobs/results.py keep` makes some")
         lines: list[str] = []
-        for group in results.published(files):
-            lines += [*([""] if lines else []), *results.section(group)]
+        groups, margin = results.published(files), margin_of(self.margin)
+        for group in groups:
+            lines += [*([""] if lines else []), *results.section(group, margin)]
             if self.tasks:
                 lines += ["", *results.task_table(group.rows)]
+        for note in results.notes(groups, margin):
+            lines += ["", note]
         if self.write is None:
             console.print("\n".join(lines), **PLAIN)
             return
-        page = self.write.read_text()
-        self.write.write_text(results.replaced(page, TOPIC, lines))
+        page = self.write.read_text(encoding="utf-8")
+        self.write.write_text(results.replaced(page, TOPIC, lines), encoding="utf-8")
         console.print(f"wrote {self.write}", **PLAIN)
 
 
@@ -88,7 +95,7 @@ def main(arguments: list[str]) -> int:
     """Keep or tabulate; returns the exit code."""
     job: Any = tyro.cli(Job, args=arguments, description=__doc__)
     try:
-        job.run_it(Console())
+        job.run_it(standard())
     except (UserError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
         return BAD_REQUEST

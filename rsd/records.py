@@ -26,9 +26,10 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from rsd.conditions import deciding
 from rsd.errors import UserError
 from rsd.locking import hold
-from rsd.provenance import Machine, deciding_packages, flat
+from rsd.provenance import Machine, flat
 from rsd.types import ChunkRecord, EpisodeKey, EpisodeResult
 
 # Raise it with every change of a column's name, type, unit or meaning. A column that is added may
@@ -289,26 +290,14 @@ def _prove_writable(folder: _Folder) -> None:
 
 # --- run.json and what a resume may change ----------------------------------------------------
 
-# Rows on both sides of a resume land in one table, so whatever decides a row must be equal.
-# Code version and hardware may differ: a run is resumed after a fix, and on other machines; each
+# Rows on both sides of a resume land in one table, so whatever decides a row must be equal. Code
+# version and hardware may differ: a run is resumed after a fix, and on other machines; each
 # session's own are kept in run.json.
-_PINNED = (
-    "config",
-    "schema_version",
-    "checkpoint",
-    "assets",
-    "renderer",
-    "images",
-    "arithmetic",
-    "simulator",
-)
+_PINNED = ("config", "schema_version", "assets")
 
 
-def _deciding(run: Mapping[str, Any]) -> dict[str, object]:
-    """What of a run.json decides what rows hold."""
-    return {name: value for name, value in run.items() if name.startswith(_PINNED)} | {
-        "packages": deciding_packages(run.get("packages", {}))
-    }
+def _decisive(run: Mapping[str, object]) -> dict[str, object]:
+    return {name: run.get(name) for name in _PINNED} | deciding(run)
 
 
 def _changes(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, str]:
@@ -332,10 +321,11 @@ def _without_bookkeeping(run: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in run.items() if name not in _BOOKKEEPING}
 
 
-def _refuse_changes(output: str, changes: Mapping[str, str]) -> None:
-    """Raises UserError that lists changes which would mix two experiments in one table."""
-    if changes:
-        lines = [f"  {name.removeprefix('config.')}: {changes[name]}" for name in changes]
+def _refuse_changes(output: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Raises UserError that lists every change which would mix two experiments in one table."""
+    refused = _changes(_decisive(before), _decisive(after))
+    if refused:
+        lines = [f"  {name.removeprefix('config.')}: {refused[name]}" for name in refused]
         raise UserError(
             f"{output} was recorded with other settings; resume with the same ones or choose "
             "another --output:\n" + "\n".join(lines)
@@ -437,7 +427,7 @@ class Books:
         if resume:
             stored_run = read_run(output)
             changes = _changes(_without_bookkeeping(stored_run), _without_bookkeeping(run))
-            _refuse_changes(output, _changes(_deciding(stored_run), _deciding(run)))
+            _refuse_changes(output, stored_run, run)
             sessions = stored_run["sessions"]
             run = stored_run
         else:
@@ -572,33 +562,69 @@ def read_run(output: str) -> dict[str, Any]:
     return run
 
 
-def read_episodes(output: str) -> pa.Table:
+def read_episodes(output: str, columns: Sequence[str] | None = None) -> pa.Table:
     """All committed episode rows of a run, also while it goes on; raises UserError as read_run."""
-    return _read(output, EPISODES, EPISODE_SCHEMA)
+    return committed(output).episodes(columns)
 
 
-def read_chunks(output: str) -> pa.Table:
+def read_chunks(output: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The chunk rows of all committed episodes; raises UserError as read_run."""
-    return _read(output, CHUNKS, CHUNK_SCHEMA)
+    return committed(output).all_chunks(columns)
 
 
-def _read(output: str, part_folder: str, schema: pa.Schema) -> pa.Table:
+def committed(output: str) -> Committed:
+    """The rows that a run has at this moment; raises UserError as read_run."""
     read_run(output)
-    return _read_parts(_Folder.at(output), part_folder, schema)
+    folder = _Folder.at(output)
+    return Committed(folder, tuple(_visible(folder.names(EPISODES))))
 
 
-def _read_parts(
-    folder: _Folder, part_folder: str, schema: pa.Schema, columns: list[str] | None = None
-) -> pa.Table:
-    """Parts named by the committed episode parts, read in their order."""
-    paths = [folder.path(f"{part_folder}/{name}") for name in _visible(folder.names(EPISODES))]
-    parts = ds.dataset(paths, schema=schema, filesystem=folder.files, format="parquet")
-    return parts.to_table(columns=columns)
+@dataclass(frozen=True)
+class Committed:
+    """The committed parts of a run at one moment: episodes, and exactly their chunks.
+
+    Columns that a part was written without are null.
+    """
+
+    _folder: _Folder
+    _parts: tuple[str, ...]
+
+    def episodes(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """A row an episode, in the order of the parts."""
+        return self._dataset(EPISODES, EPISODE_SCHEMA).to_table(columns=_listed(columns))
+
+    def all_chunks(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """What `chunks` yields, together."""
+        return self._dataset(CHUNKS, CHUNK_SCHEMA).to_table(columns=_listed(columns))
+
+    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """A row a decode, some rows at a time, so that memory does not grow with the run.
+
+        Parts are read some at once, which an object store answers at the same time; a scan of all
+        of them reads ahead of a slow reader without limit.
+        """
+        for first in range(0, len(self._parts), _PARTS_AT_ONCE):
+            some = Committed(self._folder, self._parts[first : first + _PARTS_AT_ONCE])
+            table = some.all_chunks(columns)
+            yield from table.combine_chunks().to_batches(max_chunksize=_ROWS_AT_ONCE)
+
+    def _dataset(self, part_folder: str, schema: pa.Schema) -> ds.Dataset:
+        paths = [self._folder.path(f"{part_folder}/{name}") for name in self._parts]
+        return ds.dataset(paths, schema=schema, filesystem=self._folder.files, format="parquet")
+
+
+_PARTS_AT_ONCE = 64
+_ROWS_AT_ONCE = 8192  # some megabytes
+
+
+def _listed(columns: Sequence[str] | None) -> list[str] | None:
+    return None if columns is None else list(columns)
 
 
 _KEY_FIELDS = ["arm", "suite", "task_id", "trial", "seed"]
 
 
 def _stored_keys(folder: _Folder) -> set[EpisodeKey]:
-    rows = _read_parts(folder, EPISODES, EPISODE_SCHEMA, _KEY_FIELDS).to_pylist()
-    return {EpisodeKey(**row) for row in rows}
+    parts = Committed(folder, tuple(_visible(folder.names(EPISODES))))
+    rows = parts.episodes(_KEY_FIELDS)
+    return set(map(EpisodeKey, *(rows[name].to_pylist() for name in _KEY_FIELDS)))

@@ -1,37 +1,51 @@
 """Published results: runs in a compact form that fits into a repository, and the tables from them.
 
 A file holds one run, a row an episode; runs of one policy on the same assets share a table. What is
-dropped against the run's own Parquet: times of single stages, names of workers, hashes of chunks.
+dropped against the run's own Parquet: times of single stages, names of workers, codes and hashes of
+chunks. Columns that a file was kept without are null, and what follows from them is unknown.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsd import conditions
 from rsd.envs.assets import write_atomically
 from rsd.errors import UserError
-from rsd.provenance import deciding_packages
-from rsd.records import Column, read_chunks, read_episodes, read_run
-from rsd.report import one_assets, success, sum_by_layer
-from rsd.statistics import Proportion, compare_pairs
+from rsd.records import Column, Committed, committed, read_run
+from rsd.report import (
+    COVERED,
+    LOOKED_AT,
+    MARGIN,
+    one_assets,
+    shared_draws,
+    stored_episodes,
+    success,
+    unseen,
+)
+from rsd.statistics import Proportion, compare_pairs, holm, not_worse
+from rsd.tallies import Majority, by_layer, codes_by_layers, grouped, tally, whole_layers, widened
 
 SUFFIX = ".parquet"
+_STATE = "final_state_sha256"
 STATE_DIGITS = 12  # hex; enough to tell 12,000 states apart
 WORLD = ["suite", "task_id", "trial"]
 KEY = ["arm", *WORLD]
 
 _NAME = pa.dictionary(pa.int16(), pa.string())
 _PER_LAYER = pa.list_(pa.field("item", pa.int32(), nullable=False))
+_PASSES = pa.list_(pa.field("item", pa.int8(), nullable=False))
 SCHEMA = pa.schema(
     [
         column.field()
@@ -46,6 +60,36 @@ SCHEMA = pa.schema(
             Column("passes", pa.int16(), "1", "forwards of the target's backbone, all chunks"),
             Column("drafted", _PER_LAYER, "tokens per layer", "judged in first passes, all chunks"),
             Column("accepted", _PER_LAYER, "tokens per layer", "of those, tokens kept"),
+            Column(
+                "chunk_passes",
+                _PASSES,
+                "1",
+                "forwards of each chunk, in their order",
+                nullable=True,
+            ),
+            Column(
+                "judged",
+                _PER_LAYER,
+                "chunks per layer",
+                "chunks whose layer the first pass judged: all coarser ones were kept",
+                nullable=True,
+            ),
+            Column(
+                "whole",
+                _PER_LAYER,
+                "chunks per layer",
+                "of those, chunks that kept every token of the layer",
+                nullable=True,
+            ),
+            Column(
+                "majority",
+                _PER_LAYER,
+                "tokens per layer",
+                "of the drafted tokens, those that a constant guess gets right: the most frequent "
+                "level of each (step, dim, layer) in all this run's chunks of the arm and suite, "
+                "chosen in hindsight; null where codes were not recorded",
+                nullable=True,
+            ),
             Column("near_ties", pa.int16(), "1", "chunks settled by a canonical recompute"),
             Column("wall_s", pa.float32(), "s", "of the whole episode on its worker"),
             Column("final_state", _NAME, "hex", f"first {STATE_DIGITS} digits of the state's hash"),
@@ -60,6 +104,9 @@ _KEPT = (
     "assets",
     "assets_fingerprint",
     "renderer",
+    "arithmetic",
+    "images",
+    "simulator",
     "code",
     "packages",
     "hardware",
@@ -74,7 +121,8 @@ def keep(run: str, path: Path) -> int:
     cannot be written.
     """
     record = read_run(run)
-    episodes = read_episodes(run).to_pandas()
+    parts = committed(run)
+    episodes = stored_episodes(run, parts, _EPISODE_COLUMNS)
     planned = record.get("planned_episodes")
     if planned != len(episodes):
         raise UserError(
@@ -84,10 +132,10 @@ def keep(run: str, path: Path) -> int:
     one_assets(run, episodes)
     if episodes["seed"].nunique() > 1:
         raise UserError(f"{run} has several seeds; the compact form holds one")
-    chunks = read_chunks(run).to_pandas()
-    table = _compact(episodes, chunks)
+    table = _compact(episodes, parts)
     origin = {name: record.get(name) for name in _KEPT}
     origin["changes"] = [session["changes"] for session in record["sessions"]]
+    origin["machines"] = conditions.machines(record)
     described = SCHEMA.with_metadata({"run": json.dumps(origin)})
     content = io.BytesIO()
     pq.write_table(
@@ -103,26 +151,104 @@ def keep(run: str, path: Path) -> int:
     return len(table)
 
 
-def _compact(episodes: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
-    episodes = episodes.sort_values(KEY).reset_index(drop=True)
-    by_episode = chunks.groupby(KEY, sort=False)
-    sums = by_episode.agg(
-        passes=("passes", "sum"),
-        near_ties=("canonical", "sum"),
-        drafted=("drafted", _tokens),
-        accepted=("accepted", _tokens),
-    )
-    joined = episodes.join(sums, on=KEY)
-    for name in ("passes", "near_ties"):
-        joined[name] = joined[name].fillna(0)
-    for name in ("drafted", "accepted"):
-        joined[name] = [value if isinstance(value, list) else [] for value in joined[name]]
-    joined["final_state"] = joined["final_state_sha256"].str[:STATE_DIGITS]
-    return joined[SCHEMA.names].astype({"passes": "int16", "near_ties": "int16"})
+_EPISODE_COLUMNS = (*KEY, "seed", "outcome", "steps", "chunks", "wall_s", "assets", _STATE)
 
 
-def _tokens(rows: pd.Series) -> list[int]:
-    return sum_by_layer(rows, max(map(len, rows), default=0))
+def _compact(episodes: pd.DataFrame, parts: Committed) -> pd.DataFrame:
+    """A row an episode, sorted by KEY, with SCHEMA's columns."""
+    episodes = episodes.sort_values(KEY, ignore_index=True)
+    sums = _by_episode(pd.MultiIndex.from_frame(episodes[KEY]), parts)
+    state = episodes[_STATE].str[:STATE_DIGITS]
+    return episodes.assign(final_state=state, **sums)[SCHEMA.names]
+
+
+def _by_episode(keys: pd.MultiIndex, parts: Committed) -> dict[str, Any]:
+    """What the chunks of each episode add up to, in the order of `keys`; lists by layer are empty
+    where an episode has no chunk."""
+    guesses = {
+        (arm, suite): one.majority
+        for arm, suites in tally(parts).items()
+        for suite, one in suites.items()
+    }
+    totals: dict[str, np.ndarray] = {
+        name: np.zeros((len(keys), 0), dtype=np.int64)
+        for name in ("drafted", "accepted", "judged", "whole", "majority")
+    }
+    depth, near_ties, codes = (np.zeros(len(keys), dtype=np.int64) for _ in range(3))
+    passes: list[np.ndarray] = []
+    for batch in parts.chunks(_CHUNK_COLUMNS):
+        for arm, suite, rows in grouped(batch):
+            places = keys.get_indexer(pd.MultiIndex.from_frame(rows.select(KEY).to_pandas()))
+            layers = _column(rows, "layers")
+            np.maximum.at(depth, places, layers)
+            np.add.at(near_ties, places, _column(rows, "canonical"))
+            np.add.at(codes, places, rows["codes"].is_valid().to_numpy(zero_copy_only=False))
+            passes.append(
+                np.stack([places, _column(rows, "chunk_index"), _column(rows, "passes")], axis=1)
+            )
+            for name, counts in _counts_by_layer(rows, layers, guesses[arm, suite]).items():
+                width = max(totals[name].shape[1], counts.shape[1])
+                totals[name] = widened(totals[name], width)
+                np.add.at(totals[name], places, widened(counts, width))
+    per_chunk = _split(np.concatenate(passes) if passes else np.zeros((0, 3), int), len(keys))
+    lists = {
+        name: [row[:layers].tolist() for row, layers in zip(table, depth, strict=True)]
+        for name, table in ((n, widened(t, int(depth.max(initial=0)))) for n, t in totals.items())
+    }
+    known = codes == [len(own) for own in per_chunk]
+    majority = [
+        own if all_known else None for own, all_known in zip(lists["majority"], known, strict=True)
+    ]
+    return {
+        "passes": np.array([sum(own) for own in per_chunk], dtype=np.int16),
+        "near_ties": near_ties.astype(np.int16),
+        "chunk_passes": per_chunk,
+        **lists,
+        "majority": majority,
+    }
+
+
+_CHUNK_COLUMNS = (
+    *KEY,
+    "chunk_index",
+    "drafted",
+    "accepted",
+    "passes",
+    "layers",
+    "canonical",
+    "codes",
+)
+
+
+def _column(rows: pa.RecordBatch, name: str) -> np.ndarray:
+    return rows[name].to_numpy(zero_copy_only=False)
+
+
+def _counts_by_layer(
+    rows: pa.RecordBatch, layers: np.ndarray, majority: Majority
+) -> dict[str, np.ndarray]:
+    """Of chunk rows of one arm and suite: numbers by row and layer, int64 (n, L)."""
+    drafted, accepted = by_layer(rows["drafted"]), by_layer(rows["accepted"])
+    judged, whole = whole_layers(drafted, accepted)
+    right = np.zeros((len(rows), int(layers.max(initial=0))), dtype=np.int64)
+    for places, codes in codes_by_layers(rows["codes"], layers):
+        tokens, depth = codes.shape[1:]
+        same = (codes == majority.guess[:tokens, :depth]).sum(axis=1)
+        right[places, :depth] = same * widened(judged[places], depth)
+    return {
+        "drafted": drafted,
+        "accepted": accepted,
+        "judged": judged.astype(np.int64),
+        "whole": whole.astype(np.int64),
+        "majority": right,
+    }
+
+
+def _split(passes: np.ndarray, episodes: int) -> list[list[int]]:
+    """Rows (episode, chunk, passes) in any order -> the passes of each episode, by chunk."""
+    passes = passes[np.lexsort((passes[:, 1], passes[:, 0]))]
+    ends = np.cumsum(np.bincount(passes[:, 0], minlength=episodes))
+    return [own.tolist() for own in np.split(passes[:, 2], ends[:-1])] if episodes else []
 
 
 def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -132,20 +258,45 @@ def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         origin: dict[str, Any] = json.loads(table.schema.metadata[b"run"])
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path} is no file of `jobs/results.py keep` ({error!r})") from error
+    missing = [field for field in SCHEMA if field.name not in table.schema.names and field.nullable]
+    for field in missing:
+        table = table.append_column(field, pa.nulls(len(table), field.type))
     return origin, table.to_pandas()
+
+
+def sum_by_layer(tokens: pd.Series) -> list[int] | None:
+    """Numbers of each layer over all rows, which may be ragged, where arms decode fewer; None where
+    a row's are unknown."""
+    if any(row is None for row in tokens):
+        return None
+    sums = np.zeros(max(map(len, tokens), default=0), dtype=np.int64)
+    for row in tokens:
+        sums[: len(row)] += row
+    return sums.tolist()
 
 
 # --- tables --------------------------------------------------------------------------------------
 
 
 def success_table(rows: pd.DataFrame) -> list[str]:
-    """Markdown: a row a suite, a column an arm; success in percent with its 95 % interval."""
+    """Markdown: a row a suite, a column an arm; success in percent with its 95 % interval. Below it
+    the same of the trials that no policy's development looked at, where there are others."""
     arms = _arms(rows)
     lines = _head(["suite", *arms])
-    for suite, of_suite in rows.groupby("suite", observed=True, sort=False):
-        rates = [success(of_suite[of_suite["arm"] == arm]) for arm in arms]
-        lines.append(_row([str(suite), *map(_percent, rates)]))
+    suites = {str(name): part for name, part in rows.groupby("suite", observed=True, sort=False)}
+    if len(suites) > 1:
+        suites["all"] = rows
+    for name, whole in suites.items():
+        lines.append(_success_row(name, whole, arms))
+        later = unseen(whole)
+        if 0 < len(later) < len(whole):
+            trials = f"trials {LOOKED_AT} to {later['trial'].max()}"
+            lines.append(_success_row(f"{name}, {trials}", later, arms))
     return lines
+
+
+def _success_row(name: str, rows: pd.DataFrame, arms: Sequence[str]) -> str:
+    return _row([name, *(_percent(success(rows[rows["arm"] == arm])) for arm in arms)])
 
 
 def task_table(rows: pd.DataFrame) -> list[str]:
@@ -163,14 +314,29 @@ def task_table(rows: pd.DataFrame) -> list[str]:
 
 def decoding_table(rows: pd.DataFrame) -> list[str]:
     """Markdown: what speculation did; a row a suite that has both exact arms."""
-    lines = _head(["suite", "passes a chunk", "draft kept by layer, %", "same final state"])
+    lines = _head(
+        [
+            "suite",
+            "passes a chunk",
+            "draft kept by layer, %",
+            "constant guess, %",
+            "whole layers kept, %",
+            "same final state",
+        ]
+    )
     for suite, of_suite in rows.groupby("suite", observed=True, sort=False):
         fast, slow = (of_suite[of_suite["arm"] == arm] for arm in _EXACT)
         if fast.empty or slow.empty:
             continue
-        passes = [f"{_per_chunk(arm):.2f}" for arm in (fast, slow)]
+        means = [f"{_per_chunk(arm):.2f}" for arm in (fast, slow)]
         same, pairs = _same_states(fast, slow)
-        cells = [f"{passes[0]} instead of {passes[1]}", _kept(fast), f"{same} of {pairs}"]
+        cells = [
+            f"{means[0]} (median {_median_passes(fast)}) instead of {means[1]}",
+            _shares(fast, "accepted", "drafted"),
+            _shares(fast, "majority", "drafted"),
+            _shares(fast, "whole", "judged"),
+            f"{same} of {pairs}",
+        ]
         lines.append(_row([str(suite), *cells]))
     return lines
 
@@ -179,21 +345,73 @@ _EXACT = ("speculative", "autoregressive")
 _BASELINE = "autoregressive"
 
 
-def paired_table(rows: pd.DataFrame) -> list[str]:
+def paired_table(rows: pd.DataFrame, margin: float = MARGIN) -> list[str]:
     """Markdown: every other arm against the baseline, over all worlds that both have finished; a
-    row an arm, none where the baseline did not run."""
-    columns = ["pairs", "it alone", f"{_BASELINE} alone", "points (95 % interval)", "p"]
-    lines = _head([f"against {_BASELINE}", *columns])
+    row an arm, none where the baseline did not run. P-values are adjusted over its rows."""
+    columns = [
+        "pairs",
+        "it alone",
+        f"{_BASELINE} alone",
+        "points (95 % interval)",
+        "p",
+        "p (Holm)",
+        f"not worse, margin {100 * margin:g}: p (Holm)",
+        "worlds finished by one only: it, other",
+    ]
     verdicts = {arm: _verdicts(rows[rows["arm"] == arm]) for arm in _arms(rows)}
     baseline = verdicts.pop(_BASELINE, {})
-    for arm, own in verdicts.items():
-        pair = compare_pairs(baseline, own)
-        if pair.difference is None:
-            continue
-        points = [f"{100 * value:+.1f}" for value in (pair.difference, pair.low, pair.high)]
+    pairs = {arm: compare_pairs(baseline, own) for arm, own in verdicts.items()}
+    pairs = {arm: pair for arm, pair in pairs.items() if pair.pairs}
+    adjusted = holm([pair.p_value for pair in pairs.values()])
+    worse = holm(
+        [
+            not_worse(pair.only_first, pair.only_second, pair.pairs, margin)
+            for pair in pairs.values()
+        ]
+    )
+    lines = _head([f"against {_BASELINE}", *columns])
+    for (arm, pair), *p_values in zip(pairs.items(), adjusted, worse, strict=True):
         counts = [str(count) for count in (pair.pairs, pair.only_second, pair.only_first)]
-        interval = f"{points[0]} ({points[1]} to {points[2]})"
-        lines.append(_row([arm, *counts, interval, f"{pair.p_value:.2g}"]))
+        points, low, high = (
+            f"{100 * (value or 0):+.1f}" for value in (pair.difference, pair.low, pair.high)
+        )
+        lines.append(
+            _row(
+                [
+                    arm,
+                    *counts,
+                    f"{points} ({low} to {high})",
+                    *(f"{p_value:.2g}" for p_value in (pair.p_value, *p_values)),
+                    f"{pair.second_unpaired}, {pair.first_unpaired}",
+                ]
+            )
+        )
+    return lines
+
+
+def notes(groups: Sequence[Published], margin: float = MARGIN) -> list[str]:
+    """Markdown: what the tables of all groups do not say themselves."""
+    points = f"{100 * margin:g}"
+    lines = [
+        COVERED,
+        "p: exact McNemar test; Holm: adjusted for the rows of its table. Not worse: one-sided p "
+        "of the score test of paired proportions, adjusted likewise; below 0.025, the arm is "
+        f"worse by less than {points} points (one of a task's 50 trials is 2), if at all.",
+        "Layers are judged where all coarser ones were kept. Constant guess: the most frequent "
+        "level of every (step, dim, layer) in the suite's own chunks, chosen in hindsight, on the "
+        "same tokens as the draft. Whole layers: judged ones of which every token was kept.",
+        f"Of the first {LOOKED_AT} trials of a task some were looked at in the policies' "
+        "development; of the others none (the expert's saw all of libero_spatial 4).",
+    ]
+    for group in groups:
+        arms: dict[str, Any] = {}
+        for origin in group.origins:
+            arms |= origin["config"]["arms"]
+        lines += [
+            f"{' and '.join(f'`{arm}`' for arm in together)} sample with the same random numbers: "
+            "in a world their outcomes are not independent."
+            for together in shared_draws(arms)
+        ]
     return lines
 
 
@@ -230,9 +448,19 @@ def _per_chunk(rows: pd.DataFrame) -> float:
     return float(rows["passes"].sum() / rows["chunks"].sum())
 
 
-def _kept(rows: pd.DataFrame) -> str:
-    kept, drafted = _tokens(rows["accepted"]), _tokens(rows["drafted"])
-    shares = (100 * k / n for k, n in zip(kept, drafted, strict=True) if n)
+def _median_passes(rows: pd.DataFrame) -> str:
+    passes = [own for own in rows["chunk_passes"] if own is not None]
+    if len(passes) < len(rows):
+        return conditions.UNKNOWN
+    return f"{np.median(np.concatenate(passes)):g}"
+
+
+def _shares(rows: pd.DataFrame, part: str, whole: str) -> str:
+    """By layer in percent, of the layers that were drafted."""
+    parts, wholes = sum_by_layer(rows[part]), sum_by_layer(rows[whole])
+    if parts is None or wholes is None:
+        return conditions.UNKNOWN
+    shares = (100 * k / n for k, n in zip(parts, wholes, strict=True) if n)
     return " ".join(f"{share:.1f}" for share in shares)
 
 
@@ -277,10 +505,8 @@ def published(paths: Sequence[Path]) -> list[Published]:
 
 
 def _conditions(origin: dict[str, Any]) -> str:
-    """What must be the same for rows to be compared; records.py has the same list for a resume."""
-    same = {name: origin[name] for name in ("checkpoint_sha256", "assets_fingerprint", "renderer")}
-    same["packages"] = deciding_packages(origin["packages"])
-    same["deterministic"] = origin["config"]["deterministic"]
+    """What must be the same for rows to be compared."""
+    same = conditions.deciding(origin) | {"deterministic": origin["config"]["deterministic"]}
     return json.dumps(same, sort_keys=True)
 
 
@@ -306,7 +532,7 @@ def _together(files: dict[Path, tuple[dict[str, Any], pd.DataFrame]]) -> Publish
     )
 
 
-def section(group: Published) -> list[str]:
+def section(group: Published, margin: float = MARGIN) -> list[str]:
     """Tables with what they were measured on."""
     rows, origin = group.rows, group.origins[0]
     files = ", ".join(f"`{name}`" for name in group.names)
@@ -314,15 +540,24 @@ def section(group: Published) -> list[str]:
     parts = [
         f"{files}: assets {origin['assets'][:12]}, checkpoint "
         f"{str(origin['checkpoint_sha256'])[:12]}, {versions}, "
-        f"renderer {origin['renderer']}, {len(rows):,} episodes, "
-        f"{int((rows['outcome'] == 'error').sum())} errors. Success in percent (95 % interval):",
+        f"renderer {origin['renderer']}, arithmetic {conditions.arithmetic(origin)}, frames "
+        f"{conditions.frames(origin)}, processors {_processors(group.origins)}; {len(rows):,} "
+        f"episodes, {int((rows['outcome'] == 'error').sum())} errors. Success in percent (95 % "
+        "interval):",
         "",
         *success_table(rows),
     ]
-    for table in (paired_table(rows), decoding_table(rows)):
+    for table in (paired_table(rows, margin), decoding_table(rows)):
         if len(table) > len(_head([])):
             parts += ["", *table]
     return parts
+
+
+def _processors(origins: Sequence[Mapping[str, Any]]) -> str:
+    """Of all files; of a file that noted none, its driver's."""
+    noted = [machine for origin in origins for machine in origin.get("machines") or []]
+    drivers = [origin.get("hardware") for origin in origins if not origin.get("machines")]
+    return conditions.processors(noted, drivers)
 
 
 def _versions(origin: dict[str, Any]) -> Iterator[str]:

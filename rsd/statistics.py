@@ -64,6 +64,8 @@ class PairedComparison:
     low: float
     high: float
     p_value: float  # exact McNemar test, two-sided
+    first_unpaired: int = 0  # worlds that the first alone finished: in none of the counts above
+    second_unpaired: int = 0
 
 
 def compare_pairs(
@@ -72,7 +74,7 @@ def compare_pairs(
     """Compare the verdicts of two arms over the worlds that both have finished.
 
     Keys name a world (suite, task, trial, ...), values say success. Worlds of one arm only are
-    left out.
+    counted apart.
     """
     shared = first.keys() & second.keys()
     counts = {(a, b): 0 for a in (False, True) for b in (False, True)}
@@ -90,6 +92,8 @@ def compare_pairs(
         low=low,
         high=high,
         p_value=mcnemar_exact(only_first, only_second),
+        first_unpaired=len(first.keys() - shared),
+        second_unpaired=len(second.keys() - shared),
     )
 
 
@@ -115,6 +119,41 @@ def paired_difference_interval(
     z = float(stats.norm.ppf(0.5 + confidence / 2))
     half = z * math.sqrt((first + second - centre**2) / (pairs + 2))
     return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def not_worse(only_first: int, only_second: int, pairs: int, margin: float) -> float:
+    """One-sided p-value against "the second is worse than the first by `margin` or more".
+
+    The score test of a difference of paired proportions (Nam 1997, Tango 1998): its variance is
+    that of the likeliest proportions with exactly that difference, so that it also works where no
+    pair is discordant. Small: not worse, by less than `margin` (0.02 is two
+    points of success rate). Reject at 0.025 to agree with a two-sided interval of 95 %.
+    Raises ValueError unless 0 < margin < 1.
+    """
+    if not 0 < margin < 1:
+        raise ValueError(f"margin {margin}: a difference of success rates, between 0 and 1")
+    if pairs == 0:
+        return 1.0
+    # in Tango's notation b = only_second, c = only_first, difference b - c = -margin n
+    linear = -only_second - only_first - (2 * pairs - only_second + only_first) * margin
+    constant = only_first * margin * (1 + margin)
+    root = math.sqrt(max(0.0, linear**2 - 8 * pairs * constant))  # 0 may round below
+    lost = (root - linear) / (4 * pairs)  # likeliest share of worlds that the first alone solves
+    variance = pairs * (2 * lost - margin * (1 + margin))
+    excess = only_second - only_first + pairs * margin
+    return float(stats.norm.sf(excess / math.sqrt(variance)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values of several comparisons, adjusted by Holm (1979): below 0.05 each, the chance that
+    any of those that are untrue is below 0.05, however they depend on each other."""
+    count = len(p_values)
+    adjusted = [0.0] * count
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(count), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (count - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from rsd.records import Books
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeKey, EpisodeResult, Outcome
 
 LAYERS = 4
-TOKENS = 64  # per layer
+STEPS, DIMS = 8, 8
+TOKENS = STEPS * DIMS  # per layer
 
 RUN: dict[str, Any] = {
     "run_id": "made-up",
@@ -60,8 +61,15 @@ def chunk(index: int, speculative: bool, rng: np.random.Generator) -> ChunkRecor
         target_s=0.005 * passes + float(rng.exponential(0.001)),
         detokenise_s=0.001,
     )
-    codes = np.full((TOKENS, 1, LAYERS), index % 7, np.int8)
-    return ChunkRecord(index, trace, sha(f"chunk {index}"), codes)
+    return ChunkRecord(index, trace, sha(f"chunk {index}"), codes(index))
+
+
+def codes(index: int) -> np.ndarray:
+    """int8 (T, D, L): mostly level 3, of layer 1 level 2."""
+    rng = np.random.default_rng([index, TOKENS])
+    usual = np.array([3, 2, 3, 3])
+    rare = rng.random((STEPS, DIMS, LAYERS)) < 0.2
+    return np.where(rare, rng.integers(0, 7, rare.shape), usual).astype(np.int8)
 
 
 def result(

@@ -155,7 +155,9 @@ def panel(standing: Standing) -> Group:
         f"{_duration(standing.left_s)} left   {standing.running} running on {standing.workers} "
         "workers"
     )
-    table = Table("arm", "success so far", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("arm", "success so far"):
+        table.add_column(column, overflow="fold")
     for name in standing.arms:
         table.add_row(name, _rate(*standing.arm(name)))
     bar = ProgressBar(total=max(1, standing.planned), completed=standing.recorded, width=60)

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-from made_up_runs import RUN, key, paired_results, result
+from made_up_runs import DIMS, LAYERS, RUN, STEPS, key, paired_results, result
 
 from rsd import records
 from rsd.errors import UserError
@@ -95,6 +96,7 @@ def test_what_was_added_is_read_back(tmp_path: Path) -> None:
     row = chunks.to_pylist()[1]
     assert (row["trial"], row["chunk_index"], row["passes"]) == (3, 1, trace.passes)
     assert (row["drafted"], row["accepted"]) == (list(trace.drafted), list(trace.accepted))
+    assert np.array_equal(np.reshape(row["codes"], (STEPS, DIMS, LAYERS)), good.chunks[1].codes)
     assert all(column.null_count == 0 for table in (episodes, chunks) for column in table.columns)
 
 
@@ -285,6 +287,31 @@ def test_resume_says_what_changed(tmp_path: Path, changed: dict[str, Any], said:
     assert len(read_run(str(tmp_path))["sessions"]) == 1
 
 
+def test_the_build_of_torch_and_unused_packages_may_change(tmp_path: Path) -> None:
+    """Each is noted all the same."""
+    before = {**RUN, "packages": {**RUN["packages"], "torch": "2.13.0+cpu", "transformers": "5"}}
+    after = {**RUN, "packages": {**RUN["packages"], "torch": "2.13.0+cu130"}}
+    Books.open(str(tmp_path), before, resume=False).close()
+    Books.open(str(tmp_path), after, resume=True).close()
+    changes = read_run(str(tmp_path))["sessions"][1]["changes"]
+    assert changes["packages.torch"] == '"2.13.0+cpu" -> "2.13.0+cu130"'
+    assert "packages.transformers" in changes
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"packages": {**RUN["packages"], "numpy": "1.0"}}, 'packages.numpy: "2.4.6" -> "1.0"'),
+        ({"arithmetic": "x86-64-v3"}, 'arithmetic: null -> "x86-64-v3"'),
+    ],
+)
+def test_arithmetic_decides_rows(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    write_trials(tmp_path, range(1))
+    with pytest.raises(UserError) as raised:
+        Books.open(str(tmp_path), RUN | changed, resume=True)
+    assert said in str(raised.value)
+
+
 def test_resume_says_every_change_at_once(tmp_path: Path) -> None:
     write_trials(tmp_path, range(1))
     changed = {**_with_config(deterministic=False, trials=5), "assets": "official"}
@@ -297,6 +324,36 @@ def test_tuples_in_the_configuration_are_no_change(tmp_path: Path) -> None:
     for resume in (False, True):
         run = _with_config(arms=("autoregressive", "speculative"))
         Books.open(str(tmp_path), run, resume=resume).close()
+
+
+def test_a_column_that_an_older_run_lacks_is_null(tmp_path: Path) -> None:
+    write_trials(tmp_path, range(2))
+    for part in (tmp_path / "chunks").glob("*.parquet"):
+        pq.write_table(pq.read_table(part).drop_columns(["codes"]), part)
+    chunks = read_chunks(str(tmp_path))
+    assert (chunks.num_rows, chunks["codes"].null_count) == (6, 6)
+    assert trials(tmp_path) == [0, 1]
+
+
+def test_a_policy_without_codes_has_null_codes(tmp_path: Path) -> None:
+    good = result(key(0))
+    plain = [dataclasses.replace(chunk, codes=None) for chunk in good.chunks]
+    with Books.open(str(tmp_path), RUN, resume=False) as books:
+        add(books, dataclasses.replace(good, chunks=plain))
+    assert read_chunks(str(tmp_path), ["codes"])["codes"].null_count == 3
+
+
+def test_chunks_come_a_few_at_a_time_and_are_those_of_the_episodes(tmp_path: Path) -> None:
+    with Books.open(str(tmp_path), RUN, resume=False, flush_every=1) as books:
+        for trial in range(2 * records._PARTS_AT_ONCE + 1):
+            add(books, result(key(trial)))
+    parts = records.committed(str(tmp_path))
+    with Books.open(str(tmp_path), RUN, resume=True) as books:
+        add(books, result(key(1000)))  # committed afterwards: in neither
+    batches = list(parts.chunks(["trial"]))
+    assert len(batches) == 3
+    found = {trial for batch in batches for trial in batch["trial"].to_pylist()}
+    assert found == set(parts.episodes(["trial"])["trial"].to_pylist())
 
 
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:

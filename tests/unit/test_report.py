@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-from made_up_runs import RUN, key, paired_results, result, write
+from made_up_runs import DIMS, LAYERS, RUN, STEPS, TOKENS, key, paired_results, result, write
 from rich.console import Console
 
-from rsd import report
+from rsd import console, report
+from rsd.console import Grid, print_grid, standard
 from rsd.errors import UserError
-from rsd.records import Books
+from rsd.provenance import Machine
+from rsd.records import Books, read_chunks
+from rsd.statistics import holm, not_worse
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeResult
 
 
@@ -45,12 +50,149 @@ def test_acceptance_sums_tokens_over_ragged_layers(tmp_path: Path) -> None:
     ]
     arm = only_arm(write(tmp_path, [with_traces(0, traces)]))
     assert arm.acceptance == [
-        report.LayerAcceptance(0, 40, 20, 0.5, 0, 0, None),
-        report.LayerAcceptance(1, 10, 5, 0.5, 10, 8, 0.8),
-        report.LayerAcceptance(2, 0, 0, None, 0, 0, None),
+        report.LayerAcceptance(0, 40, 20, 0.5, 0, 0, None, 2, 0, 0.0, None, None),
+        report.LayerAcceptance(1, 10, 5, 0.5, 10, 8, 0.8, 1, 0, 0.0, None, None),
+        report.LayerAcceptance(2, 0, 0, None, 0, 0, None, 0, 0, None, None, None),
     ]
     assert (arm.cost.passes_mean, arm.cost.passes_median) == (1.5, 1.5)
     assert arm.cost.near_ties == 0.5
+
+
+def brute_majority(output: str) -> list[float]:
+    """By layer, token by token in plain Python: the share of judged tokens that equal the most
+    frequent level of all of the arm's chunks."""
+    rows = [row for row in read_chunks(output).to_pylist() if row["arm"] == "speculative"]
+    right: Counter[int] = Counter()
+    judged: Counter[int] = Counter()
+    for place in range(STEPS * DIMS * LAYERS):
+        layer = place % LAYERS
+        levels = Counter(row["codes"][place] for row in rows)
+        guess = min(levels, key=lambda level: (-levels[level], level))
+        for row in rows:
+            if row["drafted"][layer]:
+                judged[layer] += 1
+                right[layer] += row["codes"][place] == guess
+    return [right[layer] / judged[layer] for layer in range(LAYERS - 1)]
+
+
+def test_a_constant_guess_is_judged_on_the_tokens_of_the_draft(tmp_path: Path) -> None:
+    """Layers behind a rejection are not judged, so that those counts differ by layer."""
+    some = [result(key(trial)) for trial in range(6)]
+    for episode in some[::2]:
+        for chunk in episode.chunks:
+            drafted = (TOKENS, 0, 0, 0)
+            trace = dataclasses.replace(chunk.trace, drafted=drafted, accepted=(TOKENS, 0, 0, 0))
+            object.__setattr__(chunk, "trace", trace)
+    output = write(tmp_path, some)
+    layers = only_arm(output).acceptance
+    assert [layer.majority_rate for layer in layers[:-1]] == brute_majority(output)
+    assert layers[-1].majority_rate is None  # never drafted
+    assert [layer.judged for layer in layers] == [18, 9, 9, 0]
+    whole = [row["accepted"][0] == TOKENS for row in read_chunks(output).to_pylist()]
+    assert (layers[0].whole, layers[0].whole_rate) == (sum(whole), sum(whole) / 18)
+    assert 0.7 < brute_majority(output)[0] < 0.95
+
+
+def test_the_constant_guess_is_another_one_in_every_suite(tmp_path: Path) -> None:
+    def in_suite(suite: str, level: int) -> EpisodeResult:
+        episode = result(key(0))
+        chunks = [
+            dataclasses.replace(chunk, codes=np.full((STEPS, DIMS, LAYERS), level, np.int8))
+            for chunk in episode.chunks
+        ]
+        return dataclasses.replace(
+            episode, key=dataclasses.replace(episode.key, suite=suite), chunks=chunks
+        )
+
+    output = write(tmp_path, [in_suite("libero_goal", 1), in_suite("libero_object", 5)])
+    arm = only_arm(output)
+    assert arm.acceptance[0].majority_rate == 1
+    assert [suite.suite for suite in arm.suites] == ["libero_goal", "libero_object"]
+    assert [suite.acceptance[0].majority_rate for suite in arm.suites] == [1, 1]
+
+
+def test_where_some_codes_are_unknown_the_constant_guess_is(tmp_path: Path) -> None:
+    episode = result(key(0))
+    episode.chunks[1] = dataclasses.replace(episode.chunks[1], codes=None)
+    arm = only_arm(write(tmp_path, [episode]))
+    assert arm.acceptance[0].majority_rate is None and arm.acceptance[0].whole_rate is not None
+
+
+def test_an_episode_that_is_stored_twice_is_no_result(tmp_path: Path) -> None:
+    output = write(tmp_path, [result(key(0)), result(key(1))])
+    for folder in ("chunks", "episodes"):
+        (part,) = (tmp_path / folder).glob("*.parquet")
+        (tmp_path / folder / "part-00001-of-another.parquet").write_bytes(part.read_bytes())
+    with pytest.raises(UserError, match=r"holds 2 episodes twice, such as \('speculative', "):
+        report.summarise(output)
+
+
+def test_trials_that_nobody_looked_at_are_counted_beside_the_whole(tmp_path: Path) -> None:
+    outcomes = ["timeout"] * 10 + ["success", "success", "timeout", "error"]
+    output = write(tmp_path, (result(key(i), outcome) for i, outcome in enumerate(outcomes)))
+    arm = only_arm(output)
+    assert (arm.success.successes, arm.success.finished) == (2, 13)
+    assert (arm.unseen.successes, arm.unseen.finished) == (2, 3)
+    assert (arm.suites[0].unseen, arm.suites[0].errors) == (arm.unseen, 1)
+
+
+def test_p_values_of_several_pairs_are_adjusted(tmp_path: Path) -> None:
+    arms = {"autoregressive": 20, "parallel": 8, "speculative": 20, "worse": 13}
+    output = write(
+        tmp_path,
+        (
+            result(key(trial, arm), "success" if trial < solved else "timeout")
+            for arm, solved in arms.items()
+            for trial in range(20)
+        ),
+    )
+    pairs = report.summarise(output, margin=0.1).pairs
+    assert len(pairs) == 6
+    raw = [pair.comparison.p_value for pair in pairs]
+    assert [pair.p_adjusted for pair in pairs] == holm(raw)
+    assert pairs[0].p_adjusted == pytest.approx(6 * pairs[0].comparison.p_value)
+    found = [not_worse(p.comparison.only_first, p.comparison.only_second, 20, 0.1) for p in pairs]
+    assert [pair.not_worse for pair in pairs] == found
+    assert [pair.not_worse_adjusted for pair in pairs] == holm(found)
+
+
+def test_a_margin_is_a_number_of_points(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.margin_of(2) == 0.02
+    for points in ("0", "100", "-1", "nan"):
+        assert report.main(["results/none", "--margin", points]) == 2
+        assert "between 0 and 100" in capsys.readouterr().err
+
+
+def test_arms_that_sample_with_the_same_random_numbers_are_named() -> None:
+    def arm(mode: str, rule: str = "sampling") -> dict[str, str]:
+        return {"mode": mode, "rule": rule}
+
+    assert report.shared_draws({"a": arm("autoregressive"), "s": arm("speculative")}) == []
+    arms = {
+        "speculative": arm("speculative", "exact"),
+        "speculative-sampling": arm("speculative"),
+        "autoregressive-sampling": arm("autoregressive"),
+        "speculative-sampling@3": arm("speculative"),
+    }
+    assert report.shared_draws(arms) == [("speculative-sampling", "speculative-sampling@3")]
+
+
+def test_what_made_the_rows_stands_below_the_tables(tmp_path: Path) -> None:
+    images = {"height": 96, "width": 128, "samples": 0, "reflection": False}
+    run = {**RUN, "arithmetic": "x86-64-v3", "images": images}
+    with Books.open(str(tmp_path), run, resume=False) as books:
+        for cpu in ("Intel Xeon", "AMD EPYC", "Intel Xeon"):
+            books.note_machine(Machine("worker", "node", "egl", cpu, 2, (), "x86-64-v3"))
+        books.note_machine(Machine("replica", "node", "cpu", "AMD EPYC", 2, (), "x86-64-v3"))
+        books.note_machine(
+            Machine("replica", "node", "cuda", "AMD EPYC", 2, ("NVIDIA H100",), "x86-64-v3")
+        )
+        books.add(result(key(0)), attempts=1, worker="w", node="n")
+    text = io.StringIO()
+    report.print_summary(report.summarise(str(tmp_path)), Console(file=text, width=400))
+    assert "arithmetic: x86-64-v3; frames: 128 x 96 px, 0 samples, no reflection" in text.getvalue()
+    named = "Processors: AMD EPYC (replica, worker), Intel Xeon (worker), NVIDIA H100 (replica)"
+    assert named in text.getvalue()
 
 
 def test_latency_is_the_sum_of_the_stages_of_each_chunk(tmp_path: Path) -> None:
@@ -67,6 +209,7 @@ def test_latency_is_the_sum_of_the_stages_of_each_chunk(tmp_path: Path) -> None:
 def test_pairs_leave_out_worlds_that_one_arm_did_not_finish(tmp_path: Path) -> None:
     (pair,) = report.summarise(write(tmp_path, paired_results())).pairs
     comparison = pair.comparison
+    assert (comparison.first_unpaired, comparison.second_unpaired) == (1, 0)
     assert (pair.first, pair.second) == ("autoregressive", "speculative")
     assert comparison.pairs == 49  # of 50; one ended in error
     assert comparison.only_first + comparison.only_second == 1
@@ -124,6 +267,53 @@ def test_tables_fit_a_terminal(tmp_path: Path, width: int) -> None:
         assert all(any(arm.arm in line for line in lines) for arm in shown.arms)
         assert "episodes per hour" in text.getvalue()
         assert lines[-1] == f"Parquet: {shown.output}"
+
+
+LONG = ("autoregressive@3-with-a-name-of-its-own", "speculative-sampling@3-with-a-long-name")
+
+
+@pytest.mark.parametrize("width", [20, *range(38, 44), 60, 80, 120, None])
+def test_no_digit_and_no_column_is_lost_in_a_narrow_terminal(
+    tmp_path: Path, width: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything that a pipe (None) shows; only names of rows and titles may be broken."""
+    output = write(tmp_path, (result(key(trial, arm)) for arm in LONG for trial in range(3)))
+    summary = report.summarise(output)
+    for make in report._TABLES:
+        grid = make(summary)
+        console = standard() if width is None else Console(width=width)
+        print_grid(console, grid)
+        text = capsys.readouterr().out
+        assert "…" not in text
+        assert width is None or max(map(len, text.splitlines())) <= width
+        words = text.split()
+        rest = slice(grid.names, None)
+        numbers = [*grid.columns[rest], *(cell for row in grid.rows for cell in row[rest])]
+        for part in (part for number in numbers for part in number.split()):
+            assert part in words, (grid.title, part)
+        assert width is not None or all(row[0] in text for row in grid.rows)
+
+
+def test_every_part_of_a_split_table_names_its_rows() -> None:
+    grid = Grid("Latency", ("arm", "", *(f"{i}00.0" for i in range(9))), names=2)
+    for name in ("median", "p95"):
+        grid.add("speculative" if name == "median" else "", name, *("1.5" for _ in range(9)))
+    text = io.StringIO()
+    print_grid(Console(file=text, width=40), grid)
+    parts = text.getvalue().split("Latency")[1:]
+    assert len(parts) > 1
+    for part in parts:
+        assert all(part.split().count(name) == 1 for name in ("speculative", "median", "p95"))
+    assert text.getvalue().split().count("1.5") == 18
+    with pytest.raises(ValueError, match="2 cells in a table of 11 columns"):
+        grid.add("a", "b")
+
+
+def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert standard().width == console.PIPE_WIDTH
+    monkeypatch.setenv("COLUMNS", "40")
+    assert standard().width == 40
 
 
 def test_a_pair_is_never_broken_inside_an_arms_name(tmp_path: Path) -> None:

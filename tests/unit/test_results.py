@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from made_up_runs import LAYERS, RUN, key, paired_results, result, write
 
-from rsd import report, results
+from rsd import books_benchmark, report, results
 from rsd.errors import UserError
+from rsd.provenance import Machine
 from rsd.records import Books, read_chunks, read_episodes
+from rsd.statistics import holm, mcnemar_exact, not_worse
+from rsd.types import EpisodeResult
+
+FOLDER = Path(__file__).parents[2] / "docs" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +40,176 @@ def test_counts_are_those_of_the_run(run: str, tmp_path: Path) -> None:
         layers = [sum(row[layer] for row in rows[name] if len(row)) for layer in range(LAYERS)]
         assert layers == [sum(row[layer] for row in chunks[name]) for layer in range(LAYERS)]
     assert all(field.metadata[b"unit"] for field in pq.read_schema(path))
+    assert pq.read_schema(path).remove_metadata().equals(results.SCHEMA)
+
+
+def test_median_passes_whole_layers_and_the_constant_guess_can_be_recomputed(
+    run: str, tmp_path: Path
+) -> None:
+    """As the summary of the run itself has them, episode by episode."""
+    results.keep(run, tmp_path / "small.parquet")
+    _, rows = results.read(tmp_path / "small.parquet")
+    chunks = read_chunks(run).to_pandas()
+    for row in rows.itertuples():
+        own = chunks[
+            (chunks["arm"] == row.arm)
+            & (chunks["task_id"] == row.task_id)
+            & (chunks["trial"] == row.trial)
+        ].sort_values("chunk_index")
+        assert row.chunk_passes.tolist() == own["passes"].tolist()
+        assert row.passes == own["passes"].sum() and row.near_ties == own["canonical"].sum()
+        for layer in range(LAYERS if len(own) else 0):
+            drafted, accepted = (own[name].str[layer] for name in ("drafted", "accepted"))
+            assert row.judged[layer] == (drafted > 0).sum()
+            assert row.whole[layer] == ((drafted > 0) & (accepted == drafted)).sum()
+    for arm in report.summarise(run).arms:
+        mine = rows[rows["arm"] == arm.arm]
+        assert np.median(np.concatenate(list(mine["chunk_passes"]))) == arm.cost.passes_median
+        layers = arm.acceptance
+        assert results.sum_by_layer(mine["judged"]) == [layer.judged for layer in layers]
+        assert results.sum_by_layer(mine["whole"]) == [layer.whole for layer in layers]
+        assert results.sum_by_layer(mine["majority"]) == [layer.majority for layer in layers]
+    assert sum(sum(row) for row in rows["majority"]) > 0
+
+
+def test_chunks_in_any_order_and_many_parts_come_together(run: str, tmp_path: Path) -> None:
+    results.keep(run, tmp_path / "one.parquet")
+    shuffled = list(paired_results())
+    np.random.default_rng(0).shuffle(shuffled)  # type: ignore[arg-type]
+    output = str(tmp_path / "run")
+    with Books.open(output, {**RUN, "planned_episodes": 100}, resume=False, flush_every=7) as books:
+        for episode in shuffled:
+            books.add(episode, attempts=1, worker="w", node="n")
+    results.keep(output, tmp_path / "other.parquet")
+    one, other = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("one", "other"))
+    assert one.equals(other)
+
+
+def test_where_codes_are_unknown_so_is_the_constant_guess(tmp_path: Path) -> None:
+    episodes = [result(key(trial, arm)) for arm in results._EXACT for trial in range(2)]
+    first = next(episode for episode in episodes if episode.key.arm == "speculative")
+    first.chunks[0] = dataclasses.replace(first.chunks[0], codes=None)
+    results.keep(write(tmp_path / "run", episodes), tmp_path / "small.parquet")
+    (group,) = results.published([tmp_path / "small.parquet"])
+    assert [row is None for row in group.rows["majority"]].count(True) == 1
+    row = results.decoding_table(group.rows)[2]
+    assert row.split(" | ")[3] == "unknown" and "median unknown" not in row
+
+
+def test_files_of_an_older_layout_are_read_and_say_what_is_unknown(
+    run: str, tmp_path: Path
+) -> None:
+    results.keep(run, tmp_path / "new.parquet")
+    table = pq.read_table(tmp_path / "new.parquet")
+    added = ["chunk_passes", "judged", "whole", "majority"]
+    pq.write_table(table.drop_columns(added), tmp_path / "old.parquet")
+    old, new = (results.published([tmp_path / f"{name}.parquet"])[0] for name in ("old", "new"))
+    cells = results.decoding_table(old.rows)[2].split(" | ")
+    assert "(median unknown) instead of 4.00" in cells[1]
+    assert cells[3:5] == ["unknown", "unknown"]
+    assert cells[2] == results.decoding_table(new.rows)[2].split(" | ")[2]
+    assert results.success_table(old.rows) == results.success_table(new.rows)
+    assert "arithmetic unknown, frames unknown, processors unknown" in results.section(old)[0]
+
+
+def test_the_kept_results_of_today_make_the_tables_of_the_readme() -> None:
+    groups = results.published(sorted(FOLDER.glob("*.parquet")))
+    lines = [line for group in groups for line in results.section(group)]
+    assert any("472/500 = 94.4 (92.0 to 96.1)" in line for line in lines)
+
+
+def test_two_thousand_episodes_are_kept_in_less_than_300_kb(tmp_path: Path) -> None:
+    books_benchmark.make_run(tmp_path / "run", 2000, 500)
+    assert results.keep(str(tmp_path / "run"), tmp_path / "kept.parquet") == 2000
+    assert (tmp_path / "kept.parquet").stat().st_size < 300_000
+
+
+def test_what_made_the_rows_stands_above_the_tables(tmp_path: Path) -> None:
+    images = {"height": 96, "width": 96, "samples": 4, "reflection": True}
+    made = {**RUN, "planned_episodes": 1, "arithmetic": "x86-64-v3", "images": images}
+    for cpu, task in (("Intel Xeon", 0), ("AMD EPYC", 1)):
+        with Books.open(str(tmp_path / cpu), made, resume=False) as books:
+            books.note_machine(Machine("worker", "node", "egl", cpu, 2, (), "x86-64-v3"))
+            books.add(result(key(0, task_id=task)), attempts=1, worker="w", node="n")
+        results.keep(str(tmp_path / cpu), tmp_path / f"{cpu[:3]}.parquet")
+    (group,) = results.published([tmp_path / "AMD.parquet", tmp_path / "Int.parquet"])
+    assert (
+        "arithmetic x86-64-v3, frames 96 x 96 px, 4 samples, reflection, processors AMD EPYC "
+        "(worker), Intel Xeon (worker); 2 episodes" in results.section(group)[0]
+    )
+
+
+def test_trials_that_nobody_looked_at_have_a_row_beside_the_whole(tmp_path: Path) -> None:
+    def in_suite(suite: str, trial: int) -> EpisodeResult:
+        episode = result(key(trial), "success" if trial % 3 else "timeout")
+        return dataclasses.replace(episode, key=dataclasses.replace(episode.key, suite=suite))
+
+    some = [in_suite(suite, i) for suite in ("libero_10", "libero_goal") for i in range(14)]
+    results.keep(write(tmp_path / "run", some), tmp_path / "small.parquet")
+    (group,) = results.published([tmp_path / "small.parquet"])
+    table = results.success_table(group.rows)
+    assert [row.split(" = ")[0] for row in table[2:]] == [
+        "| libero_10 | 9/14",
+        "| libero_10, trials 10 to 13 | 3/4",
+        "| libero_goal | 9/14",
+        "| libero_goal, trials 10 to 13 | 3/4",
+        "| all | 18/28",
+        "| all, trials 10 to 13 | 6/8",
+    ]
+
+
+def test_pairs_say_what_one_arm_alone_finished_and_adjust_their_p_values(tmp_path: Path) -> None:
+    solved = {"autoregressive": 30, "parallel": 18, "speculative": 30, "regression": 4}
+    some = [
+        result(key(trial, arm), "success" if trial < solved[arm] else "timeout")
+        for arm in solved
+        for trial in range(10 if arm == "regression" else 30)
+    ]
+    results.keep(write(tmp_path / "run", some), tmp_path / "small.parquet")
+    (group,) = results.published([tmp_path / "small.parquet"])
+    rows = [row.strip("| ").split(" | ") for row in results.paired_table(group.rows, 0.1)]
+    assert rows[0][5:] == [
+        "p",
+        "p (Holm)",
+        "not worse, margin 10: p (Holm)",
+        "worlds finished by one only: it, other",
+    ]
+    found = {row[0]: row[1:] for row in rows[2:]}
+    assert found["regression"][-1] == "0, 20"
+    raw = [mcnemar_exact(0, 0), mcnemar_exact(12, 0), mcnemar_exact(6, 0)]
+    assert [row[4] for row in found.values()] == [f"{p:.2g}" for p in raw]
+    assert [row[5] for row in found.values()] == [f"{p:.2g}" for p in holm(raw)]
+    worse = holm([not_worse(lost, 0, pairs, 0.1) for lost, pairs in ((0, 30), (12, 30), (6, 10))])
+    assert [row[6] for row in found.values()] == [f"{p:.2g}" for p in worse]
+
+
+def test_notes_name_arms_that_sample_with_the_same_random_numbers(run: str, tmp_path: Path) -> None:
+    sampling = {"mode": "speculative", "rule": "sampling"}
+    arms = {"speculative-sampling": sampling, "speculative-sampling@3": sampling}
+    results.keep(run, tmp_path / "a.parquet")
+    _describe(
+        tmp_path / "a.parquet", tmp_path / "b.parquet", {"config": RUN["config"] | {"arms": arms}}
+    )
+    plain, sampled = (
+        results.notes(results.published([tmp_path / name])) for name in ("a.parquet", "b.parquet")
+    )
+    assert len(sampled) == len(plain) + 1
+    assert sampled[-1].startswith("`speculative-sampling` and `speculative-sampling@3` sample with")
+    assert any("looked at in the policies' development" in note for note in plain)
+
+
+def test_the_build_of_torch_and_transformers_do_not_part_results(run: str, tmp_path: Path) -> None:
+    results.keep(write(tmp_path / "a", [result(key(0))]), tmp_path / "a.parquet")
+    results.keep(write(tmp_path / "b", [result(key(1))]), tmp_path / "b.parquet")
+    paths = []
+    for name, versions in {
+        "a": {"torch": "2.13.0+cpu", "transformers": "5.23.0"},
+        "b": {"torch": "2.13.0+cu130"},
+    }.items():
+        paths.append(tmp_path / f"{name}-described.parquet")
+        packages = RUN["packages"] | versions
+        _describe(tmp_path / f"{name}.parquet", paths[-1], {"packages": packages})
+    assert [group.names for group in results.published(paths)] == [("a-described", "b-described")]
 
 
 def test_tables_count_errors_apart_and_pairs_by_world(run: str, tmp_path: Path) -> None:
@@ -109,9 +286,13 @@ def test_runs_of_one_policy_on_the_same_assets_share_a_table(tmp_path: Path) -> 
         {"assets_fingerprint": "0123456789abcdef"},
         {"renderer": "egl"},
         {"packages": {**RUN["packages"], "mujoco": "3.3.0"}},
+        {"packages": {**RUN["packages"], "numpy": "2.0.0"}},
+        {"packages": {**RUN["packages"], "torch": "2.12.0"}},
+        {"arithmetic": "x86-64-v3"},
+        {"images": {"height": 256, "width": 256, "samples": 4, "reflection": True}},
         {"config": {**RUN["config"], "deterministic": False}},
     ],
-    ids=lambda other: next(iter(other)),
+    ids=lambda other: str(other)[-30:],
 )
 def test_what_was_measured_otherwise_has_a_table_of_its_own(
     run: str, tmp_path: Path, other: dict[str, Any]
