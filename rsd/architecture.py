@@ -17,6 +17,7 @@ from rsd.types import ACTION_DIM, PROPRIO_DIM, ImageSpec
 CAMERAS = 2
 MAX_WORDS = 24  # of an instruction that are read
 TEXT_HEADS = 4  # of the text encoder's attention
+MAX_LEVELS = 256  # of a code, which records hold in a byte
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class RFSQConfig:
     def __post_init__(self) -> None:
         if self.hidden == 0 and self.latent_dim != ACTION_DIM:
             raise ValueError(f"without an encoder latent_dim is {ACTION_DIM}: {self.latent_dim}")
+        if self.levels > MAX_LEVELS:
+            raise ValueError(f"{brief(self.levels)} levels: at most {MAX_LEVELS} (a byte a code)")
         if min(self.steps, self.latent_dim, self.layers) < 1 or self.levels < 2 or self.hidden < 0:
             raise ValueError(
                 f"{self.steps} steps, {self.latent_dim} dimensions, {self.layers} layers, "

@@ -142,7 +142,7 @@ def _chunk_columns(numbers: np.ndarray, rng: np.random.Generator) -> dict[str, A
     judged = guesses & np.column_stack([np.ones(count, bool), whole[:, :-1]])
     again = guesses & ~judged
     passes = np.where(guesses.any(axis=1), 1 + again.sum(axis=1), LAYERS)
-    level = np.full(256, LEVELS // 2, np.int8)
+    level = np.full(256, LEVELS // 2, np.uint8)
     rare = round(256 * (1 - MIDDLE_SHARE))
     level[:rare] = np.arange(rare) % LEVELS
     codes = level[rng.integers(0, 256, (count, tokens * LAYERS), np.uint8)]
@@ -162,7 +162,7 @@ def _chunk_columns(numbers: np.ndarray, rng: np.random.Generator) -> dict[str, A
             for name in ("queue", "vision", "draft", "target", "detokenise")
         },
         "action_sha256": _hashes(count, rng),
-        "codes": _lists(codes, pa.int8()),
+        "codes": _lists(codes, pa.uint8()),
     }
     return {
         name: value.cast(CHUNK_SCHEMA.field(name).type) if isinstance(value, pa.Array) else value

@@ -81,7 +81,7 @@ def run_episode(
 
 
 def _record(index: int, chunk: Chunk) -> ChunkRecord:
-    decoded = chunk.codes[..., : chunk.trace.layers].astype(np.int8)
+    decoded = chunk.codes[..., : chunk.trace.layers].astype(np.uint8)
     return ChunkRecord(index, chunk.trace, sha256_of(chunk.actions), decoded)
 
 

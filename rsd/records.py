@@ -172,7 +172,7 @@ _CHUNK_COLUMNS = (
     Column("action_sha256", _TEXT, "hex", "of the chunk's actions, float32 bytes (T, 7)"),
     Column(
         "codes",
-        pa.list_(pa.field("item", pa.int8(), nullable=False)),
+        pa.list_(pa.field("item", pa.uint8(), nullable=False)),
         "level",
         "the decoded codes (T, D, layers), flattened in C order; null where the policy has none",
         nullable=True,

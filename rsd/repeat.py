@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from rsd import results
+from rsd.conditions import deciding
 from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig, resolve_arms
 from rsd.errors import UserError
 from rsd.models import checkpoint
-from rsd.provenance import deciding_packages
+from rsd.provenance import flat
 from rsd.records import read_chunks, read_episodes, read_run
 from rsd.types import EpisodeKey
 
@@ -160,18 +161,16 @@ def differences(kept: Kept, here: dict[str, Any]) -> list[str]:
     must not."""
     then, now = _facts(kept.origin), _facts(here)
     return [
-        f"{name}: {then[name]} then, {now[name]} here" for name in then if then[name] != now[name]
+        f"{name}: {then.get(name)} then, {now.get(name)} here"
+        for name in {**then, **now}
+        if then.get(name) != now.get(name)
     ]
 
 
 def _facts(origin: dict[str, Any]) -> dict[str, object]:
-    packages, hardware = origin["packages"], origin["hardware"]
-    return {
-        "assets": origin["assets_fingerprint"][:12],
-        "arithmetic": origin.get("arithmetic", "not recorded"),
-        **deciding_packages(packages),
-        "renderer": origin["renderer"],
-        "torch's build": packages.get("torch"),
+    hardware = origin["hardware"]
+    return flat(deciding(origin)) | {
+        "torch's build": origin["packages"].get("torch"),
         "Python": hardware["python"],
         "libc": hardware.get("libc", "not recorded"),
         "processor": hardware["cpu"],

@@ -37,7 +37,7 @@ def by_layer(lists: pa.ListArray) -> np.ndarray:
 
 
 def codes_by_layers(codes: pa.ListArray, layers: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Rows with codes, those of one shape together: indices (n,) and codes int8 (n, T D, layers).
+    """Rows with codes, those of one shape together: indices (n,) and codes uint8 (n, T D, layers).
 
     Raises ValueError for a row whose codes are not `layers` to each of its T D tokens.
     """
@@ -69,13 +69,12 @@ class Majority:
 
     def add(self, codes: np.ndarray, judged: np.ndarray) -> None:
         """Codes (n, T D, L); judged bool (n, L), whether the first pass judged that layer."""
-        symbols = codes.view(np.uint8)
-        needed = (*codes.shape[1:], int(symbols.max(initial=0)) + 1)
+        needed = (*codes.shape[1:], int(codes.max(initial=0)) + 1)
         if any(have < need for have, need in zip(self._all.shape, needed, strict=True)):
             self._all, self._judged = _grown(self._all, needed), _grown(self._judged, needed)
         tokens, layers = codes.shape[1:]
         _, row, levels = shape = self._all.shape
-        index = symbols + levels * (np.arange(tokens)[:, None] * row + np.arange(layers))
+        index = codes + levels * (np.arange(tokens)[:, None] * row + np.arange(layers))
         size = self._all.size
         self._all += np.bincount(index.ravel(), minlength=size).reshape(shape)
         if judged.any():

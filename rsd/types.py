@@ -182,7 +182,7 @@ class ChunkRecord:
     chunk_index: int
     trace: DecodeTrace
     action_sha256: str
-    codes: np.ndarray | None = None  # int8 (T, D, layers decoded); None: the policy has none
+    codes: np.ndarray | None = None  # uint8 (T, D, layers decoded); None: the policy has none
 
 
 @dataclass(frozen=True)

@@ -65,11 +65,11 @@ def chunk(index: int, speculative: bool, rng: np.random.Generator) -> ChunkRecor
 
 
 def codes(index: int) -> np.ndarray:
-    """int8 (T, D, L): mostly level 3, of layer 1 level 2."""
+    """uint8 (T, D, L): mostly level 3, of layer 1 level 2."""
     rng = np.random.default_rng([index, TOKENS])
     usual = np.array([3, 2, 3, 3])
     rare = rng.random((STEPS, DIMS, LAYERS)) < 0.2
-    return np.where(rare, rng.integers(0, 7, rare.shape), usual).astype(np.int8)
+    return np.where(rare, rng.integers(0, 7, rare.shape), usual).astype(np.uint8)
 
 
 def result(

@@ -97,7 +97,7 @@ def test_the_constant_guess_is_another_one_in_every_suite(tmp_path: Path) -> Non
     def in_suite(suite: str, level: int) -> EpisodeResult:
         episode = result(key(0))
         chunks = [
-            dataclasses.replace(chunk, codes=np.full((STEPS, DIMS, LAYERS), level, np.int8))
+            dataclasses.replace(chunk, codes=np.full((STEPS, DIMS, LAYERS), level, np.uint8))
             for chunk in episode.chunks
         ]
         return dataclasses.replace(
