@@ -5,11 +5,15 @@ python -m rsd.report results/<run> [--json]
 
 from __future__ import annotations
 
+from rsd import commands
+
+if __name__ == "__main__":
+    commands.leave_on_interrupt()
+
 import argparse
 import dataclasses
 import itertools
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +24,9 @@ import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from rsd.console import PLAIN, complain, make_console
 from rsd.errors import UserError
 from rsd.records import read_chunks, read_episodes, read_run
 from rsd.statistics import (
@@ -292,7 +298,7 @@ def _success_table(summary: Summary) -> Table:
             f"{success.successes}/{success.finished}",
             _percent(success.rate),
             f"{_percent(success.low)} to {_percent(success.high)}",
-            f"[red]{arm.errors}[/red]" if arm.errors else "0",
+            Text(str(arm.errors), style="red") if arm.errors else "0",
         )
     return table
 
@@ -406,8 +412,8 @@ def print_summary(summary: Summary, console: Console) -> None:
         f"{summary.episodes} episodes, {summary.errors} of them errors, in "
         f"{timedelta(seconds=round(summary.elapsed_s))}: {rate} episodes per hour"
     )
-    console.print(f"Assets: {summary.assets}", soft_wrap=True, highlight=False)
-    console.print(f"Parquet: {summary.output}", soft_wrap=True, highlight=False)
+    console.print(f"Assets: {summary.assets}", **PLAIN)
+    console.print(f"Parquet: {summary.output}", **PLAIN)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -421,14 +427,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         summary = summarise(options.run)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
+    console = make_console()
     if options.json:
-        print(json.dumps(dataclasses.asdict(summary), indent=2))
+        console.print(json.dumps(dataclasses.asdict(summary), indent=2), **PLAIN)
     else:
-        print_summary(summary, Console())
+        print_summary(summary, console)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

@@ -212,5 +212,5 @@ def test_what_breaks_a_run_off_is_told_without_a_traceback(
 ) -> None:
     monkeypatch.setattr(session, "connected", lambda workers: contextlib.nullcontext())
     console = Console(file=StringIO(), width=200)
-    assert carry_out(FakeRun(work), None, console, print) == ending  # type: ignore[arg-type]
+    assert carry_out(FakeRun(work), console, print) == ending  # type: ignore[arg-type]
     assert "errors" in console.file.getvalue()  # type: ignore[attr-defined]
