@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd.architecture import SmallVLAConfig, from_json
-from rsd.errors import UserError, unknown
+from rsd.errors import UserError, unknown, using
 from rsd.types import ImageSpec
 
 FORMAT = 4
@@ -93,6 +93,11 @@ def inspect(spec: str) -> CheckpointInfo:
 
     Raises UserError that says what is wrong.
     """
+    with using(f"the checkpoint {spec!r}", "mend that, or choose another"):
+        return _inspect(spec)
+
+
+def _inspect(spec: str) -> CheckpointInfo:
     path = _BUNDLED / spec if spec in bundled() else Path(spec).expanduser()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (path / name).is_file():
