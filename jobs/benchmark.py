@@ -12,24 +12,26 @@ Exit codes: 0 done, 1 no Ray starts, 2 bad request, 130 interrupted.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import signal
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+# A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rsd import commands
 
 if __name__ == "__main__":
     commands.leave_on_interrupt()
+
+import dataclasses
+import json
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
@@ -365,7 +367,7 @@ Job = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one benchmark; returns the exit code that `--help` explains."""
-    console = make_console(width=None if sys.stdout.isatty() else 110)
+    console = make_console(piped_width=110)
     job: Any = tyro.cli(Job, args=arguments, description=__doc__)
     try:
         if job.json:

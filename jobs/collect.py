@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 # A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -20,6 +12,15 @@ from rsd import commands
 
 if __name__ == "__main__":
     commands.leave_on_interrupt()
+
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console

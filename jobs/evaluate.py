@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 # A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -15,6 +12,10 @@ from rsd import commands
 
 if __name__ == "__main__":
     commands.leave_on_interrupt()
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 

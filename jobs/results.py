@@ -10,19 +10,21 @@ Exit codes: 0 done, 2 bad request.
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
+# A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rsd import commands
 
 if __name__ == "__main__":
     commands.leave_on_interrupt()
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console

@@ -18,19 +18,21 @@ Exit codes: 0 done, 1 workers kept dying, 2 bad request, 130 interrupted.
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+# A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rsd import commands
 
 if __name__ == "__main__":
     commands.leave_on_interrupt()
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console

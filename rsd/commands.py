@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
+    from typing import NoReturn
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C has ended
 
@@ -47,6 +50,9 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
 
     Standard streams take any text from here on: what their encoding lacks is written as escapes.
     """
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed standard file: what is opened
+        pass  # next would take its number, and messages with it
+    os.close(opened)
     from rsd.console import settle, take_any_text  # rich takes a moment
 
     take_any_text(sys.stdout, sys.stderr)

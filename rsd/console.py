@@ -14,8 +14,9 @@ LINE_PERIOD_S = 15.0  # between lines of progress where there is no terminal
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False, "soft_wrap": True}
 
 
-def make_console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """The console of a command: the only one that it prints to, or the one of its errors.
+def make_console(*, stderr: bool = False, piped_width: int | None = None) -> Console:
+    """The console of a command: the only one that it prints to, or the one of its errors. Where it
+    is no terminal it has `piped_width` columns, or those that rich finds.
 
     Text is never read as markup: `[brackets]` and `:words:` of paths and messages stay. A character
     that the stream's encoding lacks is written as an escape. Where the stream cannot be written
@@ -25,7 +26,10 @@ def make_console(*, stderr: bool = False, width: int | None = None) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     take_any_text(stream)
     file = cast(IO[str], _Lasting(stream)) if stream is not None else io.StringIO()
-    return Console(file=file, width=width, markup=False, highlight=False, emoji=False)
+    console = Console(file=file, markup=False, highlight=False, emoji=False)
+    if piped_width and not console.is_terminal:
+        console.width = piped_width
+    return console
 
 
 def complain(line: str) -> None:
