@@ -28,6 +28,7 @@ SCENE_FILES = {  # BDDL problem -> scene that its environment loads (libero/envs
     "LIBERO_Kitchen_Tabletop_Manipulation": "libero_kitchen_tabletop_base_style.xml",
     "LIBERO_Study_Tabletop_Manipulation": "libero_study_base_style.xml",
 }
+CACHE_WAY_OUT = "set XDG_CACHE_HOME to a folder that can be written (else it is .cache in HOME)"
 BUILT_IN_FIXTURES = {"table", "floor", "kitchen_table", "study_table", "living_room_table"}
 
 
@@ -44,17 +45,17 @@ class ResolvedAssets:
 
 def cache_dir() -> Path:
     """This user's cache of the project: generated assets, worlds, LIBERO's configuration."""
-    return Path(platformdirs.user_cache_dir("rsd"))
+    try:
+        return Path(platformdirs.user_cache_dir("rsd"))
+    except RuntimeError as error:
+        raise UserError(f"there is no place for the cache: {error}; {CACHE_WAY_OUT}") from error
 
 
 def check_cache() -> None:
     """Raises UserError where nothing can be kept in the cache, which every simulator writes to."""
     cache = cache_dir()
-    way_out = "set XDG_CACHE_HOME to a folder that can be written (else it is .cache in HOME)"
-    if not cache.is_absolute():
-        raise UserError(f"there is no home folder for the cache ({cache}); {way_out}")
     check_name(str(cache))
-    with using(f"the cache {cache}", way_out):
+    with using(f"the cache {cache}", CACHE_WAY_OUT):
         cache.mkdir(parents=True, exist_ok=True)
         for folder in (cache, *(path for path in cache.iterdir() if path.is_dir())):
             tempfile.TemporaryFile(dir=folder).close()
