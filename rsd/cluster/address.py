@@ -80,17 +80,25 @@ def _unheard(address: str) -> str:
 
 def _probe(address: str) -> str:
     """Why a cluster takes no driver; empty where it does."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROBE, address],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=ANSWER_S,
-        )
-    except subprocess.TimeoutExpired:
+    words = [sys.executable, "-c", _PROBE, address]
+    with subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        try:
+            _, told = process.communicate(timeout=ANSWER_S)
+            silent = False
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, told = process.communicate()
+            silent = True
+        except BaseException:  # an interrupt, which the probe may not have seen
+            process.kill()
+            raise
+    if "Unauthenticated" in told:
+        return "that Ray cluster wants a token (RAY_AUTH_MODE=token, and its RAY_AUTH_TOKEN)"
+    if silent:
         return f"no Ray cluster answered there within {ANSWER_S:g} s"
-    if done.returncode == 0:
+    if process.returncode == 0:
         return ""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return f"no Ray cluster takes a driver there ({' '.join(lines[-1:]) or done.returncode})"
+    lines = [line for line in told.splitlines() if line.strip()]
+    return f"no Ray cluster takes a driver there ({' '.join(lines[-1:]) or process.returncode})"
