@@ -19,7 +19,7 @@ import yaml
 
 from rsd.envs import family_of, suite_of
 from rsd.errors import UserError, unknown
-from rsd.outputs import check_address, local_folder
+from rsd.outputs import check_address, check_name, local_folder
 from rsd.suites import TRIALS_PER_TASK, Suite
 from rsd.types import Arm, Decoding, EpisodeKey, Mode
 
@@ -461,6 +461,8 @@ def check(config: EvaluateConfig) -> None:
             "--task-suite needs one or more suites of one simulator, not "
             f"{list(config.episodes.task_suite)}"
         )
+    for name in (config.policy.policy, config.simulator.assets):
+        check_name(name)
     if config.output.output is not None:
         check_address(config.output.output)
     if config.output.resume and config.output.output is None:

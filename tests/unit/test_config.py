@@ -143,6 +143,17 @@ def test_bad_requests_name_the_value_and_the_fix(flags: str, told: str) -> None:
         check(parse(flags.split()))
 
 
+@pytest.mark.parametrize("setting", ["output", "policy", "assets"])
+@pytest.mark.parametrize("value", [r"a\0b", r"a\ud800b", r"a\eb"])
+def test_names_that_only_a_file_can_spell_are_refused(
+    setting: str, value: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f'{setting}: "{value}"')
+    with pytest.raises(UserError, match="cannot be the name of a folder here: it holds"):
+        check(parse(["--config", str(file)]))
+
+
 def test_more_layers_than_the_policy_has_are_refused() -> None:
     check_layers(parse(["--arms", "parallel@8"]), available=8)
     with pytest.raises(UserError, match="has 1 to 7"):
