@@ -41,6 +41,7 @@ from rich.table import Table
 from rsd.cluster.address import check_cluster
 from rsd.config import Least, check_least
 from rsd.console import PLAIN, complain, make_console
+from rsd.envs.rendering import NO_RENDERER
 from rsd.errors import UserError, writing
 from rsd.models import inspect_policy
 from rsd.provenance import hardware
@@ -81,13 +82,12 @@ class Rollout:
         if self.trials > TRIALS_PER_TASK:
             raise UserError(f"--trials {self.trials}: a task has {TRIALS_PER_TASK}")
         get_task(self.suite, self.task)
+        _check_renderer(self.renderer)
         with commands.importing():
             from rsd.envs import assets, benchmark, rendering
 
         resolved = assets.resolve(self.assets, [self.suite])
         renderer = rendering.resolve(self.renderer)
-        if renderer == rendering.NO_RENDERER:
-            raise UserError("--renderer none: frames are drawn here; choose auto, osmesa or egl")
         work = benchmark.Workload(
             self.suite, self.task, self.trials, self.steps, self.chunk, 256, resolved, renderer
         )
@@ -204,6 +204,7 @@ class Decode:
                 f"--draft-layers {self.draft_layers}: {self.policy!r} has {layers} layers"
             )
         get_suite(self.suite)
+        _check_renderer(self.renderer)
 
     def _observations(self, policy: Any) -> list[tuple[Observation, np.ndarray | None]]:
         """What the policy sees along its own autoregressive episodes: trial 0 of task 0, 1, ...
@@ -232,6 +233,11 @@ class Decode:
             if len(seen) >= self.chunks:
                 break
         return seen[: self.chunks]
+
+
+def _check_renderer(choice: str) -> None:
+    if choice == NO_RENDERER:
+        raise UserError(f"--renderer {choice}: frames are drawn here; choose auto, osmesa or egl")
 
 
 def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Table, Table]:

@@ -210,8 +210,8 @@ DESCRIPTION = """\
 Evaluate a policy on LIBERO in parallel on a Ray cluster; Parquet comes out.
 
 With RAY_ADDRESS set (`ray job submit` sets it) the run uses that cluster, else this machine.
---config run.yaml reads flags from a YAML file (task_suite: [libero_goal]); flags of the command
-line win over it.
+--config run.yaml reads flags from a YAML file (task_suite: [libero_goal]); of several files the
+later one wins, and flags of the command line win over all.
 
 Examples:
   python jobs/evaluate.py                                            # 10 tasks, 1 trial, 2 arms
