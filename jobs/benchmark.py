@@ -8,34 +8,53 @@
 
 Ratios of one run are what counts: absolute times depend on machine and load, processor times less.
 `--json FILE` writes the figures.
+Exit codes: 0 done, 1 no Ray starts, 2 bad request, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+# A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rsd import commands
+
+if __name__ == "__main__":
+    commands.leave_on_interrupt()
+
 import dataclasses
 import json
-import sys
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import tyro
 from rich.console import Console
 
-from rsd.console import Grid, print_grid, standard
-from rsd.errors import UserError
+from rsd.cluster.address import check_cluster
+from rsd.config import Least, check_least
+from rsd.console import PLAIN, complain, make_console
+from rsd.envs.rendering import NO_RENDERER
+from rsd.errors import UserError, writing
+from rsd.models import inspect_policy
 from rsd.provenance import hardware
+from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
+from rsd.tables import Grid, print_grid
 from rsd.types import Decoding, Observation
 
 if TYPE_CHECKING:
     from rsd.models.benchmark import Latency
+
+DONE, STOPPED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
+_ONE = Least(1, "there is nothing to measure otherwise")
 
 
 @dataclass(frozen=True)
@@ -61,7 +80,13 @@ class Rollout:
     """Also write the figures to this file"""
 
     def run(self, console: Console) -> dict[str, Any]:
-        from rsd.envs import assets, benchmark, rendering
+        check_least(vars(self), dict.fromkeys(("trials", "steps", "chunk"), _ONE))
+        if self.trials > TRIALS_PER_TASK:
+            raise UserError(f"--trials {self.trials}: a task has {TRIALS_PER_TASK}")
+        get_task(self.suite, self.task)
+        _check_renderer(self.renderer)
+        with commands.importing():
+            from rsd.envs import assets, benchmark, rendering
 
         resolved = assets.resolve(self.assets, [self.suite])
         renderer = rendering.resolve(self.renderer)
@@ -70,7 +95,12 @@ class Rollout:
         )
         costs = []
         for name in benchmark.SIDES:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(
+                1,
+                mp_context=get_context("spawn"),
+                initializer=signal.signal,
+                initargs=(signal.SIGINT, signal.SIG_DFL),  # Ctrl-C reaches both; one speaks
+            ) as pool:
                 costs.append(pool.submit(benchmark.SIDES[name], work).result())
         times = ("build s", "episode s", "steps/s", "x reference", "cpu s", "x cpu")
         table = Grid(
@@ -118,14 +148,26 @@ class Decode:
     """Also write the figures to this file"""
 
     def run(self, console: Console) -> dict[str, Any]:
-        import torch
+        self._check()
+        with commands.importing():
+            import torch
 
-        from rsd.models.benchmark import benchmark, requests
-        from rsd.models.policy import NEAR_TIE, load
+            from rsd.models.benchmark import benchmark, requests
+            from rsd.models.policy import NEAR_TIE, load
 
+        if self.device not in ("cpu", "cuda") or (
+            self.device == "cuda" and not torch.cuda.is_available()
+        ):
+            raise UserError(f"--device {self.device}: torch finds no such device here; choose cpu")
         torch.set_num_threads(self.threads)
         policy = load(self.policy, deterministic=True, device=self.device)
         observations = self._observations(policy)
+        if len(observations) < self.chunks:
+            console.print(
+                f"{len(observations)} observations instead of {self.chunks}: the suite's first "
+                "trials have no more",
+                **PLAIN,
+            )
         decodings = {
             "autoregressive": Decoding("autoregressive"),
             "speculative": Decoding("speculative", draft_layers=self.draft_layers),
@@ -149,14 +191,30 @@ class Decode:
             "logit_difference": difference,
         }
 
+    def _check(self) -> None:
+        """Raises UserError for numbers and names that nothing can be measured with."""
+        names = ("chunks", "repeats", "threads", "draft_layers")
+        check_least(vars(self), dict.fromkeys(names, _ONE))
+        for batch in self.batches:
+            check_least({"batches": batch}, {"batches": _ONE})
+        if not self.batches:
+            raise UserError("--batches needs a number")
+        layers = inspect_policy(self.policy).layers
+        if self.draft_layers is not None and self.draft_layers > layers:
+            raise UserError(
+                f"--draft-layers {self.draft_layers}: {self.policy!r} has {layers} layers"
+            )
+        get_suite(self.suite)
+        _check_renderer(self.renderer)
+
     def _observations(self, policy: Any) -> list[tuple[Observation, np.ndarray | None]]:
         """What the policy sees along its own autoregressive episodes: trial 0 of task 0, 1, ...
         until there are enough."""
-        from rsd.envs import assets, rendering
-        from rsd.envs.libero import LiberoEnvironment
-        from rsd.episode import run_episode
-        from rsd.suites import get_suite
-        from rsd.types import Chunk, ChunkRequest, EpisodeKey
+        with commands.importing():
+            from rsd.envs import assets, rendering
+            from rsd.envs.libero import LiberoEnvironment
+            from rsd.episode import run_episode
+            from rsd.types import Chunk, ChunkRequest, EpisodeKey
 
         seen: list[tuple[Observation, np.ndarray | None]] = []
 
@@ -168,13 +226,19 @@ class Decode:
         renderer = rendering.resolve(self.renderer)
         suite = get_suite(self.suite)
         for task in range(suite.num_tasks):
-            env = LiberoEnvironment(self.suite, task, resolved, renderer, policy.images)
             key = EpisodeKey("benchmark", self.suite, task, 0)
-            run_episode(env, key, Decoding("autoregressive"), decide, suite.max_steps)
-            env.close()
+            with closing(
+                LiberoEnvironment(self.suite, task, resolved, renderer, policy.images)
+            ) as env:
+                run_episode(env, key, Decoding("autoregressive"), decide, suite.max_steps)
             if len(seen) >= self.chunks:
                 break
         return seen[: self.chunks]
+
+
+def _check_renderer(choice: str) -> None:
+    if choice == NO_RENDERER:
+        raise UserError(f"--renderer {choice}: frames are drawn here; choose auto, osmesa or egl")
 
 
 def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
@@ -211,18 +275,28 @@ class Driver:
     """Driver time an episode over a toy run on a local Ray."""
 
     episodes: int = 2000
+    """1 to 3,000: the toy suite has 10 tasks of 50 trials, its policy 6 arms. Measured is the next
+    number that whole arms and trials give"""
+
     workers: int = 2
     json: Path | None = None
     """Also write the figures to this file"""
 
     def run(self, console: Console) -> dict[str, Any]:
-        from rsd.cluster.benchmark import driver_cost
+        check_cluster()
+        with commands.importing():
+            from rsd.cluster.benchmark import driver_cost
+            from rsd.cluster.crew import RunStoppedError
 
-        cost = driver_cost(self.episodes, self.workers)
+        try:
+            cost = driver_cost(self.episodes, self.workers)
+        except RunStoppedError as error:
+            complain(f"stopped: {error}")
+            sys.exit(STOPPED)
         console.print(
-            f"{cost.episodes} episodes: driver busy {cost.busy_ms:.2f} ms and "
-            f"{cost.cpu_ms:.2f} ms of processor time an episode; "
-            f"memory grew by {cost.rss_growth_bytes / 2**20:.1f} MiB to "
+            f"{cost.episodes} episodes ({self.episodes} asked for): "
+            f"driver busy {cost.busy_ms:.2f} ms and {cost.cpu_ms:.2f} ms of processor time "
+            f"an episode; memory grew by {cost.rss_growth_bytes / 2**20:.1f} MiB to "
             f"{cost.peak_rss_bytes / 2**20:.0f} MiB; {cost.wall_s:.1f} s"
         )
         return dataclasses.asdict(cost)
@@ -246,8 +320,15 @@ class Tokeniser:
     """Also write the figures to this file"""
 
     def run(self, console: Console) -> dict[str, Any]:
-        from rsd.training.data import load_chunks
-        from rsd.training.tokeniser import VARIANTS, table_lines, train_tokeniser, truncation_table
+        check_least(vars(self), dict.fromkeys(("chunks", "tokeniser_steps"), _ONE))
+        with commands.importing():
+            from rsd.training.data import load_chunks
+            from rsd.training.tokeniser import (
+                VARIANTS,
+                table_lines,
+                train_tokeniser,
+                truncation_table,
+            )
 
         (steps,) = {config.steps for config in VARIANTS.values()}
         actions = load_chunks(self.data, steps)
@@ -262,10 +343,10 @@ class Tokeniser:
             console.print(
                 f"{name}: D={config.latent_dim} L={config.layers} V={config.levels}, "
                 f"{bits:.0f} bits a step, {len(some)} chunks of {steps} steps",
-                highlight=False,
+                **PLAIN,
             )
             for line in table_lines(rows):
-                console.print(line, highlight=False)
+                console.print(line, **PLAIN)
             figures.append(
                 {
                     "name": name,
@@ -318,19 +399,35 @@ Job = (
 )
 
 
-def main() -> int:
-    """Run one benchmark; exit code 2 for a bad request."""
-    console = standard()
-    job: Any = tyro.cli(Job, description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one benchmark; returns the exit code that `--help` explains."""
+    console = make_console()
+    job: Any = tyro.cli(Job, args=arguments, description=__doc__)
     try:
+        if job.json:
+            _prove_writable(job.json)
         figures = job.run(console)
+        if job.json:
+            with writing(job.json):
+                job.json.write_text(
+                    json.dumps({"hardware": hardware(), **figures}, indent=2) + "\n"
+                )
     except UserError as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False)
-        return 2
-    if job.json:
-        job.json.write_text(json.dumps({"hardware": hardware(), **figures}, indent=2) + "\n")
-    return 0
+        complain(f"error: {error}")
+        return BAD_REQUEST
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return DONE
+
+
+def _prove_writable(path: Path) -> None:
+    """Raises UserError before anything is measured where the figures could not be kept."""
+    with writing(path):
+        new = not path.exists()
+        path.open("a").close()
+        if new:
+            path.unlink()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

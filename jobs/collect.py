@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+# A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rsd import commands
+
+if __name__ == "__main__":
+    commands.leave_on_interrupt()
+
 import contextlib
 import dataclasses
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-# A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tyro
 from rich.console import Console
@@ -22,6 +28,7 @@ from rich.live import Live
 from rich.table import Table
 
 from rsd import arithmetic, installation
+from rsd.cluster.address import check_cluster
 from rsd.collection import (
     FIRST_SEED,
     CollectionSettings,
@@ -29,14 +36,13 @@ from rsd.collection import (
     NoiseSettings,
     Store,
 )
-from rsd.config import ClusterConfig, Least, check_least
-from rsd.console import LINE_PERIOD_S, PLAIN
+from rsd.config import ClusterConfig, Least, LocalFolder, check_least
+from rsd.console import LINE_PERIOD_S, PLAIN, complain, make_console
 from rsd.envs import assets, rendering
 from rsd.envs.looks import Looks
 from rsd.errors import UserError, unknown
 from rsd.experts import EXPERTS
 from rsd.models import inspect_policy
-from rsd.outputs import lasting
 from rsd.provenance import SIMULATOR_PACKAGES, code, packages
 from rsd.suites import Task, get_suite, get_task
 from rsd.types import ImageSpec
@@ -86,7 +92,7 @@ errors; 130 interrupted. After 1, 3 and 130 --resume goes on.
 class CollectConfig:
     """One collection, as a user asks for it."""
 
-    output: Path
+    output: LocalFolder
     """Folder for `<task>_demo.hdf5`"""
 
     suite: str = "libero_spatial"
@@ -152,8 +158,8 @@ class CollectConfig:
     """Steps recorded after the goal is reached, which fill the last chunk of actions"""
 
     workers: int | None = None
-    """Simulators at a time; None: as many as the cluster has CPUs and memory for, more while nodes
-    join it"""
+    """Simulators at a time; more than fit now are a demand to an autoscaler. None: as many as the
+    cluster has CPUs and memory for, more while nodes join it"""
 
     worker_memory_gb: float = ClusterConfig.worker_memory_gb
     """Memory that a worker asks of Ray"""
@@ -167,7 +173,7 @@ class CollectConfig:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, check, collect, summarise; returns the exit code that `--help` explains."""
-    console = Console()
+    console = make_console()
 
     def say(line: str) -> None:
         console.print(line, **PLAIN)
@@ -175,19 +181,21 @@ def main(arguments: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         try:
             config = tyro.cli(CollectConfig, args=arguments, description=DESCRIPTION)
-            config = dataclasses.replace(config, output=Path(lasting(str(config.output))))
             plan = prepare(config)
+            check_cluster()
             say(f"assets   {plan.worker.assets.name}: {plan.worker.assets.reason}")
             say(f"renderer {plan.worker.renderer}")
             store = Store(config.output, _shared(config, plan), config.resume)
             stack.enter_context(contextlib.closing(store))
-            from rsd.cluster.collect import CollectionRun  # ray takes a second to import
-
+            with commands.importing():
+                from rsd.cluster.collect import CollectionRun  # ray takes a second to import
             run = CollectionRun(plan, store, say)
         except UserError as error:
-            Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
+            complain(f"error: {error}")
             return BAD_REQUEST
-        ending = carry_out(run, plan.workers, console, say)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        ending = carry_out(run, console, say)
         return conclude(run.standings(), ending, config.output, say)
 
 
@@ -196,8 +204,9 @@ def prepare(config: CollectConfig) -> CollectionPlan:
 
     Raises UserError.
     """
-    from rsd.cluster.collect import CollectionPlan  # ray takes a second to import
-    from rsd.cluster.worker import WorkerSettings
+    with commands.importing():  # ray takes a second
+        from rsd.cluster.collect import CollectionPlan
+        from rsd.cluster.worker import WorkerSettings
 
     _check(config)
     noise = NoiseSettings(config.noise, slip_probability=config.slips) if config.noise else None
@@ -309,9 +318,7 @@ class Ending:
     interrupted: bool = False
 
 
-def carry_out(
-    run: CollectionRun, workers: int | None, console: Console, say: Callable[[str], None]
-) -> Ending:
+def carry_out(run: CollectionRun, console: Console, say: Callable[[str], None]) -> Ending:
     """Collect what the folder lacks, and show what it holds then."""
     from rsd.cluster.crew import RunStoppedError
     from rsd.cluster.driver import Interrupts
@@ -321,7 +328,7 @@ def carry_out(
     try:
         with (
             _progress(console, say) as show,
-            connected(workers),
+            connected(),
             Interrupts(lambda _: say("stopping")) as interrupts,  # after Ray took the signals
         ):
             run.run(lambda: interrupts.count > 0, show)
@@ -435,4 +442,4 @@ def _say_costs(costs: Sequence[Cost], say: Callable[[str], None]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    commands.run(main)

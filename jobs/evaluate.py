@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 # A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from rsd import commands
+
+if __name__ == "__main__":
+    commands.leave_on_interrupt()
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 
 from rsd import arithmetic
+from rsd.cluster.address import check_cluster, cluster_address
 from rsd.config import parse
-from rsd.console import PLAIN, standard
+from rsd.console import PLAIN, complain, make_console
 from rsd.errors import UserError
-from rsd.preflight import RunPlan, open_books, output_of, prepare
+from rsd.preflight import RunPlan, check_output, open_books, output_of, prepare
 
 if TYPE_CHECKING:
     from rsd.records import Books
@@ -27,18 +34,30 @@ DONE, STOPPED, BAD_REQUEST, WITH_ERRORS, INTERRUPTED = 0, 1, 2, 3, 130
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, check, plan, run, summarise; returns the exit code that `--help` explains."""
-    console = standard()
+    console = make_console()
     try:
         run = prepare(parse(arguments))
+        check_place(run)
+        if run.config.output.dry_run:
+            check_output(run)
         describe(run, console)
         if run.config.output.dry_run:
             return DONE
         return carry_out(run, console)
     except UserError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
+        complain(f"error: {error}")
         return BAD_REQUEST
     except KeyboardInterrupt:  # before the driver listens for it
         return INTERRUPTED
+
+
+def check_place(run: RunPlan) -> None:
+    """Raises UserError where a run finds no cluster, or asks for GPUs that this machine lacks."""
+    check_cluster()
+    if run.config.cluster.gpus_per_replica and cluster_address() is None:
+        with commands.importing():
+            from rsd.cluster.session import check_gpus  # ray takes a second to import
+        check_gpus(run.config.cluster.gpus_per_replica)
 
 
 def describe(run: RunPlan, console: Console) -> None:
@@ -73,7 +92,8 @@ def _training(run: RunPlan) -> str:
 
 
 def _forecast_lines(run: RunPlan) -> list[str]:
-    from rsd.cluster.session import forecast  # ray takes a second to import
+    with commands.importing():
+        from rsd.cluster.session import forecast  # ray takes a second to import
 
     plan = forecast(run)
     kind = f"{plan.gpus_per_replica:g} GPU each" if plan.gpus_per_replica else "on CPUs"
@@ -98,22 +118,23 @@ def carry_out(run: RunPlan, console: Console) -> int:
             stopped = "" if planned <= books.recorded() else work(run, books, console)
     except (UserError, OSError) as error:  # the books cannot be written
         again = "make room or mend it, then the same command with --resume goes on"
-        Console(stderr=True).print(f"stopped: {error}; {again}", style="red", **PLAIN)
+        complain(f"stopped: {error}; {again}")
         return STOPPED
     left = len(planned - books.recorded())
     errors = summarise(output, console)
     if left:
         how = f"{stopped or 'interrupted'}: {left} episodes left"
         resume = f"go on with the same arguments and --output {output} --resume"
-        Console(stderr=True).print(f"{how}; {resume}", style="red", **PLAIN)
+        complain(f"{how}; {resume}")
         return STOPPED if stopped else INTERRUPTED
     return WITH_ERRORS if errors else DONE
 
 
 def work(run: RunPlan, books: Books, console: Console) -> str:
     """Run a plan to its end or to an interrupt; returns why it cannot go on, if so."""
-    from rsd.cluster.crew import RunStoppedError  # after all checks: ray takes a second
-    from rsd.cluster.session import connected, evaluate
+    with commands.importing():  # after all checks: ray takes a second
+        from rsd.cluster.crew import RunStoppedError
+        from rsd.cluster.session import connected, evaluate
 
     try:
         with connected():
@@ -125,7 +146,8 @@ def work(run: RunPlan, books: Books, console: Console) -> str:
 
 def summarise(output: str, console: Console) -> int:
     """Print the tables of everything that is recorded in `output`; returns its error rows."""
-    from rsd import report
+    with commands.importing():
+        from rsd import report  # so does pandas
 
     summary = report.summarise(output)
     report.print_summary(summary, console)
@@ -133,4 +155,4 @@ def summarise(output: str, console: Console) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    commands.run(main)

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import os
-import platform
 import sys
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
 
 # A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from rsd import commands
+
+if __name__ == "__main__":
+    commands.leave_on_interrupt()
+
+import dataclasses
+import functools
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from rsd import repeat
+from rsd.cluster.address import check_cluster
 from rsd.config import ClusterConfig, EvaluateConfig, Least, SimulatorConfig, check_least
-from rsd.console import PLAIN
+from rsd.console import PLAIN, complain, make_console
 from rsd.envs.rendering import process_variables
 from rsd.errors import UserError
 from rsd.preflight import RunPlan, open_books, prepare, run_record
+from rsd.tables import Grid, print_grid
 
 AGREED, STOPPED, BAD_REQUEST, DIFFERS, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -80,7 +87,7 @@ class RepeatConfig:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, sample, evaluate, compare; returns the exit code that `--help` explains."""
-    console = Console()
+    console = make_console()
     try:
         config = tyro.cli(
             RepeatConfig,
@@ -90,6 +97,8 @@ def main(arguments: Sequence[str]) -> int:
         )
         check_least({"worlds": config.worlds}, {"worlds": Least(1, "nothing to repeat otherwise")})
         kept = repeat.load(config.source)
+        if not config.alone:
+            check_cluster()
         plan = plan_of(config, kept)
         console.print(f"{len(plan.keys)} episodes of {config.source} again", **PLAIN)
         for line in repeat.differences(kept, run_record(plan)):
@@ -99,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
             evaluated = (alone if config.alone else on_ray)(plan_in(plan, output), console)
             return compared(plan, kept, output, console) if evaluated else STOPPED
     except UserError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
+        complain(f"error: {error}")
         return BAD_REQUEST
     except KeyboardInterrupt:  # before the driver listens for it
         return INTERRUPTED
@@ -144,7 +153,7 @@ def on_ray(run: RunPlan, console: Console) -> bool:
             with connected():
                 evaluate(run, books, console)
         except RunStoppedError as error:
-            Console(stderr=True).print(f"stopped: {error}", style="red", **PLAIN)
+            complain(f"stopped: {error}")
             return False
     return True
 
@@ -173,7 +182,7 @@ def alone(run: RunPlan, console: Console) -> bool:
 def compared(run: RunPlan, kept: repeat.Kept, output: str, console: Console) -> int:
     """Print how the rows in `output` compare; returns the exit code."""
     lines = repeat.compare(kept, repeat.load(output))
-    console.print(table(lines))
+    print_grid(console, table(lines))
     finished = sum(line.episodes for line in lines)
     if finished < len(run.keys):
         console.print(f"{len(run.keys) - finished} episodes did not finish here", **PLAIN)
@@ -185,19 +194,15 @@ def compared(run: RunPlan, kept: repeat.Kept, output: str, console: Console) -> 
     return AGREED if states == finished == len(run.keys) else DIFFERS
 
 
-def table(lines: Sequence[repeat.Agreement]) -> Table:
+def table(lines: Sequence[repeat.Agreement]) -> Grid:
     """A row an arm and suite."""
-    columns: dict[str, Any] = {"suite": "suite", "arm": "arm"}
-    shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in columns:
-        shown.add_column(name)
-    for name in ("episodes", "outcomes", "steps", "final states", "with near ties"):
-        shown.add_column(name, justify="right")
+    counts = ("episodes", "outcomes", "steps", "final\nstates", "with\nnear ties")
+    grid = Grid("As recorded", ("suite", "arm", *counts), names=2)
     for line in lines:
-        counts = (line.episodes, line.outcomes, line.steps, line.states, line.near_ties)
-        shown.add_row(line.suite, line.arm, *map(str, counts))
-    return shown
+        numbers = (line.episodes, line.outcomes, line.steps, line.states, line.near_ties)
+        grid.add(line.suite, line.arm, *map(str, numbers))
+    return grid
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    commands.run(main)

@@ -10,19 +10,27 @@ Exit codes: 0 done, 2 bad request.
 
 from __future__ import annotations
 
-import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
+# A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rsd import commands
+
+if __name__ == "__main__":
+    commands.leave_on_interrupt()
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
 from rsd import results
-from rsd.console import PLAIN, standard
+from rsd.console import PLAIN, complain, make_console
 from rsd.errors import UserError
 from rsd.report import MARGIN, margin_of
 
@@ -91,16 +99,16 @@ Job = (
 )
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Keep or tabulate; returns the exit code."""
     job: Any = tyro.cli(Job, args=arguments, description=__doc__)
     try:
-        job.run_it(standard())
+        job.run_it(make_console())
     except (UserError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
+        complain(f"error: {error}")
         return BAD_REQUEST
     return DONE
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    commands.run(main)

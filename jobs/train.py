@@ -18,24 +18,32 @@ Exit codes: 0 done, 1 workers kept dying, 2 bad request, 130 interrupted.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+# A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rsd import commands
+
+if __name__ == "__main__":
+    commands.leave_on_interrupt()
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from rsd.console import PLAIN
+from rsd.cluster.address import check_cluster
+from rsd.config import LocalFolder
+from rsd.console import PLAIN, complain, make_console
 from rsd.demonstrations import check_files
 from rsd.errors import UserError
-from rsd.outputs import lasting
 from rsd.provenance import cpus
 from rsd.training.config import TrainJob
 from rsd.training.metrics import Progress
@@ -47,8 +55,12 @@ DONE, STOPPED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
 class TrainCommand(TrainJob):
     """Train SmallVLA and its draft from demonstrations."""
 
+    output: LocalFolder
+    """Checkpoint folder to write; on a cluster, where every node finds it"""
+
     workers: int | None = None
-    """Processes that train together; None: one a GPU, or one on CPUs"""
+    """Processes that train together; on this machine they share its CPUs, on a cluster more than
+    fit now wait for nodes. None: one a GPU, or one on CPUs"""
 
     gpus_per_worker: float | None = None
     """None: 1 where there are GPUs; 0: CPUs"""
@@ -57,24 +69,23 @@ class TrainCommand(TrainJob):
     """Times that the workers are started again after one has died"""
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Train on Ray; returns the exit code."""
     job: Any = tyro.cli(
         Annotated[TrainCommand, tyro.conf.arg(name="")], args=arguments, description=__doc__
     )
-    job = dataclasses.replace(job, output=Path(lasting(str(job.output))))
-    console, complain = Console(), Console(stderr=True, style="red")
+    console = make_console()
     go_on = "the same command with --resume goes on"
     try:
         return carry_out(job, " ".join(["python", "jobs/train.py", *arguments]), console)
     except UserError as error:
-        complain.print(f"error: {error}", **PLAIN)
+        complain(f"error: {error}")
         return BAD_REQUEST
     except RuntimeError as error:
-        complain.print(f"stopped: {error}; {go_on}", **PLAIN)
+        complain(f"stopped: {error}; {go_on}")
         return STOPPED
     except KeyboardInterrupt:
-        complain.print(f"interrupted; {go_on}", **PLAIN)
+        complain(f"interrupted; {go_on}")
         return INTERRUPTED
 
 
@@ -84,18 +95,21 @@ def carry_out(job: TrainCommand, words: str, console: Console) -> int:
     Raises UserError for a bad request, RunStoppedError where workers keep dying.
     """
     check_files(*job.data)
-    from rsd.training.run import reserved  # torch and ray take seconds
-
-    with reserved(job):
+    check_cluster()
+    with commands.importing():  # torch and ray take seconds
+        from rsd.cluster.crew import cluster_size
         from rsd.cluster.session import connected
         from rsd.cluster.training import Placement, absolute, gpus_of_cluster, train
+        from rsd.training.run import reserved
 
-        with Display(console) as display, connected(max(job.workers or 1, cpus())):
-            placement = Placement.choose(
-                job.workers, job.gpus_per_worker, job.restarts, gpus_of_cluster()
-            )
-            display.show(str(placement))
-            train(absolute(job), words, placement, display.show)
+    with reserved(job), Display(console) as display, connected(max(job.workers or 1, cpus())):
+        placement = Placement.choose(
+            job.workers, job.gpus_per_worker, job.restarts, gpus_of_cluster()
+        )
+        display.show(str(placement))
+        if placement.workers > cluster_size().cpus:
+            display.show(f"they wait for nodes: a CPU each, the cluster has {cluster_size()}")
+        train(absolute(job), words, placement, display.show)
     console.print(f"wrote {job.output}: `python jobs/evaluate.py --policy {job.output}`", **PLAIN)
     return DONE
 
@@ -141,4 +155,4 @@ class Display:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    commands.run(main)

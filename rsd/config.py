@@ -19,6 +19,7 @@ import tyro
 from rsd.envs import family_of, suite_of
 from rsd.errors import UserError, unknown
 from rsd.foreign import read_settings
+from rsd.outputs import check_address, check_name, local_folder
 from rsd.suites import TRIALS_PER_TASK, Suite
 from rsd.types import Arm, Decoding, EpisodeKey, Mode
 
@@ -56,6 +57,18 @@ ExplicitBool = Annotated[
         instance_from_str=_true_or_false,
         is_instance=lambda value: value is None or isinstance(value, bool),
         str_from_instance=lambda value: ["none" if value is None else str(value).lower()],
+    ),
+]
+
+# Read as it was written: `Path` would make s3:/b of s3://b, and . of an empty word.
+LocalFolder = Annotated[
+    Path,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="DIR",
+        instance_from_str=lambda words: local_folder(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
     ),
 ]
 
@@ -197,8 +210,8 @@ DESCRIPTION = """\
 Evaluate a policy on LIBERO in parallel on a Ray cluster; Parquet comes out.
 
 With RAY_ADDRESS set (`ray job submit` sets it) the run uses that cluster, else this machine.
---config run.yaml reads flags from a YAML file (task_suite: [libero_goal]); flags of the command
-line win over it.
+--config run.yaml reads flags from a YAML file (task_suite: [libero_goal]); of several files the
+later one wins, and flags of the command line win over all.
 
 Examples:
   python jobs/evaluate.py                                            # 10 tasks, 1 trial, 2 arms
@@ -230,15 +243,21 @@ def parse(arguments: Sequence[str]) -> EvaluateConfig:
 
 
 def _with_config_file(arguments: Sequence[str]) -> list[str]:
-    """Replace `--config FILE` by the file's flags, put before all others: the last one wins."""
-    rest = list(arguments)
-    while "--config" in rest or any(word.startswith("--config=") for word in rest):
-        at = next(i for i, word in enumerate(rest) if word.partition("=")[0] == "--config")
-        _, equals, path = rest.pop(at).partition("=")
-        if not equals and at >= len(rest):
+    """Replace every `--config FILE` by the file's flags, put before all others in the order of the
+    files: the last one wins."""
+    flags: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, path = word.partition("=")
+        if name != "--config":
+            rest.append(word)
+            continue
+        path = path if equals else next(words, "")
+        if not path:
             raise UserError("--config needs the path of a YAML file")
-        rest = [*_flags_of(Path(path or rest.pop(at))), *rest]
-    return rest
+        flags += _flags_of(Path(path))
+    return [*flags, *rest]
 
 
 def _flags_of(path: Path) -> list[str]:
@@ -438,6 +457,10 @@ def check(config: EvaluateConfig) -> None:
             "--task-suite needs one or more suites of one simulator, not "
             f"{list(config.episodes.task_suite)}"
         )
+    for name in (config.policy.policy, config.simulator.assets):
+        check_name(name)
+    if config.output.output is not None:
+        check_address(config.output.output)
     if config.output.resume and config.output.output is None:
         raise UserError("--resume needs --output: the folder of the run to go on with")
     plan(config)

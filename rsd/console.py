@@ -1,124 +1,95 @@
-"""How commands print: a line as it is, neither coloured by its words nor broken; tables whole.
-
-A table that is too wide for a terminal is split into several, each with the names of the rows: no
-digit and no column is left out. Where there is no terminal it is printed as wide as it is.
-"""
+"""How commands print: words as they are, and whatever happens to what they are written to."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, cast
 
-from rich import box
-from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+from rsd.terminal import SafeConsole
 
 LINE_PERIOD_S = 15.0  # between lines of progress where there is no terminal
-PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
-
-PIPE_WIDTH = 400  # columns, where nothing says how many there are
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False, "soft_wrap": True}
 
 
-def standard() -> Console:
-    """For standard output: as wide as the terminal, or as COLUMNS says; in a pipe or a file wide
-    enough for any table."""
-    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
-    return Console(width=None if known else PIPE_WIDTH)
+PIPE_WIDTH = 400  # columns, where nothing says how many there are: enough for any table
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A table as text. Its first `names` columns name the row and may be broken between words; all
-    others hold numbers and are never broken."""
+def make_console(*, stderr: bool = False) -> Console:
+    """The console of a command: the only one that it prints to, or the one of its errors. As wide
+    as the terminal, or as COLUMNS says, else PIPE_WIDTH.
 
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-    names: int = 1
-    styles: dict[tuple[int, int], str] = field(default_factory=dict)  # (row, column) -> style
-
-    def add(self, *cells: str) -> None:
-        """A row; raises ValueError where it has not a cell a column."""
-        if len(cells) != len(self.columns):
-            raise ValueError(f"{len(cells)} cells in a table of {len(self.columns)} columns")
-        self.rows.append(cells)
-
-
-_GAP = 2  # between columns; one of it right of the last
+    Text is never read as markup: `[brackets]` and `:words:` of paths and messages stay. A character
+    that the stream's encoding lacks is written as an escape. Where the stream cannot be written
+    (`| head` has gone, its disk is full, its terminal is closed), printing goes nowhere: what the
+    command is there for goes on, and its exit code says how it ended.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    take_any_text(stream)
+    file = cast(IO[str], _Lasting(stream)) if stream is not None else io.StringIO()
+    console = SafeConsole(file=file, markup=False, highlight=False, emoji=False)
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
+        console.width = PIPE_WIDTH
+    return console
 
 
-def print_grid(console: Console, grid: Grid) -> None:
-    """Whole, or split by columns where it is too wide."""
-    columns = range(len(grid.columns))
-    least = [_widest(grid, column, words=column < grid.names) for column in columns]
-    natural = [_widest(grid, column, words=False) for column in range(grid.names)]
-    room = console.width + 1  # a gap behind the last column would not matter
-    groups = _groups(least, grid.names, room)
-    for group in groups:
-        numbers = [least[column] for column in group[grid.names :]]
-        left = room - sum(numbers) - _GAP * len(group)
-        widths = [*_shared(least[: grid.names], natural, left), *numbers]
-        again = "" if group is groups[0] else " (continued)"
-        console.print(_table(grid, dict(zip(group, widths, strict=True)), again), "")
+def complain(line: str) -> None:
+    """Print why something cannot be done, to standard error."""
+    make_console(stderr=True).print(line, style="red", **PLAIN)
 
 
-def _widest(grid: Grid, column: int, words: bool) -> int:
-    """Of the lines of a column, or of its words."""
-    cells = [grid.columns[column], *(row[column] for row in grid.rows)]
-    parts = [part for cell in cells for part in (cell.split() if words else cell.split("\n"))]
-    return max(1, *map(cell_len, parts))
+def take_any_text(*streams: IO[str] | None) -> None:
+    """Let a stream write what its encoding lacks as escapes, instead of raising."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
-def _groups(least: Sequence[int], names: int, room: int) -> list[list[int]]:
-    """Columns that stand side by side, always with those that name the row. Where their longest
-    words leave no room for the widest of the others, words are broken."""
-    needed = [width + _GAP for width in least]
-    widest = max(needed[names:], default=0)
-    name = min(sum(needed[:names]), max(room - widest, names * (1 + _GAP)))
-    groups = [list(range(names))]
-    left = room - name
-    for column in range(names, len(least)):
-        if needed[column] > left and len(groups[-1]) > names:
-            groups.append(list(range(names)))
-            left = room - name
-        groups[-1].append(column)
-        left -= needed[column]
-    return groups
+def settle(*streams: IO[str] | None) -> None:
+    """Write what standard streams hold back; what cannot be written is dropped here, where the
+    interpreter would complain of it and change the exit code."""
+    for stream in streams:
+        if stream is not None:
+            _Lasting(stream).flush()
 
 
-def _shared(least: Sequence[int], natural: Sequence[int], room: int) -> list[int]:
-    """Widths that fill `room` or less: lines whole, else words whole, else the longest broken."""
-    widths = list(least)
-    while sum(widths) > room and max(widths) > 1:
-        widths[widths.index(max(widths))] -= 1
-    for i, width in enumerate(natural):
-        widths[i] += max(0, min(width - widths[i], room - sum(widths)))
-    return widths
+class _Lasting:
+    """A text stream whose writing never raises: after the first failure it goes nowhere."""
 
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
 
-def _table(grid: Grid, widths: Mapping[int, int], again: str) -> Table:
-    table = Table(
-        title=Text(grid.title + again),
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for column, width in widths.items():
-        table.add_column(
-            Text(grid.columns[column]),
-            justify="left" if column < grid.names else "right",
-            width=width,
-            overflow="fold",
-            vertical="bottom",
-        )
-    for number, row in enumerate(grid.rows):
-        table.add_row(*(Text(row[i], style=grid.styles.get((number, i), "")) for i in widths))
-    return table
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except UnicodeEncodeError:  # a stream that `take_any_text` knows no way for
+            return self._stream.write(text.encode("ascii", "backslashreplace").decode())
+        except (OSError, ValueError) as error:  # the latter where the stream is closed
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _give_up(self, error: Exception) -> None:
+        """Point the stream's file elsewhere: what it holds back would be tried again for ever."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, self._stream.fileno())
+        except (OSError, ValueError):  # it has no file, or none any more
+            self._stream = io.StringIO()
+        finally:
+            os.close(nowhere)
+        if not isinstance(error, BrokenPipeError) and self._stream is sys.stdout:
+            with contextlib.suppress(OSError, ValueError):
+                print(f"standard output cannot be written: {error}", file=sys.stderr)

@@ -66,6 +66,16 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def using(what: str, way_out: str) -> Iterator[None]:
+    """Raises UserError, with the path that the system names and a way out, where it refuses a
+    file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot use {what}: {error}; {way_out}") from error
+
+
 def unknown(what: str, value: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a table: the value, the nearest name, all names."""
     names = sorted(known)

@@ -103,7 +103,8 @@ def _new_run_id(suites: list[str]) -> str:
 
 def output_of(run: RunPlan) -> str:
     """Where the run's folder is: `--output`, else results/<run_id>."""
-    return lasting(run.config.output.output or f"results/{run.run_id}")
+    output = run.config.output.output
+    return lasting(f"results/{run.run_id}" if output is None else output)
 
 
 def open_books(run: RunPlan, say: Callable[[str], None]) -> Books:
@@ -117,6 +118,13 @@ def open_books(run: RunPlan, say: Callable[[str], None]) -> Books:
     if run.config.output.resume and not resume:
         say(f"nothing is recorded in {output} yet: this is a new run")
     return Books.open(output, run_record(run), resume=resume)
+
+
+def check_output(run: RunPlan) -> None:
+    """Every check of `open_books`, for a run that is not to start; leaves nothing behind."""
+    output = output_of(run)
+    resume = run.config.output.resume and holds_a_run(output)
+    Books.check(output, run_record(run), resume=resume)
 
 
 def run_record(run: RunPlan) -> dict[str, Any]:

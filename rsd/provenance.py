@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -125,15 +126,41 @@ def hardware() -> dict[str, Any]:
 
 
 def cpus() -> int:
-    """CPUs that this process may use."""
+    """CPUs that this process may use, at least 1: those that it may run on, within the limit of a
+    container, rounded down (the files that Ray reads, of cgroups v1 or v2)."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return max(1, int(min(count, _cpu_quota())))
 
 
 def memory_bytes() -> int:
-    """Physical memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Memory that this process may use: that of the machine, within the limit of a container."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [_limit(_CGROUPS / name) for name in ("memory/memory.limit_in_bytes", "memory.max")]
+    return int(min(machine, *limits))
+
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def _cpu_quota() -> float:
+    """CPUs' worth of time a container may take; infinite without a limit."""
+    v1, v2 = _CGROUPS / "cpu", _CGROUPS / "cpu.max"
+    quota, period = _limit(v1 / "cpu.cfs_quota_us"), _limit(v1 / "cpu.cfs_period_us")
+    if math.isinf(quota) and v2.exists():
+        quota, period = _limit(v2), _limit(v2, word=1)
+    return quota / period if math.isfinite(quota) and period > 0 else math.inf
+
+
+def _limit(path: Path, word: int = 0) -> float:
+    """A number of a cgroup's file; infinite where there is no file or limit (`max`, -1)."""
+    try:
+        value = path.read_text().split()[word]
+    except (OSError, IndexError):
+        return math.inf
+    return float(value) if value.isdecimal() else math.inf
 
 
 def _cpu_model() -> str:

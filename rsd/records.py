@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 
 from rsd.conditions import deciding
 from rsd.errors import UserError
-from rsd.locking import hold
+from rsd.locking import LOCK_FILE, hold
+from rsd.outputs import check_address
 from rsd.provenance import Machine, flat
 from rsd.types import ChunkRecord, EpisodeKey, EpisodeResult
 
@@ -202,7 +203,8 @@ class _Folder:
 
     @classmethod
     def at(cls, output: str) -> _Folder:
-        """Raises UserError for a URI that pyarrow cannot open."""
+        """Raises UserError for a URI that pyarrow cannot open, and as `check_address`."""
+        check_address(output)
         if "://" not in output:
             return cls(pafs.LocalFileSystem(), str(Path(output).expanduser().absolute()), output)
         try:
@@ -281,11 +283,41 @@ def _writable(folder: _Folder) -> Iterator[None]:
 
 
 def _prove_writable(folder: _Folder) -> None:
-    """Permissions and quotas show only when something is written."""
+    """Permissions and quotas show only when something is written. The folders of an earlier
+    session's parts may be somebody else's."""
     probe = f".probe-{uuid.uuid4().hex}"
+    parts = [] if folder.local is None else [EPISODES, CHUNKS]
     with _writable(folder):
-        folder.write(probe, b"rsd")
-        folder.delete(probe)
+        there = [f"{part}/{probe}" for part in parts if (Path(folder.root) / part).is_dir()]
+        for name in (probe, *there):
+            folder.write(name, b"rsd")
+            folder.delete(name)
+
+
+@contextlib.contextmanager
+def _leaving_nothing(folder: _Folder) -> Iterator[None]:
+    """Take away the folders that were made inside, as far as they are empty."""
+    if folder.local is None:
+        new = not folder.names()
+        yield
+        if new and not folder.names():
+            folder.files.delete_dir(folder.root)  # what stands for a folder in an object store
+        return
+    paths = [path for path in (folder.local, *folder.local.parents) if _absent(path)]
+    try:
+        yield
+    finally:
+        for path in paths:
+            with contextlib.suppress(OSError):  # somebody else uses it by now
+                path.rmdir()
+
+
+def _absent(path: Path) -> bool:
+    """Whether it would have to be made; what nobody may look at is there."""
+    try:
+        return not path.exists()
+    except OSError:
+        return False
 
 
 # --- run.json and what a resume may change ----------------------------------------------------
@@ -319,6 +351,24 @@ _BOOKKEEPING = ("run_id", "sessions")  # the books' own; never compared
 
 def _without_bookkeeping(run: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in run.items() if name not in _BOOKKEEPING}
+
+
+def _agreed(
+    output: str, run: Mapping[str, object], resume: bool
+) -> tuple[_Folder, dict[str, Any], dict[str, str]]:
+    """(folder, the run as its run.json is to say it, changes against what that said before).
+
+    Raises UserError for a folder that is not empty or, on resume, lacks a run or holds another.
+    """
+    folder = _Folder.at(output)
+    run = json.loads(json.dumps({**run, "schema_version": SCHEMA_VERSION}))  # as JSON has it
+    if not resume:
+        _refuse_content(folder)
+        return folder, dict(run), {}
+    stored = read_run(output)
+    changes = _changes(_without_bookkeeping(stored), _without_bookkeeping(run))
+    _refuse_changes(output, stored, run)
+    return folder, stored, changes
 
 
 def _refuse_changes(output: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
@@ -422,27 +472,28 @@ class Books:
         resumed run keeps its stored run_id. Raises UserError for an output that is not
         empty, not writable, in use, or, on resume, lacks a run or holds another one.
         """
-        folder = _Folder.at(output)
-        run = json.loads(json.dumps({**run, "schema_version": SCHEMA_VERSION}))  # as JSON has it
-        if resume:
-            stored_run = read_run(output)
-            changes = _changes(_without_bookkeeping(stored_run), _without_bookkeeping(run))
-            _refuse_changes(output, stored_run, run)
-            sessions = stored_run["sessions"]
-            run = stored_run
-        else:
-            _refuse_content(folder)
-            changes = {}
-            sessions = []
+        folder, run, changes = _agreed(output, run, resume)
         _prove_writable(folder)
-        lock = folder.lock()
+        with _writable(folder):
+            lock = folder.lock()
         _sweep(folder)
         stored = _stored_keys(folder)
         session = {"started_at": _utc(clock()), "changes": changes, "machines": []}
-        run["sessions"] = [*sessions, session]
+        run["sessions"] = [*run.get("sessions", []), session]
         _write_run(folder, run)
         parts = len(_visible(folder.names(EPISODES)))
         return cls(folder, run, stored, parts, lock, flush_every, flush_seconds, clock)
+
+    @staticmethod
+    def check(output: str, run: dict[str, Any], *, resume: bool) -> None:
+        """Raises UserError where `open` would; leaves nothing behind."""
+        folder, _, _ = _agreed(output, run, resume)
+        with _leaving_nothing(folder):
+            _prove_writable(folder)
+        if folder.local is not None and (folder.local / LOCK_FILE).exists():
+            with _writable(folder), folder.lock() or contextlib.nullcontext():
+                pass
+        _stored_keys(folder)
 
     def recorded(self) -> set[EpisodeKey]:
         """Keys of the rows that are stored; buffered ones are not."""

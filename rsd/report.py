@@ -5,11 +5,15 @@ python -m rsd.report results/<run> [--margin POINTS] [--json]
 
 from __future__ import annotations
 
+from rsd import commands
+
+if __name__ == "__main__":
+    commands.leave_on_interrupt()
+
 import argparse
 import dataclasses
 import itertools
 import json
-import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +23,7 @@ import pandas as pd
 from rich.console import Console
 
 from rsd import conditions
-from rsd.console import PLAIN, Grid, print_grid, standard
+from rsd.console import PLAIN, complain, make_console
 from rsd.errors import UserError
 from rsd.records import Committed, committed, read_run
 from rsd.statistics import (
@@ -30,6 +34,7 @@ from rsd.statistics import (
     not_worse,
     proportion,
 )
+from rsd.tables import Grid, print_grid
 from rsd.tallies import STAGES, ChunkCost, LayerAcceptance, Tally, acceptance, chunk_cost, tally
 
 SIMULATOR_PARTS = ("physics", "render", "reset")
@@ -498,12 +503,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         summary = summarise(options.run, margin_of(options.margin))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
+    console = make_console()
     if options.json:
-        print(json.dumps(dataclasses.asdict(summary), indent=2))
+        console.print(json.dumps(dataclasses.asdict(summary), indent=2), **PLAIN)
     else:
-        print_summary(summary, standard())
+        print_summary(summary, console)
     return 0
 
 
@@ -515,4 +521,4 @@ def margin_of(points: float) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import tempfile
 import time
@@ -16,10 +17,14 @@ from rsd.cluster.driver import Driver, Interrupts
 from rsd.cluster.progress import LineProgress, Standing
 from rsd.cluster.session import connected
 from rsd.config import parse
+from rsd.errors import UserError
+from rsd.models.toy import LAYERS
 from rsd.preflight import open_books, prepare
+from rsd.suites import TRIALS_PER_TASK
 
-EPISODES_PER_TRIAL = 20  # toy suite: 10 tasks, 2 arms
-MAX_EPISODES = 3000  # 50 trials, and three pairs of arms: the toy policy has three layers
+MODES = ("autoregressive", "speculative")
+EPISODES_PER_TRIAL = 10 * len(MODES)  # toy suite: 10 tasks
+MAX_EPISODES = TRIALS_PER_TASK * LAYERS * EPISODES_PER_TRIAL  # a pair of arms a layer
 
 
 @dataclass(frozen=True)
@@ -48,16 +53,19 @@ class _MemoryWatch(LineProgress):
 
 
 def driver_cost(episodes: int = 2000, workers: int = 2) -> DriverCost:
-    """Run `episodes` toy episodes (rounded to 20, 3,000 at most) into real Parquet on a local Ray
-    and measure the driver. Workers share the machine's processors with it, so that its wall time
-    is an upper bound."""
-    trials = max(1, round(min(episodes, MAX_EPISODES) / EPISODES_PER_TRIAL))
+    """Run `episodes` toy episodes (`plan_of` says how many in fact) into real Parquet on a local
+    Ray and measure the driver. Workers share the machine's processors with it, so that its wall
+    time is an upper bound.
+
+    Raises UserError for more episodes than there are.
+    """
+    trials, arms = plan_of(episodes)
     watch = _MemoryWatch()
     with tempfile.TemporaryDirectory() as folder, connected():
         flags = ["--task-suite", "toy", "--policy", "toy", "--worker-memory-gb", "0.2"]
         flags += ["--workers", str(workers), "--episodes-per-worker", str(2 * MAX_EPISODES)]
-        flags += ["--num-trials", str(min(trials, 50)), "--output", folder]
-        config = parse([*flags, "--arms", *_arms(trials)])
+        flags += ["--num-trials", str(trials), "--output", folder]
+        config = parse([*flags, "--arms", *arms])
         run = prepare(config)
         with (
             open_books(run, watch.say) as books,
@@ -81,7 +89,17 @@ def driver_cost(episodes: int = 2000, workers: int = 2) -> DriverCost:
     )
 
 
-def _arms(trials: int) -> list[str]:
-    """A task has 50 trials; more episodes come from more arms."""
-    depths = range(1, 1 + -(-trials // 50))
-    return [f"{mode}@{depth}" for depth in depths for mode in ("autoregressive", "speculative")]
+def plan_of(episodes: int) -> tuple[int, list[str]]:
+    """(trials, arms) of the smallest run of at least so many episodes: a task has 50 trials, more
+    episodes come from more arms. Raises UserError for more than the toy suite has."""
+    if not 1 <= episodes <= MAX_EPISODES:
+        raise UserError(
+            f"--episodes {episodes}: the toy suite has {MAX_EPISODES} (a task's "
+            f"{TRIALS_PER_TASK} trials in {LAYERS * len(MODES)} arms); choose 1 to {MAX_EPISODES}"
+        )
+    sizes = {
+        depth: math.ceil(episodes / (depth * EPISODES_PER_TRIAL)) for depth in range(1, LAYERS + 1)
+    }
+    fitting = [depth for depth, trials in sizes.items() if trials <= TRIALS_PER_TASK]
+    depth = min(fitting, key=lambda depth: (depth * sizes[depth], depth))
+    return sizes[depth], [f"{mode}@{layer}" for layer in range(1, depth + 1) for mode in MODES]

@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 
 from rsd.cluster import actors, scaling
 from rsd.cluster.actors import WorkerInfo, worker_info
+from rsd.cluster.address import cluster_address
 from rsd.cluster.crew import (
     LOOK_S,
     PATIENCE_S,
@@ -202,7 +203,9 @@ class CollectionRun:
         self._store = store
         self._say = say
         self._clock = clock
-        self._wishes = Wishes(plan.workers, 0, 0.0, plan.worker_memory_gb, 1)
+        self._wishes = Wishes(
+            plan.workers, 0, 0.0, plan.worker_memory_gb, 1, grows=cluster_address() is not None
+        )
         store.merge_all()
         self._quotas: dict[Task, Quota] = {
             task: store.quota(task, plan.demos, plan.first_seed) for task in plan.tasks

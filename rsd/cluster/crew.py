@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayE
 from rsd import arithmetic
 from rsd.cluster import actors, scaling
 from rsd.cluster.actors import WorkerInfo
+from rsd.cluster.address import cluster_address
 from rsd.cluster.batching import BatchLimits
 from rsd.cluster.leases import Lease, TaskId, task_of
 from rsd.cluster.replica import ReplicaInfo, ReplicaSettings
@@ -102,6 +103,7 @@ def wishes_of(config: EvaluateConfig) -> Wishes:
         cluster.gpus_per_replica,
         cluster.worker_memory_gb,
         cluster.max_batch_size,
+        grows=cluster_address() is not None,
     )
 
 
@@ -137,7 +139,11 @@ def check_worker(info: WorkerInfo, drivers: str) -> None:
 
 def cluster_size() -> ClusterSize:
     """What the connected cluster has now."""
-    resources = ray.cluster_resources()
+    return size_of(ray.cluster_resources())
+
+
+def size_of(resources: Mapping[str, float]) -> ClusterSize:
+    """A cluster by Ray's names of what it has."""
     return ClusterSize(
         resources.get("CPU", 0.0), resources.get("GPU", 0.0), resources.get("memory", 0.0)
     )

@@ -49,6 +49,7 @@ class Wishes:
     gpus_per_replica: float | None
     worker_memory_gb: float
     max_batch_size: int
+    grows: bool = True  # whether nodes may join: what does not fit yet waits for them
 
 
 def replica_footprint(cluster: ClusterSize, wishes: Wishes) -> Footprint:
@@ -71,9 +72,13 @@ def scale_replicas(
     running: int, remaining: int, cluster: ClusterSize, replica: Footprint, wishes: Wishes
 ) -> ScalingDecision:
     """Replicas to start for `remaining` episodes, beside `running` ones."""
-    if wishes.replicas is not None:
-        why = f"{wishes.replicas} asked for" if wishes.replicas else "nobody asks one"
-        return ScalingDecision(max(0, wishes.replicas - running), why)
+    asked = wishes.replicas
+    if asked is not None:
+        why = f"{asked} asked for" if asked else "nobody asks one"
+        room = math.inf if wishes.grows else _room(cluster, replica)
+        if asked > room:
+            asked, why = int(room), f"{why}, room for {room:g} ({cluster})"
+        return ScalingDecision(max(0, asked - running), why)
     simulators = max(1, min(remaining, int(cluster.cpus), wishes.workers or remaining))
     if replica.gpus > 0:
         fit = int(cluster.gpus / replica.gpus)
@@ -89,6 +94,13 @@ def scale_replicas(
     return ScalingDecision(max(0, max(1, min(fit, useful)) - running), why)
 
 
+def _room(cluster: ClusterSize, replica: Footprint) -> float:
+    """Replicas that leave a CPU to a worker, at least 1."""
+    gpus = cluster.gpus // replica.gpus if replica.gpus else math.inf
+    cpus = (cluster.cpus - 1) // replica.cpus if replica.cpus else math.inf
+    return max(1.0, min(gpus, cpus))
+
+
 def scale_workers(
     running: int,
     remaining: int,
@@ -97,15 +109,23 @@ def scale_workers(
     held_by_replicas: Footprint,
     wishes: Wishes,
 ) -> ScalingDecision:
-    """Workers to start for `remaining` episodes (held ones included), beside `running` ones."""
-    if wishes.workers is not None:
-        wanted, why = wishes.workers, f"{wishes.workers} asked for"
-    else:
-        cpus = int((cluster.cpus - held_by_replicas.cpus) / worker.cpus)
-        memory = int(cluster.memory_bytes / worker.memory_bytes) if worker.memory_bytes else cpus
-        wanted = max(1, min(cpus, memory))
-        limit = "CPUs" if cpus <= memory else "memory"
-        why = f"{limit} for {wanted} ({cluster})"
+    """Workers to start for `remaining` episodes (held ones included), beside `running` ones.
+
+    More than fit can be asked for: where nodes may join the others wait for them, elsewhere there
+    are no others.
+    """
+    cpus = int((cluster.cpus - held_by_replicas.cpus) / worker.cpus)
+    memory = int(cluster.memory_bytes / worker.memory_bytes) if worker.memory_bytes else cpus
+    wanted = max(1, min(cpus, memory))
+    limit = "CPUs" if cpus <= memory else "memory"
+    why = f"{limit} for {wanted} ({cluster})"
+    asked = wishes.workers
+    if asked is not None and asked <= wanted:
+        wanted, why = asked, f"{asked} asked for"
+    elif asked is not None and wishes.grows:
+        wanted, why = asked, f"{asked} asked for, {why}: the others wait for nodes"
+    elif asked is not None:
+        why = f"{asked} asked for, {why}"
     if remaining < wanted:
         wanted, why = remaining, f"{remaining} episodes left"
     return ScalingDecision(max(0, wanted - running), why)

@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec  # what Ray itself asks
 from rich.console import Console
 
 from rsd import provenance
 from rsd.cluster import scaling
-from rsd.cluster.crew import Crew, RunStoppedError, cluster_size, wishes_of
+from rsd.cluster.address import VARIABLE, cluster_address
+from rsd.cluster.crew import Crew, RunStoppedError, cluster_size, size_of, wishes_of
 from rsd.cluster.driver import Driver, Interrupts
 from rsd.cluster.progress import Standing, make_progress
 from rsd.cluster.scaling import ClusterSize
 from rsd.envs import suite_of
+from rsd.errors import UserError
 from rsd.preflight import RunPlan
 from rsd.records import Books
 
@@ -30,21 +33,31 @@ START_S = 20.0  # until the first episode runs
 @contextlib.contextmanager
 def connected(cpus: int | None = None) -> Iterator[None]:
     """Ray: the cluster that RAY_ADDRESS names (`ray job submit` sets it), else one of our own on
-    this machine, with `cpus` CPUs, that ends with the context.
+    this machine that ends with the context, with `cpus` CPUs, or those that this process may use.
 
-    Raises RunStoppedError where none of our own can be started.
+    Raises RunStoppedError where none of our own can be started, and where the cluster, which
+    `check_cluster` has seen, does not answer any more.
     """
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    address = cluster_address()
+    if address is None:
+        _start_local(provenance.cpus() if cpus is None else cpus)
     else:
-        _start_local(cpus)
+        _join(address)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _start_local(cpus: int | None) -> None:
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # of many types
+        raise RunStoppedError(f"the Ray cluster of {VARIABLE}={address!r}: {error}") from error
+
+
+def _start_local(cpus: int) -> None:
+    os.environ.pop(VARIABLE, None)  # blank, which Ray takes for an address here and there
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves the ones that do the work
     failure: Exception | None = None
     for _ in range(STARTS):
@@ -91,14 +104,32 @@ class Forecast:
     seconds: float  # where every episode takes all its steps
 
 
+def local_size() -> ClusterSize:
+    """What a cluster of our own on this machine would have, counted as Ray counts at its start:
+    container limits, CUDA_VISIBLE_DEVICES and memory that others hold included."""
+    spec = ResourceAndLabelSpec(
+        num_cpus=provenance.cpus(), object_store_memory=OBJECT_STORE_BYTES
+    ).resolve(is_head=True)
+    return size_of(spec.to_resource_dict())
+
+
+def check_gpus(each: float) -> None:
+    """Raises UserError where this machine has not the GPUs of a single replica."""
+    size = local_size()
+    if each > size.gpus:
+        raise UserError(
+            f"--gpus-per-replica {each:g}: this machine has {size.gpus:g} GPUs that Ray finds; "
+            f"give 0 for replicas on CPUs, or name a cluster that has them by {VARIABLE}"
+        )
+
+
 def forecast(run: RunPlan) -> Forecast:
     """Size a run up, on the cluster of RAY_ADDRESS or this machine, without starting an actor."""
-    if "RAY_ADDRESS" in os.environ:
+    if cluster_address() is None:
+        size = local_size()
+    else:
         with connected():
             size = cluster_size()
-    else:
-        hardware = provenance.hardware()
-        size = ClusterSize(hardware["cpus"], len(hardware["gpus"]), hardware["memory_bytes"])
     wishes = wishes_of(run.config)
     episodes = len(run.keys)
     replica = scaling.replica_footprint(size, wishes)

@@ -7,7 +7,6 @@ it; the group is started again and goes on from the training state in the output
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import ray
 from ray.actor import ActorHandle
 
 from rsd.cluster.actors import start_actor
+from rsd.cluster.address import cluster_address
 from rsd.cluster.crew import RunStoppedError
 from rsd.cluster.scaling import Footprint
 from rsd.errors import UserError
@@ -55,7 +55,7 @@ class Placement:
                 f"{count} workers with {each:g} GPUs each and {restarts} restarts; give at least "
                 "1 worker, and nothing negative"
             )
-        if count * each > gpus and "RAY_ADDRESS" not in os.environ:
+        if count * each > gpus and cluster_address() is None:
             raise UserError(
                 f"{count} workers with {each:g} GPUs each, this machine has {gpus:g}; give fewer "
                 "--workers or --gpus-per-worker 0"

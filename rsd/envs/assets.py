@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 import platformdirs
 
 from rsd import arithmetic, installation
-from rsd.errors import UserError
+from rsd.errors import UserError, using
+from rsd.outputs import check_name
 from rsd.suites import SUITES, get_suite, get_task, libero_root
 
 OFFICIAL_REPOSITORY = "lerobot/libero-assets"  # Hugging Face dataset that hf-libero names
@@ -28,6 +29,7 @@ SCENE_FILES = {  # BDDL problem -> scene that its environment loads (libero/envs
     "LIBERO_Kitchen_Tabletop_Manipulation": "libero_kitchen_tabletop_base_style.xml",
     "LIBERO_Study_Tabletop_Manipulation": "libero_study_base_style.xml",
 }
+CACHE_WAY_OUT = "set XDG_CACHE_HOME to a folder that can be written (else it is .cache in HOME)"
 BUILT_IN_FIXTURES = {"table", "floor", "kitchen_table", "study_table", "living_room_table"}
 
 
@@ -44,23 +46,46 @@ class ResolvedAssets:
 
 def cache_dir() -> Path:
     """This user's cache of the project: generated assets, worlds, LIBERO's configuration."""
-    return Path(platformdirs.user_cache_dir("rsd"))
+    try:
+        return Path(platformdirs.user_cache_dir("rsd"))
+    except RuntimeError as error:
+        raise UserError(f"there is no place for the cache: {error}; {CACHE_WAY_OUT}") from error
+
+
+def check_cache() -> None:
+    """Raises UserError where nothing can be kept in the cache, which every simulator writes to."""
+    cache = cache_dir()
+    check_name(str(cache))
+    with using(f"the cache {cache}", CACHE_WAY_OUT):
+        cache.mkdir(parents=True, exist_ok=True)
+        for folder in (cache, *(path for path in cache.iterdir() if path.is_dir())):
+            tempfile.TemporaryFile(dir=folder).close()
 
 
 def official_dir() -> Path:
     """Where hf-libero keeps downloaded assets (utils/download_utils.py)."""
-    return Path.home() / ".cache" / "libero" / "assets"
+    try:
+        return Path.home() / ".cache" / "libero" / "assets"
+    except RuntimeError as error:
+        raise UserError(f"{error} Set HOME: hf-libero looks for its assets there") from error
 
 
 def resolve(choice: str, suites: Iterable[str]) -> ResolvedAssets:
     """Find and check the assets of `suites` for `auto`, `lite`, `official` or a folder.
 
     `auto` takes official assets that were downloaded before, else lite; nothing is downloaded
-    here. Raises UserError that names missing files or the command that brings them, and where this
-    process would simulate something else than records say (`arithmetic`, `installation`).
+    here. Raises UserError that names missing files or the command that brings them, files that
+    cannot be read or kept, and where this process would simulate something else than records say
+    (`arithmetic`, `installation`).
     """
     arithmetic.check()
     installation.check()
+    check_cache()
+    with using("the assets", "mend that, or choose others with --assets"):
+        return _resolve(choice, suites)
+
+
+def _resolve(choice: str, suites: Iterable[str]) -> ResolvedAssets:
     if choice == "auto":
         complete = _official_is_here() and not _all_missing(official_dir(), suites)
         choice = "official" if complete else "lite"
@@ -125,8 +150,14 @@ def _local(choice: str) -> ResolvedAssets:
         raise UserError(
             f"no asset tree at {choice!r}; give a folder, or one of auto, lite, official"
         )
+    for _ in os.walk(path, onerror=_refuse):  # `rglob` passes over what it may not read
+        pass
     digest = tree_sha256(path)
     return ResolvedAssets(digest, path, digest, "given")
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 def tree_sha256(path: Path) -> str:
@@ -195,6 +226,7 @@ def activate(assets: ResolvedAssets) -> ResolvedAssets:
     """
     import yaml
 
+    check_cache()
     if assets.name == "lite":
         wanted, assets = assets, _lite()
         if assets.fingerprint != wanted.fingerprint:

@@ -6,6 +6,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,61 +58,63 @@ class Cost:
 def reference(work: Workload) -> Cost:
     """OffScreenRenderEnv, hard resets, both frames at every step."""
     started = time.perf_counter()
-    loop = ReferenceLoop(get_task(work.suite, work.task_id), work.assets, work.renderer)
-    trials = loop.trials()
-    built = time.perf_counter()
+    task = get_task(work.suite, work.task_id)
+    with closing(ReferenceLoop(task, work.assets, work.renderer)) as loop:
+        trials = loop.trials()
+        built = time.perf_counter()
 
-    def episode() -> str:
-        next(trials)
-        for action in work.actions():
-            loop.step(action)
-        return sha256_of(loop.state())
+        def episode() -> str:
+            next(trials)
+            for action in work.actions():
+                loop.step(action)
+            return sha256_of(loop.state())
 
-    return _cost("reference loop", work, built - started, lambda _: episode())
+        return _cost("reference loop", work, built - started, lambda _: episode())
 
 
 def ours(work: Workload) -> Cost:
     """rsd.envs.libero: frames once a chunk, the compiled model reused."""
     started = time.perf_counter()
-    env = LiberoEnvironment(
-        work.suite, work.task_id, work.assets, work.renderer, ImageSpec(work.size, work.size)
-    )
-    for trial in range(work.trials):  # records worlds where the cache lacks them
-        env.reset(trial)
-    built = time.perf_counter()
+    with closing(_environment(work)) as env:
+        for trial in range(work.trials):  # records worlds where the cache lacks them
+            env.reset(trial)
+        built = time.perf_counter()
 
-    def episode(trial: int) -> str:
-        env.reset(trial)
-        for index, action in enumerate(work.actions()):
-            if index % work.chunk == 0:
-                env.observe()
-            env.step(action)
-        return sha256_of(env.state())
+        def episode(trial: int) -> str:
+            env.reset(trial)
+            for index, action in enumerate(work.actions()):
+                if index % work.chunk == 0:
+                    env.observe()
+                env.step(action)
+            return sha256_of(env.state())
 
-    return _cost("rsd", work, built - started, episode)
+        return _cost("rsd", work, built - started, episode)
 
 
 def floor(work: Workload) -> Cost:
     """Only the physics engine and the frames that a policy reads: 25 mj_step a control step with
     constant torques. No controller, so its states mean nothing; nothing can be faster."""
     started = time.perf_counter()
-    env = LiberoEnvironment(
-        work.suite, work.task_id, work.assets, work.renderer, ImageSpec(work.size, work.size)
-    )
-    env.reset(0)
-    built = time.perf_counter()
-    import mujoco
+    with closing(_environment(work)) as env:
+        env.reset(0)
+        built = time.perf_counter()
+        import mujoco
 
-    sim = env.simulator.sim
+        sim = env.simulator.sim
 
-    def episode(_: int) -> str:
-        for index in range(WAIT_STEPS + work.steps):
-            if index >= WAIT_STEPS and (index - WAIT_STEPS) % work.chunk == 0:
-                env.observe()
-            mujoco.mj_step(sim.model._model, sim.data._data, SUBSTEPS)
-        return ""
+        def episode(_: int) -> str:
+            for index in range(WAIT_STEPS + work.steps):
+                if index >= WAIT_STEPS and (index - WAIT_STEPS) % work.chunk == 0:
+                    env.observe()
+                mujoco.mj_step(sim.model._model, sim.data._data, SUBSTEPS)
+            return ""
 
-    return _cost("floor (mj_step + frames)", work, built - started, episode)
+        return _cost("floor (mj_step + frames)", work, built - started, episode)
+
+
+def _environment(work: Workload) -> LiberoEnvironment:
+    images = ImageSpec(work.size, work.size)
+    return LiberoEnvironment(work.suite, work.task_id, work.assets, work.renderer, images)
 
 
 SIDES: dict[str, Callable[[Workload], Cost]] = {

@@ -6,9 +6,11 @@ every process that builds a simulator. Importing this module imports no simulato
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,8 @@ BACKENDS = ("osmesa", "egl")  # in the order that `auto` tries them; both draw o
 NO_RENDERER = "none"
 CAMERAS = ("agentview", "robot0_eye_in_hand")  # PROTOCOL 6
 MAX_GEOMS = 1000  # robosuite's scene size (utils/binding_utils.py)
+PROBE_S = 60.0  # for a backend to draw something; one that works takes 1
+EGL_DEVICE = "MUJOCO_EGL_DEVICE_ID"  # mujoco's and robosuite's
 INSTALL_COMMAND = "apt-get install -y libosmesa6"
 
 # robosuite turns every other name, `disable` too, into `egl` (utils/binding_utils.py), which needs
@@ -31,12 +35,17 @@ INSTALL_COMMAND = "apt-get install -y libosmesa6"
 _NO_CONTEXT = "glx"
 
 _PROBE = """
-import mujoco
-context = mujoco.GLContext(64, 64)
-context.make_current()
-from OpenGL import GL
-print(GL.glGetString(GL.GL_RENDERER).decode())
-context.free()
+import os, sys
+try:
+    import mujoco
+    context = mujoco.GLContext(64, 64)
+    context.make_current()
+    from OpenGL import GL
+    print(GL.glGetString(GL.GL_RENDERER).decode())
+    context.free()
+except Exception as error:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    os._exit(1)  # half a context complains when it is deleted
 """
 
 
@@ -66,25 +75,53 @@ def describe(backend: str) -> str:
 
 def _first_working(candidates: Sequence[str]) -> tuple[str, str]:
     """(backend, what draws for it); raises UserError where none of them works."""
+    _check_devices()
     failures = []
     for backend in candidates:
         works, told = _probe(backend)
         if works:
             return backend, told
         failures.append(f"  {backend}: {told}")
+    ways_out = []
+    if "egl" in candidates and EGL_DEVICE in os.environ:
+        ways_out.append(
+            f"{EGL_DEVICE} is {os.environ[EGL_DEVICE]!r}: unset it, or give the number of one of "
+            "EGL's devices, from 0"
+        )
+    if not ways_out or len(candidates) > 1:
+        ways_out.append(f"install one with `{INSTALL_COMMAND}` (as root), or run `make setup`")
     raise UserError(
-        "no headless renderer works on this machine:\n"
-        + "\n".join(failures)
-        + f"\ninstall one with `{INSTALL_COMMAND}` (as root), or run `make setup`"
+        "no headless renderer works on this machine:\n" + "\n".join([*failures, *ways_out])
     )
+
+
+def _check_devices() -> None:
+    """Raises UserError for variables with which robosuite refuses to be imported, whatever draws
+    (utils/binding_utils.py): every episode would be an error."""
+    device, visible = os.environ.get(EGL_DEVICE), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if visible and device is not None and not (device.isdigit() and device in visible):
+        raise UserError(
+            f"{EGL_DEVICE} is {device!r} and CUDA_VISIBLE_DEVICES {visible!r}: robosuite wants the "
+            f"one to be among the other; unset {EGL_DEVICE}, or give one of {visible}"
+        )
 
 
 def _probe(backend: str) -> tuple[bool, str]:
     """Whether a backend works here, and what draws for it or else why not."""
+    if backend == "egl" and not os.environ.get(EGL_DEVICE, "0").isdecimal():
+        return False, f"{EGL_DEVICE}={os.environ[EGL_DEVICE]!r} is not the number of a device"
     env = {**os.environ, **_choice(backend)}
-    done = subprocess.run(
-        [sys.executable, "-c", _PROBE], env=env, capture_output=True, text=True, timeout=120
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            env=env,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PROBE_S,
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"it hangs: nothing was drawn in {PROBE_S:g} s"
     works = done.returncode == 0
     lines = (done.stdout if works else done.stderr).strip().splitlines()
     return works, lines[-1] if lines else f"exit status {done.returncode}"
@@ -134,6 +171,7 @@ class FrameRenderer:
         self._model, self._data, self._spec = model, data, spec
         self._gl = mujoco.GLContext(spec.width, spec.height)
         self._gl.make_current()
+        _close_at_exit(self)
         model.vis.global_.offwidth, model.vis.global_.offheight = spec.width, spec.height
         model.vis.quality.offsamples = spec.samples
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
@@ -179,9 +217,28 @@ class FrameRenderer:
 
     def close(self) -> None:
         """Free the buffers; the object cannot be used afterwards."""
+        _open.discard(self)
         self._gl.make_current()
         self._context.free()
         self._gl.free()
+
+
+_open: weakref.WeakSet[FrameRenderer] = weakref.WeakSet()
+
+
+def _close_at_exit(renderer: FrameRenderer) -> None:
+    """MuJoCo ends EGL when the process ends, and prints a traceback for each context that is freed
+    later: those that nobody has closed are closed before. Called after a context was made, when
+    MuJoCo has registered its end: what is registered later runs earlier."""
+    if not _open:
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
+    _open.add(renderer)
+
+
+def _close_all() -> None:
+    for renderer in list(_open):
+        renderer.close()
 
 
 if __name__ == "__main__":

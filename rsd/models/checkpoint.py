@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from rsd.architecture import SmallVLAConfig, check_images, from_json, tensors
-from rsd.errors import UserError, brief, reading, unknown
+from rsd.errors import UserError, brief, reading, unknown, using
 from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
 from rsd.types import ImageSpec
 
@@ -99,6 +99,11 @@ def inspect(spec: str) -> CheckpointInfo:
 
     Raises UserError that says what is wrong. Nothing of the size that the files claim is made.
     """
+    with using(f"the checkpoint {spec!r}", "mend that, or choose another"):
+        return _inspect(spec)
+
+
+def _inspect(spec: str) -> CheckpointInfo:
     path = _BUNDLED / spec if spec in bundled() else expanded(spec)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         with reading(path / name):

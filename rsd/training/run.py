@@ -43,15 +43,16 @@ Say = Callable[[str], None]
 @contextmanager
 def reserved(job: TrainJob) -> Iterator[None]:
     """Make the output folder, check it (`check_output`), and hold it against a second training."""
-    if job.output.exists() and not job.output.is_dir():
-        raise UserError(f"{job.output} is a file; give a folder as --output")
-    new = not job.output.exists()
     with writing(job.output):
+        if job.output.exists() and not job.output.is_dir():
+            raise UserError(f"{job.output} is a file; give a folder as --output")
+        new = not job.output.exists()
         job.output.mkdir(parents=True, exist_ok=True)
         lock = hold(job.output)
     with lock or nullcontext():
         try:
-            check_output(job)
+            with writing(job.output):
+                check_output(job)
             yield
         finally:
             (job.output / LOCK_FILE).unlink(missing_ok=True)

@@ -104,6 +104,7 @@ def test_replicas_that_never_load_are_not_started_for_ever(
     def get(ref: Replica) -> None:
         raise error
 
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # nodes may join
     monkeypatch.setattr(crew, "cluster_size", lambda: WITH_GPUS)
     monkeypatch.setattr(actors, "start_replica", start)
     monkeypatch.setattr(crew, "ask_for_nodes", lambda *_: None)

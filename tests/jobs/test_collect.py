@@ -210,7 +210,7 @@ def raising(error: Exception) -> Callable[[], None]:
 def test_what_breaks_a_run_off_is_told_without_a_traceback(
     work: Callable[[], None], ending: Ending, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "connected", lambda workers: contextlib.nullcontext())
+    monkeypatch.setattr(session, "connected", lambda: contextlib.nullcontext())
     console = Console(file=StringIO(), width=200)
-    assert carry_out(FakeRun(work), None, console, print) == ending  # type: ignore[arg-type]
+    assert carry_out(FakeRun(work), console, print) == ending  # type: ignore[arg-type]
     assert "errors" in console.file.getvalue()  # type: ignore[attr-defined]

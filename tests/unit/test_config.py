@@ -74,6 +74,21 @@ def test_a_yaml_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
     assert parse([f"--config={file}"]).episodes.num_trials == 50
 
 
+def test_of_two_yaml_files_the_later_one_wins_and_the_command_line_over_both(
+    tmp_path: Path,
+) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("num_trials: 3\nworkers: 3\nseed: 3\nretries: 3")
+    second.write_text("num_trials: 7\nworkers: 7\ndeterministic: false\nretries: 7")
+    config = parse(["--retries", "1", "--config", str(first), f"--config={second}"])
+    assert (config.episodes.num_trials, config.cluster.workers) == (7, 7)
+    assert (config.episodes.seed, config.policy.deterministic) == (3, False)
+    assert config.cluster.retries == 1
+    for flags in (["--config"], ["--config="]):
+        with pytest.raises(UserError, match="--config needs the path"):
+            parse(flags)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -118,12 +133,25 @@ def test_a_wrong_yaml_file_is_told(text: str, told: str, tmp_path: Path) -> None
         ("--trials 3 4 5 --num-trials 2", "--num-trials 2 beside --trials of 3"),
         ("--time-limit-s 60", "--decode-limit-s 120 is not below --time-limit-s 60"),
         ("--resume", "--resume needs --output"),
+        ("--output=", "names no folder: it is empty"),
+        ("--output s3:/b", "no address; write s3://"),
         ("--use-speculative-decoding true --arms parallel", "leave --arms out"),
     ],
 )
 def test_bad_requests_name_the_value_and_the_fix(flags: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
         check(parse(flags.split()))
+
+
+@pytest.mark.parametrize("setting", ["output", "policy", "assets"])
+@pytest.mark.parametrize("value", [r"a\0b", r"a\ud800b", r"a\eb"])
+def test_names_that_only_a_file_can_spell_are_refused(
+    setting: str, value: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f'{setting}: "{value}"')
+    with pytest.raises(UserError, match=r"it holds|holds control characters"):
+        check(parse(["--config", str(file)]))
 
 
 def test_more_layers_than_the_policy_has_are_refused() -> None:

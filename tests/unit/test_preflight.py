@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from rsd.config import parse
+from rsd.envs.assets import resolve
 from rsd.errors import UserError
 from rsd.models import inspect_policy
 from rsd.models.checkpoint import bundled, inspect
 from rsd.outputs import lasting
-from rsd.preflight import open_books, output_of, prepare
+from rsd.preflight import check_output, open_books, output_of, prepare
 
 TOY = ["--task-suite", "toy", "--policy", "toy", "--resume", "--output"]
 
@@ -64,3 +65,92 @@ def test_bundled_policies_are_small_and_have_a_card() -> None:
     assert folders and all((folder / "README.md").exists() for folder in folders)
     files = [file for folder in folders for file in folder.iterdir()]
     assert sum(file.stat().st_size for file in files) <= 30e6
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_dry_runs_check_of_the_output_leaves_nothing_behind(tmp_path: Path) -> None:
+    new = tmp_path / "some" / "where"
+    for flags in (TOY, [*TOY[:-2], "--output"]):
+        check_output(prepare(parse([*flags, str(new)])))
+    assert list(tmp_path.iterdir()) == []
+
+    run = prepare(parse([*TOY, str(new)]))
+    with open_books(run, print), pytest.raises(UserError, match="another process is writing"):
+        check_output(run)
+    before = content(tmp_path)
+    check_output(run)
+    assert content(tmp_path) == before
+
+
+def test_a_dry_run_refuses_the_outputs_that_a_run_refuses(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "notes.txt").write_text("mine")
+    run = tmp_path / "run"
+    open_books(prepare(parse([*TOY, str(run)])), print).close()
+    before = content(tmp_path)
+    without_resume = [*TOY[:-2], "--output"]
+    for flags, told in (
+        ([*without_resume, str(taken)], "is not empty"),
+        ([*without_resume, str(run)], "is not empty"),
+        ([*TOY, str(run), "--seed", "4"], "seed: 0 -> 4"),
+        ([*TOY, str(taken / "notes.txt" / "run")], "not writable"),
+        ([*TOY, "/proc/nowhere/run"], "not writable"),
+        ([*TOY, str(tmp_path / ("long" * 99))], "too long"),
+    ):
+        with pytest.raises(UserError, match=told):
+            check_output(prepare(parse(flags)))
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
+@pytest.mark.parametrize("folder", ["a file", "/proc/nowhere"])
+def test_a_cache_that_cannot_be_written_is_told(
+    variable: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").write_text("")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / folder))
+    with pytest.raises(UserError, match=r"cannot use the cache .*; set XDG_CACHE_HOME"):
+        prepare(parse(["--assets", "lite"]))
+
+
+def test_without_any_home_the_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that runs as a number without a name."""
+
+    def nobody(_: int) -> object:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(UserError, match=r"no place for the cache.*XDG_CACHE_HOME"):
+        prepare(parse(["--assets", "lite"]))
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_checkpoint_that_cannot_be_read_is_told(file: str, tmp_path: Path) -> None:
+    """A file that even root cannot read."""
+    for source in inspect("spatial").path.iterdir():
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    (tmp_path / file).unlink()
+    (tmp_path / file).symlink_to("/proc/self/mem")
+    with pytest.raises(UserError, match=f"cannot use the checkpoint.*; mend that|{file}"):
+        inspect(str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot use the checkpoint 'longlong.*too long"):
+        inspect("long" * 99)
+
+
+def test_assets_that_cannot_be_looked_at_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(UserError, match=r"cannot use the assets: .*Permission denied"):
+        resolve(str(tmp_path), ["libero_spatial"])

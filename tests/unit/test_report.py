@@ -15,11 +15,12 @@ from made_up_runs import DIMS, LAYERS, RUN, STEPS, TOKENS, key, paired_results, 
 from rich.console import Console
 
 from rsd import console, report
-from rsd.console import Grid, print_grid, standard
+from rsd.console import make_console
 from rsd.errors import UserError
 from rsd.provenance import Machine
 from rsd.records import Books, read_chunks
 from rsd.statistics import holm, not_worse
+from rsd.tables import Grid, print_grid
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeResult
 
 
@@ -281,7 +282,7 @@ def test_no_digit_and_no_column_is_lost_in_a_narrow_terminal(
     summary = report.summarise(output)
     for make in report._TABLES:
         grid = make(summary)
-        console = standard() if width is None else Console(width=width)
+        console = make_console() if width is None else Console(width=width)
         print_grid(console, grid)
         text = capsys.readouterr().out
         assert "…" not in text
@@ -311,9 +312,9 @@ def test_every_part_of_a_split_table_names_its_rows() -> None:
 
 def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    assert standard().width == console.PIPE_WIDTH
+    assert make_console().width == console.PIPE_WIDTH
     monkeypatch.setenv("COLUMNS", "40")
-    assert standard().width == 40
+    assert make_console().width == 40
 
 
 def test_a_pair_is_never_broken_inside_an_arms_name(tmp_path: Path) -> None:

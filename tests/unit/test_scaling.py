@@ -55,6 +55,27 @@ def test_what_is_asked_for_is_given_even_where_it_does_not_fit_yet() -> None:
     assert sizes(LAPTOP, wishes=wishes) == (40, 2, 0.5)
 
 
+def test_where_no_nodes_can_join_no_more_is_started_than_fits_and_the_reason_says_so() -> None:
+    alone = dataclasses.replace(AUTO, grows=False, workers=40, replicas=2)
+    assert sizes(LAPTOP, wishes=alone) == (2, 2, 0.0)
+    worker = worker_footprint(LAPTOP, alone)
+    decision = scale_workers(0, 1000, LAPTOP, worker, Footprint(0), alone)
+    assert decision.reason == "40 asked for, CPUs for 2 (2 CPUs, 0 GPUs, 16 GB of memory)"
+    few = dataclasses.replace(alone, workers=1)
+    assert scale_workers(0, 1000, LAPTOP, worker, Footprint(0), few).reason == "1 asked for"
+    many = dataclasses.replace(alone, workers=None, replicas=99)
+    assert sizes(SERVER, wishes=many) == (1, 63, 0.0)
+    assert sizes(GPUS, wishes=many)[1] == 4
+
+
+def test_where_nodes_may_join_the_reason_says_who_waits_for_them() -> None:
+    asked = dataclasses.replace(AUTO, workers=40)
+    worker = worker_footprint(LAPTOP, asked)
+    decision = scale_workers(0, 1000, LAPTOP, worker, Footprint(0), asked)
+    assert decision.change == 40
+    assert decision.reason.endswith("GB of memory): the others wait for nodes")
+
+
 def test_there_are_no_more_workers_than_episodes() -> None:
     assert sizes(SERVER, remaining=3)[0] == 3
 
