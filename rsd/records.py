@@ -27,7 +27,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from rsd.errors import UserError
-from rsd.locking import hold
+from rsd.locking import hold, let_go_on_failure
 from rsd.provenance import Machine, flat
 from rsd.types import EpisodeKey, EpisodeResult
 
@@ -423,12 +423,13 @@ class Books:
             sessions = []
         _prove_writable(folder)
         lock = folder.lock()
-        _sweep(folder)
-        stored = _stored_keys(folder)
-        session = {"started_at": _utc(clock()), "changes": changes, "machines": []}
-        run["sessions"] = [*sessions, session]
-        _write_run(folder, run)
-        parts = len(_visible(folder.names(EPISODES)))
+        with let_go_on_failure(lock):
+            _sweep(folder)
+            stored = _stored_keys(folder)
+            session = {"started_at": _utc(clock()), "changes": changes, "machines": []}
+            run["sessions"] = [*sessions, session]
+            _write_run(folder, run)
+            parts = len(_visible(folder.names(EPISODES)))
         return cls(folder, run, stored, parts, lock, flush_every, flush_seconds, clock)
 
     def recorded(self) -> set[EpisodeKey]:
