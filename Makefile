@@ -1,6 +1,6 @@
 # make demo: evaluate the bundled policy on LIBERO. make test: run the tests. make pipeline: collect,
 # train and evaluate a small policy. All set up first.
-PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+PYTHON ?= $(shell VENV="$(VENV)" ./install-system-packages --python)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -29,28 +29,32 @@ pipeline: setup
 	    $(PIPELINE_EVALUATE)
 
 setup: system $(STAMP)
-	$(BIN)/python -m rsd.envs.rendering
+	@$(BIN)/python -m rsd.envs.rendering
 
 setup-dev: system $(VENV)/.installed-dev
-	$(BIN)/python -m rsd.envs.rendering
+	@$(BIN)/python -m rsd.envs.rendering
 
-# What pip cannot bring: Python 3.11 or newer, a compiler for source packages, a renderer.
+# What pip cannot bring: Python 3.11 to 3.13, a compiler for source packages, a renderer.
 system:
-	@PYTHON="$(PYTHON)" ./install-system-packages
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" ./install-system-packages
 
 # CMake 4 refuses the source packages below otherwise; a virtual environment without pip is one that
-# was interrupted while it was made.
+# was interrupted while it was made. Source packages are built by pinned tools, too.
+INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
+BUILT := --build-constraint "$(CURDIR)/constraints.txt"
+
 $(STAMP): export CMAKE_POLICY_VERSION_MINIMUM := 3.5
-$(STAMP): requirements.txt constraints.txt pyproject.toml
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip==26.0.1" "setuptools==80.9.0" "wheel==0.48.0"
-	$(BIN)/python -m pip install --quiet -r requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
-	touch $@
+$(STAMP): requirements.txt constraints.txt pyproject.toml | system
+	@echo "installing into $(VENV): some minutes"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
+	@$(INSTALL) --upgrade pip setuptools wheel
+	@$(INSTALL) $(BUILT) -r requirements.txt
+	@$(INSTALL) $(BUILT) --no-deps --editable .
+	@touch $@
 
 $(VENV)/.installed-dev: $(STAMP) requirements-dev.txt
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
-	touch $@
+	@$(INSTALL) $(BUILT) -r requirements-dev.txt
+	@touch $@
 
 assets: setup
 	$(BIN)/python -m rsd.envs.assets

@@ -33,7 +33,7 @@ from rsd.envs.looks import Looks
 from rsd.episode import Decide, check_actions
 from rsd.errors import UserError, writing
 from rsd.foreign import MOST_BYTES, parse_json, read_bytes
-from rsd.locking import hold
+from rsd.locking import hold, let_go_on_failure
 from rsd.provenance import flat
 from rsd.suites import Task
 from rsd.types import (
@@ -401,14 +401,15 @@ class Store:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = hold(folder)
-        if not resume and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise UserError(
-                f"{folder} is not empty; --resume adds to it, another --output starts anew"
-            )
-        self._agree(json.loads(json.dumps(shared)))
-        with writing(folder):
-            for unfinished in folder.rglob(".*.tmp"):  # of a killed writer
-                unfinished.unlink()
+        with let_go_on_failure(self._lock):
+            if not resume and any(not path.name.startswith(".") for path in folder.iterdir()):
+                raise UserError(
+                    f"{folder} is not empty; --resume adds to it, another --output starts anew"
+                )
+            self._agree(json.loads(json.dumps(shared)))
+            with writing(folder):
+                for unfinished in folder.rglob(".*.tmp"):  # of a killed writer
+                    unfinished.unlink()
 
     def _agree(self, shared: dict[str, Any]) -> None:
         path = self.folder / "collection.json"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -30,3 +32,15 @@ def hold(folder: Path, shown: str = "") -> IO[bytes] | None:
         file.close()
         return None
     return file
+
+
+@contextmanager
+def let_go_on_failure(lock: IO[bytes] | None) -> Iterator[None]:
+    """Let another writer have the folder at once where the block fails. The traceback would keep
+    the file open as long as anybody looks at it."""
+    try:
+        yield
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        raise

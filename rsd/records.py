@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from rsd.conditions import deciding
 from rsd.errors import UserError
-from rsd.locking import LOCK_FILE, hold
+from rsd.locking import LOCK_FILE, hold, let_go_on_failure
 from rsd.outputs import check_address
 from rsd.provenance import Machine, flat
 from rsd.types import ChunkRecord, EpisodeKey, EpisodeResult
@@ -476,12 +476,13 @@ class Books:
         _prove_writable(folder)
         with _writable(folder):
             lock = folder.lock()
-        _sweep(folder)
-        stored = _stored_keys(folder)
-        session = {"started_at": _utc(clock()), "changes": changes, "machines": []}
-        run["sessions"] = [*run.get("sessions", []), session]
-        _write_run(folder, run)
-        parts = len(_visible(folder.names(EPISODES)))
+        with let_go_on_failure(lock):
+            _sweep(folder)
+            stored = _stored_keys(folder)
+            session = {"started_at": _utc(clock()), "changes": changes, "machines": []}
+            run["sessions"] = [*run.get("sessions", []), session]
+            _write_run(folder, run)
+            parts = len(_visible(folder.names(EPISODES)))
         return cls(folder, run, stored, parts, lock, flush_every, flush_seconds, clock)
 
     @staticmethod

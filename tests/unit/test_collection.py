@@ -309,6 +309,13 @@ def test_a_store_refuses_what_would_mix_or_overwrite(tmp_path: Path) -> None:
         Store(Path("/proc/nowhere"), {}, resume=False)
 
 
+def test_a_store_that_cannot_be_opened_lets_go_of_its_folder(tmp_path: Path) -> None:
+    with full_disk(0), pytest.raises(UserError) as refused:
+        Store(tmp_path, {}, resume=False)
+    Store(tmp_path, {}, resume=False).close()
+    assert "make room" in str(refused.value)  # and its traceback kept the first store alive
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[1]", "null", "[" * 200_000, '{"assets": "lite", "assets": "full"}']
 )

@@ -24,6 +24,7 @@ from rsd.errors import UserError
 from rsd.provenance import Machine
 from rsd.records import Books, read_chunks, read_episodes, read_run
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeKey, EpisodeResult
+from tests.full_disk import full_disk
 
 
 def add(books: Books, episode: EpisodeResult) -> None:
@@ -371,6 +372,13 @@ def test_a_second_writer_is_refused_until_the_first_has_closed(tmp_path: Path) -
         Books.open(str(tmp_path), RUN, resume=True)
     books.close()
     Books.open(str(tmp_path), RUN, resume=True).close()
+
+
+def test_books_that_cannot_be_opened_let_go_of_their_folder(tmp_path: Path) -> None:
+    with full_disk(64), pytest.raises(UserError) as refused:  # room for a probe
+        Books.open(str(tmp_path), RUN, resume=False)
+    Books.open(str(tmp_path), RUN, resume=False).close()
+    assert "too large" in str(refused.value)  # and its traceback kept the first books alive
 
 
 # --- bad input ---------------------------------------------------------------------------------

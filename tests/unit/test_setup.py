@@ -1,0 +1,160 @@
+"""Set-up: which Python is taken or refused, and one set of pins for all that are supported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "install-system-packages"
+
+
+def pretend(path: Path, version: str, builder: str = "CPython", abiflags: str = "") -> Path:
+    """A command that answers `-c CODE` as a Python of that version and kind would."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    numbers = tuple(int(part) for part in version.split("."))
+    path.write_text(
+        f"""#!/bin/sh
+exec "{sys.executable}" -c '
+import platform, sys
+sys.version_info, sys.abiflags = {numbers}, "{abiflags}"
+platform.python_version = lambda: "{version}"
+platform.python_implementation = lambda: "{builder}"
+exec(sys.argv[2])' "$@"
+"""
+    )
+    path.chmod(0o755)
+    return path
+
+
+def script(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run install-system-packages with nothing in its environment but `variables`."""
+    command = ["/bin/sh", str(SCRIPT), *arguments]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+def chosen(path: Path, **variables: str) -> str:
+    """The Python that is taken where the programs are those in the folder `path`."""
+    return script("--python", PATH=str(path), **variables).stdout.strip()
+
+
+# --- which Python ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("minor", range(9, 17))
+def test_the_supported_pythons_are_those_that_the_package_names(tmp_path: Path, minor: int) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = SpecifierSet(project["requires-python"]).contains(f"3.{minor}.1")
+    pretend(tmp_path / "python3.11", f"3.{minor}.1")
+    assert (chosen(tmp_path) == "python3.11") == named == (minor in (11, 12, 13))
+
+
+@pytest.mark.parametrize(
+    ("version", "builder", "abiflags", "said"),
+    [
+        ("3.10.13", "CPython", "", "is CPython 3.10.13;"),
+        ("3.14.0", "CPython", "", "is CPython 3.14.0;"),
+        ("2.7.18", "CPython", "", "is CPython 2.7.18;"),
+        ("3.11.13", "PyPy", "", "is PyPy 3.11.13;"),
+        ("3.13.0", "CPython", "t", "is CPython 3.13.0 without a GIL;"),
+    ],
+)
+def test_an_unsupported_python_is_refused_in_one_sentence_before_anything_is_built(
+    tmp_path: Path, version: str, builder: str, abiflags: str, said: str
+) -> None:
+    python = pretend(tmp_path / "python", version, builder, abiflags)
+    venv = tmp_path / "venv"
+    command = ["make", "-j4", "setup", f"PYTHON={python}", f"VENV={venv}"]
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+    made = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    refusal, *makes_own = made.stderr.splitlines()
+    assert made.returncode == 2
+    assert said in refusal and "3.11, 3.12 or 3.13" in refusal and "make PYTHON=" in refusal
+    assert all(line.startswith("make") for line in makes_own)
+    assert made.stdout == "" and not venv.exists()
+
+
+def test_what_is_no_python_is_refused_by_name() -> None:
+    refused = script(PYTHON="/nowhere/python3.12", PATH=os.environ["PATH"])
+    assert refused.returncode == 1
+    assert "/nowhere/python3.12 cannot be run; RSD needs" in refused.stderr
+
+
+def test_without_a_name_the_first_supported_python_is_taken(tmp_path: Path) -> None:
+    pretend(tmp_path / "python3", "3.14.0")
+    assert chosen(tmp_path) == "python3"  # to be refused by its name
+    pretend(tmp_path / "python3", "3.13.2")
+    assert chosen(tmp_path) == "python3"
+    pretend(tmp_path / "python3.13", "3.13.0")
+    assert chosen(tmp_path) == "python3.13"
+    pretend(tmp_path / "python3.12", "3.12.0", builder="PyPy")
+    assert chosen(tmp_path) == "python3.13"
+    pretend(tmp_path / "python3.12", "3.12.0")
+    assert chosen(tmp_path) == "python3.12"
+
+
+def test_an_environment_that_is_there_keeps_its_python(tmp_path: Path) -> None:
+    older = pretend(tmp_path / "python3.11", "3.11.2")
+    python = pretend(tmp_path / "venv" / "bin" / "python", "3.13.0")
+    assert chosen(tmp_path, VENV=str(tmp_path / "venv")) == str(python)
+    variables = {"PATH": os.environ["PATH"], "VENV": str(tmp_path / "venv")}
+    refused = script(PYTHON=str(older), **variables)
+    assert refused.returncode == 1
+    assert "an environment of Python 3.13" in refused.stderr and "make clean" in refused.stderr
+
+
+# --- one set of pins ---------------------------------------------------------------------------
+
+OF_TORCHS_BUILD = ("cuda-", "nvidia-", "triton")  # torch itself names their versions
+
+
+def requirements(name: str) -> list[Requirement]:
+    lines = (ROOT / name).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and line[0] not in "#-"]
+
+
+FILES = ("constraints.txt", "requirements.txt", "requirements-dev.txt")
+
+
+def test_every_supported_python_gets_the_same_versions() -> None:
+    pins: dict[str, set[str]] = {}
+    for file in FILES:
+        for pin in requirements(file):
+            assert pin.marker is None and str(pin.specifier).startswith("=="), f"{file}: {pin}"
+            pins.setdefault(canonicalize_name(pin.name), set()).add(str(pin.specifier))
+    assert not {name: versions for name, versions in pins.items() if len(versions) > 1}
+
+
+def test_all_that_the_requirements_bring_along_is_pinned_and_installed_as_pinned() -> None:
+    pins = {canonicalize_name(pin.name): pin for file in FILES for pin in requirements(file)}
+    waiting = [*requirements("requirements.txt"), *requirements("requirements-dev.txt")]
+    seen: set[tuple[str, str]] = set()
+    unpinned = {}
+    while waiting:
+        asked = waiting.pop()
+        for extra in ("", *asked.extras):
+            name = canonicalize_name(asked.name)
+            if (name, extra) in seen or name.startswith(OF_TORCHS_BUILD):
+                continue
+            seen.add((name, extra))
+            there = metadata.distribution(name)
+            if name not in pins or Version(there.version).public not in pins[name].specifier:
+                unpinned[name] = there.version
+            for line in there.requires or ():
+                below = Requirement(line)
+                if below.marker is None or below.marker.evaluate({"extra": extra}):
+                    waiting.append(below)
+    assert not unpinned
+    assert len(seen) > 150
