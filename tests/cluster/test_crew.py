@@ -103,6 +103,7 @@ def test_replicas_that_never_load_are_not_started_for_ever(
 
     monkeypatch.setattr(crew, "cluster_size", lambda: WITH_GPUS)
     monkeypatch.setattr(actors, "start_replica", start)
+    monkeypatch.setattr(actors, "life_of", lambda _: actors.Life(0, ""))
     monkeypatch.setattr(crew, "ask_for_nodes", lambda *_: None)
     monkeypatch.setattr(crew, "ray", SimpleNamespace(wait=wait, get=get))
     monkeypatch.setattr(Crew, "_grow_workers", lambda *_: None)
