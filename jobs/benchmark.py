@@ -45,6 +45,7 @@ from rsd.console import PLAIN, complain, make_console
 from rsd.envs.rendering import NO_RENDERER
 from rsd.errors import UserError, writing
 from rsd.models import inspect_policy
+from rsd.outputs import write_atomically
 from rsd.provenance import hardware
 from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
 from rsd.tables import Grid, print_grid
@@ -409,9 +410,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures = job.run(console)
         if job.json:
             with writing(job.json):
-                job.json.write_text(
-                    json.dumps({"hardware": hardware(), **figures}, indent=2) + "\n"
-                )
+                text = json.dumps({"hardware": hardware(), **figures}, indent=2) + "\n"
+                write_atomically(job.json, text.encode())
     except UserError as error:
         complain(f"error: {error}")
         return BAD_REQUEST

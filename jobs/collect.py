@@ -42,6 +42,7 @@ from rsd.envs import assets, rendering
 from rsd.envs.looks import Looks
 from rsd.errors import UserError, unknown
 from rsd.experts import EXPERTS
+from rsd.leaving import terminable
 from rsd.models import inspect_policy
 from rsd.provenance import SIMULATOR_PACKAGES, code, packages
 from rsd.suites import Task, get_suite, get_task
@@ -180,6 +181,7 @@ def main(arguments: Sequence[str]) -> int:
 
     with contextlib.ExitStack() as stack:
         try:
+            stack.enter_context(terminable())
             config = tyro.cli(CollectConfig, args=arguments, description=DESCRIPTION)
             plan = prepare(config)
             check_cluster()
@@ -193,7 +195,7 @@ def main(arguments: Sequence[str]) -> int:
         except UserError as error:
             complain(f"error: {error}")
             return BAD_REQUEST
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # nothing was started
             return INTERRUPTED
         ending = carry_out(run, console, say)
         return conclude(run.standings(), ending, config.output, say)
@@ -320,22 +322,22 @@ class Ending:
 
 def carry_out(run: CollectionRun, console: Console, say: Callable[[str], None]) -> Ending:
     """Collect what the folder lacks, and show what it holds then."""
-    from rsd.cluster.crew import RunStoppedError
-    from rsd.cluster.driver import Interrupts
+    from rsd.cluster.reasons import RunStoppedError
     from rsd.cluster.session import connected
+    from rsd.cluster.watch import Interrupts, beside
 
     ending = Ending()
     try:
         with (
             _progress(console, say) as show,
             connected(),
-            Interrupts(lambda _: say("stopping")) as interrupts,  # after Ray took the signals
+            Interrupts(lambda _: say("stopping")) as interrupts,
         ):
-            run.run(lambda: interrupts.count > 0, show)
+            beside(lambda: run.run(lambda: interrupts.finish, show), lambda: interrupts.leave)
             ending = Ending(interrupted=interrupts.count > 0)
     except (RunStoppedError, UserError, OSError) as error:  # the last two: of writing files
         ending = Ending(stopped=str(error))
-    except KeyboardInterrupt:  # before the run began
+    except KeyboardInterrupt:  # before the run began, or in a hurry
         say("stopping")
         ending = Ending(interrupted=True)
     console.print(_table(run.standings()))

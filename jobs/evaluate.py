@@ -24,6 +24,7 @@ from rsd.cluster.address import check_cluster, cluster_address
 from rsd.config import parse
 from rsd.console import PLAIN, complain, make_console
 from rsd.errors import UserError
+from rsd.leaving import is_left_behind, terminable
 from rsd.preflight import RunPlan, check_output, open_books, output_of, prepare
 
 if TYPE_CHECKING:
@@ -36,14 +37,15 @@ def main(arguments: Sequence[str]) -> int:
     """Parse, check, plan, run, summarise; returns the exit code that `--help` explains."""
     console = make_console()
     try:
-        run = prepare(parse(arguments))
-        check_place(run)
-        if run.config.output.dry_run:
-            check_output(run)
-        describe(run, console)
-        if run.config.output.dry_run:
-            return DONE
-        return carry_out(run, console)
+        with terminable():
+            run = prepare(parse(arguments))
+            check_place(run)
+            if run.config.output.dry_run:
+                check_output(run)
+            describe(run, console)
+            if run.config.output.dry_run:
+                return DONE
+            return carry_out(run, console)
     except UserError as error:
         complain(f"error: {error}")
         return BAD_REQUEST
@@ -108,20 +110,36 @@ def _forecast_lines(run: RunPlan) -> list[str]:
 
 
 def carry_out(run: RunPlan, console: Console) -> int:
-    """Run on Ray what is not recorded of a checked plan, and print the summary."""
+    """Run on Ray what is not recorded of a checked plan, and print the summary.
+
+    There is none where the run is left in a hurry: `python -m rsd.report` makes it at leisure.
+    """
     planned = set(run.keys)
     books = open_books(run, lambda line: console.print(line, **PLAIN))
     output, done = books.output, len(books.recorded())
+    stopped, hurry = "", False
     try:
         with books:
             console.print(f"output   {output} (run {books.run_id}, {done} recorded)", **PLAIN)
-            stopped = "" if planned <= books.recorded() else work(run, books, console)
+            if not planned <= books.recorded():
+                try:
+                    stopped = work(run, books, console)
+                except KeyboardInterrupt:
+                    hurry = True
     except (UserError, OSError) as error:  # the books cannot be written
         again = "make room or mend it, then the same command with --resume goes on"
         complain(f"stopped: {error}; {again}")
-        return STOPPED
+        return INTERRUPTED if hurry else STOPPED
     left = len(planned - books.recorded())
-    errors = summarise(output, console)
+    hurry = hurry or is_left_behind()
+    try:
+        errors = 0 if left and hurry else summarise(output, console)
+    except OSError as error:  # a store that is away now; what is recorded is recorded
+        again = f"`python -m rsd.report {output}` prints it when it can"
+        complain(f"no summary: {error}; {again}")
+        stopped = stopped or "stopped"
+        if not left:
+            return STOPPED
     if left:
         how = f"{stopped or 'interrupted'}: {left} episodes left"
         resume = f"go on with the same arguments and --output {output} --resume"
@@ -133,7 +151,7 @@ def carry_out(run: RunPlan, console: Console) -> int:
 def work(run: RunPlan, books: Books, console: Console) -> str:
     """Run a plan to its end or to an interrupt; returns why it cannot go on, if so."""
     with commands.importing():  # after all checks: ray takes a second
-        from rsd.cluster.crew import RunStoppedError
+        from rsd.cluster.reasons import RunStoppedError
         from rsd.cluster.session import connected, evaluate
 
     try:

@@ -145,7 +145,7 @@ def plan_in(run: RunPlan, output: str) -> RunPlan:
 
 def on_ray(run: RunPlan, console: Console) -> bool:
     """Evaluate a plan as jobs/evaluate.py does; False where it stopped early."""
-    from rsd.cluster.crew import RunStoppedError  # after all checks: ray takes a second
+    from rsd.cluster.reasons import RunStoppedError  # after all checks: ray takes a second
     from rsd.cluster.session import connected, evaluate
 
     with open_books(run, lambda line: console.print(line, **PLAIN)) as books:

@@ -31,7 +31,8 @@ from rich.console import Console
 
 from rsd import results
 from rsd.console import PLAIN, complain, make_console
-from rsd.errors import UserError
+from rsd.errors import UserError, writing
+from rsd.outputs import write_atomically
 from rsd.report import MARGIN, margin_of
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -89,7 +90,8 @@ class TableOf:
             console.print("\n".join(lines), **PLAIN)
             return
         page = self.write.read_text(encoding="utf-8")
-        self.write.write_text(results.replaced(page, TOPIC, lines), encoding="utf-8")
+        with writing(self.write):
+            write_atomically(self.write, results.replaced(page, TOPIC, lines).encode())
         console.print(f"wrote {self.write}", **PLAIN)
 
 

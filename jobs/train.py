@@ -13,7 +13,8 @@ Reads the HDF5 files of jobs/collect.py and LIBERO's published ones. The same co
 CPU, on a GPU and on all GPUs of a cluster. Reports go to training.parquet and to
 TensorBoard (`tensorboard --logdir OUTPUT`). Ctrl-C keeps the training state: the same command
 with --resume goes on. Under `ray job submit` a relative --output starts at the home folder.
-Exit codes: 0 done, 1 workers kept dying, 2 bad request, 130 interrupted.
+Exit codes: 0 done, 1 stopped (workers kept dying, the disk is full, the cluster is lost), 2 bad
+request, 130 interrupted. After 1 and 130 --resume goes on.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from rsd.config import LocalFolder
 from rsd.console import PLAIN, complain, make_console
 from rsd.demonstrations import check_files
 from rsd.errors import UserError
+from rsd.leaving import terminable
 from rsd.provenance import cpus
 from rsd.training.config import TrainJob
 from rsd.training.metrics import Progress
@@ -77,7 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     console = make_console()
     go_on = "the same command with --resume goes on"
     try:
-        return carry_out(job, " ".join(["python", "jobs/train.py", *arguments]), console)
+        with terminable():
+            return carry_out(job, " ".join(["python", "jobs/train.py", *arguments]), console)
     except UserError as error:
         complain(f"error: {error}")
         return BAD_REQUEST
@@ -100,16 +103,27 @@ def carry_out(job: TrainCommand, words: str, console: Console) -> int:
         from rsd.cluster.crew import cluster_size
         from rsd.cluster.session import connected
         from rsd.cluster.training import Placement, absolute, gpus_of_cluster, train
+        from rsd.cluster.watch import Interrupts, beside
         from rsd.training.run import reserved
 
-    with reserved(job), Display(console) as display, connected(max(job.workers or 1, cpus())):
+    with (
+        reserved(job),
+        Display(console) as display,
+        connected(max(job.workers or 1, cpus())),
+        Interrupts(lambda _: None) as interrupts,
+    ):
         placement = Placement.choose(
-            job.workers, job.gpus_per_worker, job.restarts, gpus_of_cluster()
+            job.workers, job.gpus_per_worker, job.restarts, beside(gpus_of_cluster)
         )
         display.show(str(placement))
-        if placement.workers > cluster_size().cpus:
-            display.show(f"they wait for nodes: a CPU each, the cluster has {cluster_size()}")
-        train(absolute(job), words, placement, display.show)
+        size = beside(cluster_size)
+        if placement.workers > size.cpus:
+            display.show(f"they wait for nodes: a CPU each, the cluster has {size}")
+        work = absolute(job)
+        beside(
+            lambda: train(work, words, placement, display.show, lambda: interrupts.finish),
+            lambda: interrupts.finish,
+        )
     console.print(f"wrote {job.output}: `python jobs/evaluate.py --policy {job.output}`", **PLAIN)
     return DONE
 

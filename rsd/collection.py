@@ -28,12 +28,12 @@ from rsd.demonstrations import (
     task_file,
     write_demonstration,
 )
-from rsd.envs.assets import write_atomically
 from rsd.envs.looks import Looks
 from rsd.episode import Decide, check_actions
 from rsd.errors import UserError, writing
 from rsd.foreign import MOST_BYTES, parse_json, read_bytes
 from rsd.locking import hold, let_go_on_failure
+from rsd.outputs import ASIDE, write_atomically
 from rsd.provenance import flat
 from rsd.suites import Task
 from rsd.types import (
@@ -408,7 +408,7 @@ class Store:
                 )
             self._agree(json.loads(json.dumps(shared)))
             with writing(folder):
-                for unfinished in folder.rglob(".*.tmp"):  # of a killed writer
+                for unfinished in folder.rglob(f".*{ASIDE}"):  # of a killed writer
                     unfinished.unlink()
 
     def _agree(self, shared: dict[str, Any]) -> None:

@@ -54,6 +54,7 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
         pass  # next would take its number, and messages with it
     os.close(opened)
     from rsd.console import settle, take_any_text  # rich takes a moment
+    from rsd.leaving import leave
 
     take_any_text(sys.stdout, sys.stderr)
     if signal.getsignal(signal.SIGINT) is _leave:
@@ -64,4 +65,4 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
         code = INTERRUPTED
     finally:
         settle(sys.stdout, sys.stderr)
-    sys.exit(code)
+    leave(code)

@@ -55,13 +55,18 @@ def reading(path: Path | str) -> Iterator[None]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+class CannotWriteError(UserError):
+    """A file has no place: what was done until then stays, and --resume goes on from it."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises UserError, with the file's name, where writing it fails: a full disk has none."""
+    """Raises CannotWriteError, with the file's name, where writing it fails: a full disk's has
+    none."""
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise CannotWriteError(
             f"cannot write {path}: {error}; make room there or choose another --output"
         ) from error
 

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsd import conditions
-from rsd.envs.assets import write_atomically
 from rsd.errors import UserError
+from rsd.outputs import write_atomically
 from rsd.records import Column, Committed, committed, read_run
 from rsd.report import (
     COVERED,

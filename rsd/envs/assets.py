@@ -18,7 +18,7 @@ import platformdirs
 
 from rsd import arithmetic, installation
 from rsd.errors import UserError, using
-from rsd.outputs import check_name
+from rsd.outputs import check_name, write_atomically
 from rsd.suites import SUITES, get_suite, get_task, libero_root
 
 OFFICIAL_REPOSITORY = "lerobot/libero-assets"  # Hugging Face dataset that hf-libero names
@@ -266,22 +266,6 @@ def check_node(assets: ResolvedAssets) -> None:
             f"the asset tree {here.path} on this node ({platform.node()}) is another one than the "
             f"driver's: {found[:12]} instead of {assets.fingerprint[:12]}; copy it again"
         )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file aside and rename it into place, so that readers see all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    aside = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fchmod(stream.fileno(), 0o644)  # mkstemp lets nobody else read
-            os.fsync(stream.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def download_official() -> Path:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from rsd import arithmetic, installation
-from rsd.envs.assets import ResolvedAssets, cache_dir, write_atomically
+from rsd.envs.assets import ResolvedAssets, cache_dir
+from rsd.outputs import write_atomically
 from rsd.provenance import SIMULATOR_PACKAGES, flat, packages
 from rsd.suites import TRIALS_PER_TASK, Task
 

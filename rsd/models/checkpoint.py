@@ -24,6 +24,7 @@ import numpy as np
 from rsd.architecture import SmallVLAConfig, check_images, from_json, tensors
 from rsd.errors import UserError, brief, reading, unknown, using
 from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
+from rsd.outputs import write_atomically
 from rsd.types import ImageSpec
 
 FORMAT = 4
@@ -139,17 +140,25 @@ def _inspect(spec: str) -> CheckpointInfo:
 def write_config(
     path: Path, model: SmallVLAConfig, images: ImageSpec, origin: dict[str, Any]
 ) -> None:
-    """Describe the tensors that lie beside it already."""
+    """Describe the tensors that lie in folder `path` already."""
+    weights = (path / WEIGHTS_FILE).read_bytes()
+    write_atomically(path / CONFIG_FILE, described(model, images, origin, weights))
+
+
+def described(
+    model: SmallVLAConfig, images: ImageSpec, origin: dict[str, Any], weights: bytes
+) -> bytes:
+    """The content of config.json beside these `weights`."""
     content = {
         "format": FORMAT,
         "architecture": ARCHITECTURE,
         "conventions": CONVENTIONS,
         "model": dataclasses.asdict(model),
         "images": dataclasses.asdict(images),
-        "description_sha256": _description(model, images, (path / WEIGHTS_FILE).read_bytes()),
+        "description_sha256": _description(model, images, weights),
         "origin": origin,
     }
-    (path / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def _read_config(path: Path) -> dict[str, Any]:
