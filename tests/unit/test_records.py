@@ -439,6 +439,7 @@ def test_a_whole_run_works_on_an_object_store(monkeypatch: pytest.MonkeyPatch) -
     from fsspec.implementations.memory import MemoryFileSystem
 
     memory = MemoryFileSystem(skip_instance_cache=True)
+    memory.store.clear()  # which all of them share
     files = pafs.PyFileSystem(pafs.FSSpecHandler(memory))
     monkeypatch.setattr(
         records._Folder,
