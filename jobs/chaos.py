@@ -66,9 +66,8 @@ from rsd.errors import UserError
 from rsd.preflight import RunPlan, prepare
 
 EVALUATE = Path(__file__).resolve().parent / "evaluate.py"
-TOY = tuple(
-    "--task-suite toy_slow --policy toy --num-trials 20 --workers 2 --worker-memory-gb 0.2".split()
-)
+TOY: tuple[str, ...] = ("--task-suite", "toy_slow", "--policy", "toy", "--num-trials", "20")
+TOY += ("--workers", "2", "--worker-memory-gb", "0.2")
 LIMITS = ("--time-limit-s", "60", "--decode-limit-s", "10")
 DONE, BROKEN, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
