@@ -73,7 +73,8 @@ DONE, BROKEN, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
 TICK_S = 0.2
 RECOVERY_S = 90.0  # beside the time limit: Ray's start, and how long it takes to miss a node
-FADE_S = 30.0  # in which the processes of a run that ended are gone
+ACTORS_FADE_S = 20.0  # in which workers and replicas of a run that ended are gone
+FADE_S = 90.0  # the same for Ray's own: its agents look for a dead GCS for 60 s
 STORE_START_S = 60.0
 BUCKET = "chaos"
 SHOWN = 5  # broken cases of a promise; the report has them all
@@ -223,8 +224,12 @@ class Proxy:
             writer.transport.abort()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        if self._server is None or not self._server.is_serving():  # came in the last moment
+            writer.transport.abort()
+            return
         inside, outside = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers |= {writer, outside}
+        self._writers.add(outside)
         await asyncio.gather(self._pump(reader, outside), self._pump(inside, writer))
         self._writers -= {writer, outside}
 
@@ -321,6 +326,15 @@ class Due:
     end: Callable[[], None]
 
 
+@dataclass(frozen=True)
+class Fading:
+    """A session whose driver has ended, until the last of its processes has."""
+
+    since: float  # s, Unix time
+    session: Session
+    round: Round
+
+
 class Campaign:
     """Strikes, restarts, takes notes. One thread; looks around every TICK_S."""
 
@@ -349,7 +363,7 @@ class Campaign:
         self._ray = ray
         self._say = say
         self._session: Session | None = None
-        self._fading: list[tuple[float, Session, Round]] = []
+        self._fading: list[Fading] = []
         self._due: list[Due] = []
         self._stopped: list[psutil.Process] = []
         self._rows: dict[str, int] = {}  # by part, of all rounds
@@ -519,19 +533,21 @@ class Campaign:
         for process in self._stopped:
             _resume(process)
         self._stopped.clear()
-        self._fading.append((time.time() + FADE_S, session, self.rounds[-1]))
+        self._fading.append(Fading(time.time(), session, self.rounds[-1]))
 
     def _watch_fading(self) -> None:
-        for deadline, session, round_ in list(self._fading):
-            members = session.members()
-            if members and time.time() < deadline:
-                continue
-            round_.left += [
-                f"{session.run} session {session.number}: {_title(p)} ({p.pid}), {FADE_S:g} s later"
-                for p in members
-            ]
-            session.kill()
-            self._fading.remove((deadline, session, round_))
+        for fading in list(self._fading):
+            after_s = time.time() - fading.since
+            members = fading.session.members()
+            actors = [p for p in members if chaos.kind_of(_command(p)) in ("worker", "replica")]
+            late = members if after_s > FADE_S else actors if after_s > ACTORS_FADE_S else []
+            for process in late:
+                who = f"session {fading.session.number}: {_title(process)} ({process.pid})"
+                fading.round.left.append(f"{who}, {after_s:.0f} s after its driver")
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if not members:
+                self._fading.remove(fading)
 
     # -- starting --------------------------------------------------------------------------------
 
@@ -558,7 +574,7 @@ class Campaign:
         for process in self._stopped:
             _resume(process)
         living = [self._session] if self._session is not None else []
-        for session in [*living, *(session for _, session, _ in self._fading)]:
+        for session in [*living, *(fading.session for fading in self._fading)]:
             session.kill()
 
     # -- evidence --------------------------------------------------------------------------------
