@@ -37,6 +37,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 import urllib.request
@@ -76,7 +77,9 @@ RECOVERY_S = 90.0  # beside the time limit: Ray's start, and how long it takes t
 ACTORS_FADE_S = 20.0  # in which workers and replicas of a run that ended are gone
 FADE_S = 90.0  # the same for Ray's own: its agents look for a dead GCS for 60 s
 STORE_START_S = 60.0
+ACCEPT_S = 0.05
 BUCKET = "chaos"
+SHORT = 70  # characters of what a run did, in the table
 SHOWN = 5  # broken cases of a promise; the report has them all
 
 
@@ -199,6 +202,7 @@ class Proxy:
         self.port = free_port()
         self._target = target
         self._server: asyncio.Server | None = None
+        self._away = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -215,17 +219,20 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(what, self._loop).result()  # type: ignore[arg-type]
 
     async def _open(self) -> None:
+        self._away = False
         self._server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
 
     async def _refuse(self) -> None:
         assert self._server is not None
+        self._away = True
+        await asyncio.sleep(ACCEPT_S)  # asyncio forgets one that it was accepting when it closes
         self._server.close()
         for writer in list(self._writers):
             writer.transport.abort()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        if self._server is None or not self._server.is_serving():  # came in the last moment
+        if self._away:  # came in the last moment
             writer.transport.abort()
             return
         inside, outside = await asyncio.open_connection("127.0.0.1", self._target)
@@ -513,7 +520,8 @@ class Campaign:
         self.endings.append(ending)
         self._fade(session)
         if code not in chaos.COMPLETE:
-            self._say(f"    exit code {code}: {chaos.last_line(ending.log)}")
+            said = f": {chaos.last_line(ending.log)}" if code > 0 else ""
+            self._say(f"    exit code {code}{said}")
             self._start_when_the_store_is_back()
         elif begin_another:
             self._say(f"    {session.run} is complete after {session.number + 1} sessions")
@@ -648,7 +656,7 @@ def print_report(
             str(entry["number"]),
             f"{entry['run']}.{entry['session']}",
             f"{entry['signal']}{lasts} {entry['victim']}",
-            str(entry["then"]),
+            textwrap.shorten(str(entry["then"]), SHORT, placeholder=" ..."),
             _seconds(entry["rows_after_s"]),
             _seconds(entry["longest_gap_s"]),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -76,6 +77,7 @@ UNPREPARED = {-15, -2, 130}  # of a signal that comes before anything is opened
 AT_ONCE_S = 30.0  # what Slurm waits between SIGTERM and SIGKILL
 UNSETTLED = 0.25  # of the blows fall while the run still recovers from the one before
 LONGEST_PAUSE_S = 2.0
+LONGEST = 300  # characters of a driver's last line
 DEATHS_PER_RETRY = 4  # of replicas, over one request, before that counts as a failed attempt
 
 
@@ -163,9 +165,10 @@ class Ending:
 
 
 def last_line(log: str) -> str:
-    """What a driver said last."""
-    lines = log.strip().splitlines()
-    return lines[-1] if lines else ""
+    """What a driver said last, without colours and no longer than a sentence."""
+    lines = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", log).strip().splitlines()
+    line = lines[-1] if lines else ""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
 @dataclass(frozen=True)

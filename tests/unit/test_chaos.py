@@ -258,7 +258,7 @@ def test_an_account_says_what_the_run_did_and_how_long_it_stood_still() -> None:
         blow("driver", at=50.0, session=2),
     ]
     endings = [
-        ending(1, "a\nstopped: x\n", session=1, ended=23.0),
+        ending(1, "a\n\x1b[31mstopped: x\x1b[0m\n", session=1, ended=23.0),
         ending(-9, "", session=2, ended=50.1),
         ending(0, "done", session=3),
     ]
