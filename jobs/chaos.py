@@ -427,9 +427,13 @@ class Campaign:
         if event.victim == STORE:
             assert self._store is not None
             return [psutil.Process(self._store.server.pid)]
+        found: list[psutil.Process] = []
         with suppress(psutil.NoSuchProcess):
-            return self._session.find(event.victim)
-        return []
+            found = self._session.find(event.victim)
+        if event.signal == "SIGSTOP" and event.lasts_s is None:
+            commands = [(process, _command(process)) for process in found]
+            return [p for p, c in commands if c and chaos.may_stand_still(event.victim, c)]
+        return found
 
     def _strike(self, event: Event, victim: psutil.Process) -> None:
         assert self._session is not None

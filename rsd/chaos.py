@@ -91,6 +91,17 @@ def kind_of(command: Sequence[str]) -> str | None:
     return PROGRAMS.get(PurePath(command[0]).name)
 
 
+def may_stand_still(victim: str, command: Sequence[str]) -> bool:
+    """Whether a run must notice that this process stands still for good.
+
+    Not while an actor starts: a driver cannot tell one that hangs from one that loads a model for
+    long, or that waits for a node (docs/chaos.md).
+    """
+    if victim == "worker":
+        return command[0].endswith(".episode")
+    return not (victim == "replica" and command[0].endswith(".__init__"))
+
+
 @dataclass(frozen=True)
 class Event:
     """One planned blow."""

@@ -25,6 +25,7 @@ from rsd.chaos import (
     check_retries,
     keys_of,
     kind_of,
+    may_stand_still,
     plan_events,
 )
 from rsd.errors import UserError
@@ -73,6 +74,23 @@ def test_victims_are_told_apart_by_their_command_line(
     command: list[str], victim: str | None
 ) -> None:
     assert kind_of(command) == victim
+
+
+@pytest.mark.parametrize(
+    ("victim", "title", "noticed"),
+    [
+        ("worker", "ray::EnvWorkerActor.episode", True),
+        ("worker", "ray::EnvWorkerActor.__init__", False),
+        ("worker", "ray::EnvWorkerActor", False),
+        ("replica", "ray::PolicyReplicaActor", True),
+        ("replica", "ray::PolicyReplicaActor.__init__", False),
+        ("gcs", "gcs_server", True),
+    ],
+)
+def test_actors_are_stopped_for_good_only_when_they_are_up(
+    victim: str, title: str, noticed: bool
+) -> None:
+    assert may_stand_still(victim, [title]) == noticed
 
 
 # -- the audit ----------------------------------------------------------------------------------
