@@ -28,7 +28,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from rsd.errors import UserError
+from rsd.errors import UserError, writing
+from rsd.outputs import write_atomically
 from rsd.provenance import hardware
 from rsd.types import Decoding, Observation
 
@@ -296,11 +297,13 @@ def main() -> int:
     job: Any = tyro.cli(Job, description=__doc__)
     try:
         figures = job.run(console)
+        if job.json:
+            with writing(job.json):
+                text = json.dumps({"hardware": hardware(), **figures}, indent=2) + "\n"
+                write_atomically(job.json, text.encode())
     except UserError as error:
         console.print(f"[red]error:[/red] {error}", highlight=False)
         return 2
-    if job.json:
-        job.json.write_text(json.dumps({"hardware": hardware(), **figures}, indent=2) + "\n")
     return 0
 
 

@@ -34,6 +34,7 @@ from rsd.envs import assets, rendering
 from rsd.envs.looks import Looks
 from rsd.errors import UserError, unknown
 from rsd.experts import EXPERTS
+from rsd.leaving import leave, terminable
 from rsd.models import inspect_policy
 from rsd.outputs import lasting
 from rsd.provenance import SIMULATOR_PACKAGES, code, packages
@@ -173,6 +174,7 @@ def main(arguments: Sequence[str]) -> int:
 
     with contextlib.ExitStack() as stack:
         try:
+            stack.enter_context(terminable())
             config = tyro.cli(CollectConfig, args=arguments, description=DESCRIPTION)
             config = dataclasses.replace(config, output=Path(lasting(str(config.output))))
             plan = prepare(config)
@@ -186,6 +188,8 @@ def main(arguments: Sequence[str]) -> int:
         except UserError as error:
             Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
             return BAD_REQUEST
+        except KeyboardInterrupt:  # nothing was started
+            return INTERRUPTED
         ending = carry_out(run, plan.workers, console, say)
         return conclude(run.standings(), ending, config.output, say)
 
@@ -310,22 +314,22 @@ def carry_out(
     run: CollectionRun, workers: int | None, console: Console, say: Callable[[str], None]
 ) -> Ending:
     """Collect what the folder lacks, and show what it holds then."""
-    from rsd.cluster.crew import RunStoppedError
-    from rsd.cluster.driver import Interrupts
+    from rsd.cluster.reasons import RunStoppedError
     from rsd.cluster.session import connected
+    from rsd.cluster.watch import Interrupts, beside
 
     ending = Ending()
     try:
         with (
             _progress(console, say) as show,
             connected(workers),
-            Interrupts(lambda _: say("stopping")) as interrupts,  # after Ray took the signals
+            Interrupts(lambda _: say("stopping")) as interrupts,
         ):
-            run.run(lambda: interrupts.count > 0, show)
+            beside(lambda: run.run(lambda: interrupts.finish, show), lambda: interrupts.leave)
             ending = Ending(interrupted=interrupts.count > 0)
     except (RunStoppedError, UserError, OSError) as error:  # the last two: of writing files
         ending = Ending(stopped=str(error))
-    except KeyboardInterrupt:  # before the run began
+    except KeyboardInterrupt:  # before the run began, or in a hurry
         say("stopping")
         ending = Ending(interrupted=True)
     console.print(_table(run.standings()))
@@ -430,4 +434,4 @@ def _say_costs(costs: Sequence[Cost], say: Callable[[str], None]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

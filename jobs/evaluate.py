@@ -16,6 +16,7 @@ from rich.console import Console
 from rsd.config import parse
 from rsd.console import PLAIN
 from rsd.errors import UserError
+from rsd.leaving import is_left_behind, leave, terminable
 from rsd.preflight import RunPlan, open_books, output_of, prepare
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ def main(arguments: Sequence[str]) -> int:
     """Parse, check, plan, run, summarise; returns the exit code that `--help` explains."""
     console = Console()
     try:
-        run = prepare(parse(arguments))
-        describe(run, console)
-        if run.config.output.dry_run:
-            return DONE
-        return carry_out(run, console)
+        with terminable():
+            run = prepare(parse(arguments))
+            describe(run, console)
+            if run.config.output.dry_run:
+                return DONE
+            return carry_out(run, console)
     except UserError as error:
         Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
         return BAD_REQUEST
@@ -82,20 +84,29 @@ def _forecast_lines(run: RunPlan) -> list[str]:
 
 
 def carry_out(run: RunPlan, console: Console) -> int:
-    """Run on Ray what is not recorded of a checked plan, and print the summary."""
+    """Run on Ray what is not recorded of a checked plan, and print the summary.
+
+    There is none where the run is left in a hurry: `python -m rsd.report` makes it at leisure.
+    """
     planned = set(run.keys)
     books = open_books(run, lambda line: console.print(line, **PLAIN))
     output, done = books.output, len(books.recorded())
+    stopped, hurry = "", False
     try:
         with books:
             console.print(f"output   {output} (run {books.run_id}, {done} recorded)", **PLAIN)
-            stopped = "" if planned <= books.recorded() else work(run, books, console)
+            if not planned <= books.recorded():
+                try:
+                    stopped = work(run, books, console)
+                except KeyboardInterrupt:
+                    hurry = True
     except (UserError, OSError) as error:  # the books cannot be written
         again = "make room or mend it, then the same command with --resume goes on"
         Console(stderr=True).print(f"stopped: {error}; {again}", style="red", **PLAIN)
-        return STOPPED
+        return INTERRUPTED if hurry else STOPPED
     left = len(planned - books.recorded())
-    errors = summarise(output, console)
+    hurry = hurry or is_left_behind()
+    errors = 0 if left and hurry else summarise(output, console)
     if left:
         how = f"{stopped or 'interrupted'}: {left} episodes left"
         resume = f"go on with the same arguments and --output {output} --resume"
@@ -106,7 +117,7 @@ def carry_out(run: RunPlan, console: Console) -> int:
 
 def work(run: RunPlan, books: Books, console: Console) -> str:
     """Run a plan to its end or to an interrupt; returns why it cannot go on, if so."""
-    from rsd.cluster.crew import RunStoppedError  # after all checks: ray takes a second
+    from rsd.cluster.reasons import RunStoppedError  # after all checks: ray takes a second
     from rsd.cluster.session import connected, evaluate
 
     try:
@@ -127,4 +138,4 @@ def summarise(output: str, console: Console) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

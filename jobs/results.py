@@ -23,7 +23,8 @@ from rich.console import Console
 
 from rsd import results
 from rsd.console import PLAIN
-from rsd.errors import UserError
+from rsd.errors import UserError, writing
+from rsd.outputs import write_atomically
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 TOPIC = "results"
@@ -74,7 +75,8 @@ class TableOf:
             console.print("\n".join(lines), **PLAIN)
             return
         page = self.write.read_text()
-        self.write.write_text(results.replaced(page, TOPIC, lines))
+        with writing(self.write):
+            write_atomically(self.write, results.replaced(page, TOPIC, lines).encode())
         console.print(f"wrote {self.write}", **PLAIN)
 
 

@@ -13,7 +13,8 @@ Reads the HDF5 files of jobs/collect.py and LIBERO's published ones. The same co
 CPU, on a GPU and on all GPUs of a cluster. Reports go to training.parquet and to
 TensorBoard (`tensorboard --logdir OUTPUT`). Ctrl-C keeps the training state: the same command
 with --resume goes on. Under `ray job submit` a relative --output starts at the home folder.
-Exit codes: 0 done, 1 workers kept dying, 2 bad request, 130 interrupted.
+Exit codes: 0 done, 1 stopped (workers kept dying, the disk is full, the cluster is lost), 2 bad
+request, 130 interrupted. After 1 and 130 --resume goes on.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from rich.progress import Progress as Bar
 from rsd.console import PLAIN
 from rsd.demonstrations import check_files
 from rsd.errors import UserError
+from rsd.leaving import leave, terminable
 from rsd.outputs import lasting
 from rsd.provenance import cpus
 from rsd.training.config import TrainJob
@@ -66,7 +68,8 @@ def main(arguments: list[str]) -> int:
     console, complain = Console(), Console(stderr=True, style="red")
     go_on = "the same command with --resume goes on"
     try:
-        return carry_out(job, " ".join(["python", "jobs/train.py", *arguments]), console)
+        with terminable():
+            return carry_out(job, " ".join(["python", "jobs/train.py", *arguments]), console)
     except UserError as error:
         complain.print(f"error: {error}", **PLAIN)
         return BAD_REQUEST
@@ -89,13 +92,22 @@ def carry_out(job: TrainCommand, words: str, console: Console) -> int:
     with reserved(job):
         from rsd.cluster.session import connected
         from rsd.cluster.training import Placement, absolute, gpus_of_cluster, train
+        from rsd.cluster.watch import Interrupts, beside
 
-        with Display(console) as display, connected(max(job.workers or 1, cpus())):
+        with (
+            Display(console) as display,
+            connected(max(job.workers or 1, cpus())),
+            Interrupts(lambda _: None) as interrupts,
+        ):
             placement = Placement.choose(
-                job.workers, job.gpus_per_worker, job.restarts, gpus_of_cluster()
+                job.workers, job.gpus_per_worker, job.restarts, beside(gpus_of_cluster)
             )
             display.show(str(placement))
-            train(absolute(job), words, placement, display.show)
+            work = absolute(job)
+            beside(
+                lambda: train(work, words, placement, display.show, lambda: interrupts.finish),
+                lambda: interrupts.finish,
+            )
     console.print(f"wrote {job.output}: `python jobs/evaluate.py --policy {job.output}`", **PLAIN)
     return DONE
 
@@ -141,4 +153,4 @@ class Display:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

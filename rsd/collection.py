@@ -28,11 +28,11 @@ from rsd.demonstrations import (
     task_file,
     write_demonstration,
 )
-from rsd.envs.assets import write_atomically
 from rsd.envs.looks import Looks
 from rsd.episode import Decide, check_actions
 from rsd.errors import UserError, writing
 from rsd.locking import hold
+from rsd.outputs import ASIDE, write_atomically
 from rsd.provenance import flat
 from rsd.suites import Task
 from rsd.types import (
@@ -404,7 +404,7 @@ class Store:
             )
         self._agree(json.loads(json.dumps(shared)))
         with writing(folder):
-            for unfinished in folder.rglob(".*.tmp"):  # of a killed writer
+            for unfinished in folder.rglob(f".*{ASIDE}"):  # of a killed writer
                 unfinished.unlink()
 
     def _agree(self, shared: dict[str, Any]) -> None:

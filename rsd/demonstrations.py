@@ -26,7 +26,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ import h5py
 import numpy as np
 
 from rsd.errors import UserError, writing
+from rsd.outputs import aside
 from rsd.suites import SUITES, Task, get_suite, get_task
 from rsd.types import ACTION_DIM, ImageSpec
 
@@ -170,20 +170,16 @@ def _seeds(path: Path) -> dict[str, int]:
 def _aside(path: Path) -> Iterator[h5py.File]:
     """A new HDF5 file that appears at `path` when it is complete and on the disk. Raises UserError
     where it cannot be written."""
-    aside = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        writing(path),
+        aside(path) as whole,
+        _Stream(whole.fileno(), "w+", closefd=False) as stream,
+    ):
         try:
-            with _Stream(aside, "w+") as stream:
-                try:
-                    with h5py.File(stream, "w") as file:
-                        yield file
-                finally:
-                    stream.check()  # an error of HDF5's may only follow from it
-                os.fsync(stream.fileno())
-            aside.replace(path)
+            with h5py.File(stream, "w") as file:
+                yield file
         finally:
-            aside.unlink(missing_ok=True)
+            stream.check()  # an error of HDF5's may only follow from it
 
 
 class _Stream(io.FileIO):

@@ -12,13 +12,18 @@ class UserError(ValueError):
     """Something that the user can mend; shown without a traceback."""
 
 
+class CannotWriteError(UserError):
+    """A file has no place: what was done until then stays, and --resume goes on from it."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises UserError, with the file's name, where writing it fails: a full disk has none."""
+    """Raises CannotWriteError, with the file's name, where writing it fails: a full disk's has
+    none."""
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise CannotWriteError(
             f"cannot write {path}: {error}; make room there or choose another --output"
         ) from error
 

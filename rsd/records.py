@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +26,10 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from rsd.errors import UserError
+from rsd.errors import CannotWriteError, UserError
 from rsd.locking import hold
+from rsd.outbox import Outbox, Parcel, Patience
+from rsd.outputs import ASIDE, write_atomically
 from rsd.provenance import Machine, flat
 from rsd.types import EpisodeKey, EpisodeResult
 
@@ -195,7 +197,7 @@ class _Folder:
         if "://" not in output:
             return cls(pafs.LocalFileSystem(), str(Path(output).expanduser().absolute()), output)
         try:
-            files, root = pafs.FileSystem.from_uri(output)
+            files, root = pafs.FileSystem.from_uri(_in_one_request(output))
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(
                 f"cannot open output {output!r}: {error} (give a local path, s3://, gs://, "
@@ -220,23 +222,17 @@ class _Folder:
         with self.files.open_input_stream(self.path(name)) as stream:
             return stream.read()
 
-    def write(self, name: str, data: bytes | pa.Buffer) -> None:
+    def write(self, name: str, data: bytes) -> None:
         """Put a whole file in place, or nothing.
 
         On a disk: written aside, synced (a torn part after a power cut would break every reader)
         and renamed. In an object store an object appears when its upload is complete.
         """
-        if self.local is None:
-            with self.files.open_output_stream(self.path(name)) as stream:
-                stream.write(data)
+        if self.local is not None:
+            write_atomically(self.local / name, data)
             return
-        target = self.local / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.tmp")
-        with aside.open("wb") as file:
-            file.write(data)
-            os.fsync(file.fileno())
-        aside.replace(target)
+        with self.files.open_output_stream(self.path(name)) as stream:
+            stream.write(data)
 
     def delete(self, name: str) -> None:
         self.files.delete_file(self.path(name))
@@ -248,6 +244,14 @@ class _Folder:
         drivers on one output remain the user's business.
         """
         return None if self.local is None else hold(self.local, self.shown)
+
+
+def _in_one_request(uri: str) -> str:
+    """Where an object of S3 goes up in one PUT (up to 10 MB; parts are far smaller) there is no
+    multipart upload that a kill could leave behind: those are invisible and paid for."""
+    if not uri.startswith("s3://") or "allow_delayed_open=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
 
 
 def _is_hidden(name: str) -> bool:
@@ -269,9 +273,12 @@ def _writable(folder: _Folder) -> Iterator[None]:
         ) from error
 
 
+_PROBE = ".probe-"
+
+
 def _prove_writable(folder: _Folder) -> None:
     """Permissions and quotas show only when something is written."""
-    probe = f".probe-{uuid.uuid4().hex}"
+    probe = f"{_PROBE}{uuid.uuid4().hex}"
     with _writable(folder):
         folder.write(probe, b"rsd")
         folder.delete(probe)
@@ -323,9 +330,9 @@ def _refuse_changes(output: str, changes: Mapping[str, str]) -> None:
         )
 
 
-def _write_run(folder: _Folder, run: Mapping[str, object]) -> None:
-    with _writable(folder):
-        folder.write(RUN_FILE, json.dumps(run, indent=2).encode())
+def _run_parcel(folder: _Folder, run: Mapping[str, object]) -> Parcel:
+    content = json.dumps(run, indent=2).encode()
+    return Parcel(lambda: folder.write(RUN_FILE, content), len(content))
 
 
 def _utc(seconds: float) -> str:
@@ -365,7 +372,9 @@ class Books:
     """Writes a run exactly once per episode; open it with `Books.open`.
 
     Buffers episodes and writes them as one pair of parts every `flush_every` episodes or
-    `flush_seconds` seconds, looked at in `add`. One writer, one thread.
+    `flush_seconds` seconds, looked at in `add`. On a disk that is done when the call returns, and
+    an OSError is raised by it; into an object store parts go up by themselves and are tried again
+    with `patience`. One writer; calls from several threads wait for each other.
     """
 
     def __init__(
@@ -378,6 +387,7 @@ class Books:
         flush_every: int,
         flush_seconds: float,
         clock: Callable[[], float],
+        patience: Patience,
     ) -> None:
         self.run_id: str = run["run_id"]
         self.output = folder.shown
@@ -389,6 +399,10 @@ class Books:
         self._flush_every = flush_every
         self._flush_seconds = flush_seconds
         self._clock = clock
+        self._outbox = Outbox(folder.shown, None if folder.local else patience)
+        self._on_the_way: set[EpisodeKey] = set()  # in the outbox
+        self._open = True
+        self._one_at_a_time = threading.RLock()
         self._start_part()
 
     @classmethod
@@ -401,6 +415,7 @@ class Books:
         flush_every: int = FLUSH_EVERY,
         flush_seconds: float = FLUSH_SECONDS,
         clock: Callable[[], float] = time.time,
+        patience: Patience = Patience(),  # noqa: B008 (frozen)
     ) -> Books:
         """Start the books of a new run, or go on with those in `output`.
 
@@ -423,17 +438,44 @@ class Books:
             sessions = []
         _prove_writable(folder)
         lock = folder.lock()
-        _sweep(folder)
-        stored = _stored_keys(folder)
+        with _writable(folder):
+            _sweep(folder)
+            stored = _stored_keys(folder)
         session = {"started_at": _utc(clock()), "changes": changes, "machines": []}
         run["sessions"] = [*sessions, session]
-        _write_run(folder, run)
+        with _writable(folder):
+            _run_parcel(folder, run).write()
         parts = len(_visible(folder.names(EPISODES)))
-        return cls(folder, run, stored, parts, lock, flush_every, flush_seconds, clock)
+        return cls(folder, run, stored, parts, lock, flush_every, flush_seconds, clock, patience)
 
     def recorded(self) -> set[EpisodeKey]:
         """Keys of the rows that are stored; buffered ones are not."""
         return set(self._stored)
+
+    @property
+    def waiting(self) -> int:
+        """Episodes that are not stored yet."""
+        return len(self._pending) + len(self._on_the_way)
+
+    @property
+    def full(self) -> bool:
+        """Whether so many rows wait for a store that is away that none should be added."""
+        return self._outbox.full
+
+    def news(self) -> list[str]:
+        """What happened to the store since the last call, a sentence an event."""
+        return self._outbox.take_news()
+
+    def hurry(self) -> None:
+        """The user wants to leave: `close` waits some seconds for the store and no more."""
+        self._outbox.hurry()
+
+    def look(self) -> None:
+        """See what was stored meanwhile. Raises CannotWriteError where that was given up."""
+        with self._one_at_a_time:
+            for parcel in self._outbox.take_stored():
+                self._stored |= parcel.keys
+                self._on_the_way -= parcel.keys
 
     def note_machine(self, machine: Machine) -> None:
         """Keep in run.json, once, what this session runs on."""
@@ -441,11 +483,19 @@ class Books:
         entry = json.loads(json.dumps(dataclasses.asdict(machine)))  # as JSON has it
         if entry not in noted:
             noted.append(entry)
-            _write_run(self._folder, self._run)
+            with self._one_at_a_time, _writable(self._folder):
+                self._send(_run_parcel(self._folder, self._run))
 
     def add(self, result: EpisodeResult, *, attempts: int, worker: str, node: str) -> None:
-        """Enter one finished episode; raises ValueError where its key is in the books already."""
-        if result.key in self._stored or result.key in self._pending:
+        """Enter one finished episode; raises ValueError where its key is in the books already, or
+        the books are closed."""
+        with self._one_at_a_time:
+            self._add(result, attempts, worker, node)
+
+    def _add(self, result: EpisodeResult, attempts: int, worker: str, node: str) -> None:
+        if not self._open:
+            raise ValueError(f"the books of {self.run_id} are closed")
+        if any(result.key in keys for keys in (self._stored, self._on_the_way, self._pending)):
             raise ValueError(f"episode {result.key} is in the books of {self.run_id} already")
         now = self._clock()
         if not self._pending:
@@ -461,26 +511,55 @@ class Books:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is buffered as one pair of parts; the episode part commits both.
+        """Send what is buffered as one pair of parts; the episode part commits both.
 
-        After a failure the buffer is kept and the next flush writes the same two names again,
-        so an upload whose confirmation got lost is overwritten, not doubled.
+        After a failure both are kept and the next flush writes the same two names again, so an
+        upload whose confirmation got lost is overwritten, not doubled.
         """
-        if not self._pending:
-            return
-        self._folder.write(f"{CHUNKS}/{self._part}", _parquet(self._chunk_rows, CHUNK_SCHEMA))
-        self._folder.write(f"{EPISODES}/{self._part}", _parquet(self._episode_rows, EPISODE_SCHEMA))
-        self._stored |= self._pending
-        self._parts += 1
-        self._start_part()
+        with self._one_at_a_time:
+            if self._pending:
+                parcel = self._parcel()
+                self._on_the_way |= self._pending
+                self._parts += 1
+                self._start_part()
+                self._send(parcel)
+            else:
+                self._outbox.flush()
+            self.look()
+
+    def _parcel(self) -> Parcel:
+        """What is buffered, as two files."""
+        files = {
+            f"{CHUNKS}/{self._part}": _parquet(self._chunk_rows, CHUNK_SCHEMA),
+            f"{EPISODES}/{self._part}": _parquet(self._episode_rows, EPISODE_SCHEMA),
+        }
+
+        def write() -> None:
+            for name, content in files.items():
+                self._folder.write(name, content)
+
+        return Parcel(write, sum(map(len, files.values())), frozenset(self._pending))
+
+    def _send(self, parcel: Parcel) -> None:
+        self._outbox.put(parcel)
+        self._outbox.flush()
 
     def close(self) -> None:
-        """Flush, and let another writer have the folder."""
-        try:
-            self.flush()
-        finally:
-            if self._lock is not None:
-                self._lock.close()
+        """Store everything, and let another writer have the folder. Raises OSError, or
+        CannotWriteError with the number of episodes that are not stored."""
+        with self._one_at_a_time:
+            self._open = False
+            try:
+                self.flush()
+                self._outbox.wait()
+                while self._outbox.waiting or self._on_the_way:
+                    self.look()
+            except CannotWriteError as error:
+                lost = f"{self.waiting} episodes are not stored"
+                raise CannotWriteError(f"{error}; {lost}") from error
+            finally:
+                if self._lock is not None:
+                    self._lock.close()
 
     def __enter__(self) -> Books:
         return self
@@ -514,6 +593,9 @@ def _sweep(folder: _Folder) -> None:
         for name in folder.names(part_folder):
             if _is_hidden(name) or name not in committed:
                 folder.delete(f"{part_folder}/{name}")
+    for name in folder.names():
+        if name.startswith(_PROBE) or (_is_hidden(name) and name.endswith(ASIDE)):
+            folder.delete(name)
 
 
 # --- reading ----------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsd.envs.assets import write_atomically
 from rsd.errors import UserError
+from rsd.outputs import write_atomically
 from rsd.records import PINNED_PACKAGES, Column, read_chunks, read_episodes, read_run
 from rsd.report import one_assets, success, sum_by_layer
 from rsd.statistics import Proportion, compare_pairs

@@ -10,11 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private.state import state
 from ray.actor import ActorHandle
+from ray.core.generated.common_pb2 import (  # type: ignore[attr-defined]
+    NODE_OUT_OF_MEMORY,
+    SYSTEM_ERROR,
+)
+from ray.core.generated.gcs_pb2 import (  # type: ignore[attr-defined]
+    ActorTableData,
+    WorkerTableData,
+)
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError
-from ray.util.metrics import Gauge
 
 from rsd.cluster.batching import StuckError
+from rsd.cluster.metrics import QueueLength
 from rsd.cluster.replica import PolicyReplica, ReplicaSettings
 from rsd.cluster.scaling import Footprint
 from rsd.cluster.worker import EnvWorker, NoReplicaError, WorkerSettings
@@ -30,6 +39,7 @@ OUTAGE_S = 30.0  # without any living replica after which an episode is given ba
 PING_S = 5.0
 DEATHS = (RayActorError, OutOfMemoryError)  # what a call to a dead actor raises
 RETRY_S = 0.2
+UNINTENDED = (SYSTEM_ERROR, NODE_OUT_OF_MEMORY)  # ends of a process
 
 
 @dataclass(frozen=True)
@@ -66,10 +76,8 @@ class EnvWorkerActor(EnvWorker):
 class PolicyReplicaActor(PolicyReplica):
     """Ray restarts a dead replica in its place, so that the handles that workers hold stay good."""
 
-    def __init__(self, settings: ReplicaSettings, name: str) -> None:
-        length = Gauge("rsd_queue_length", "Requests that wait in a replica", ("replica",))
-        length.set_default_tags({"replica": name})
-        super().__init__(settings, length.set)
+    def __init__(self, settings: ReplicaSettings, name: str, run_id: str) -> None:
+        super().__init__(settings, QueueLength(run_id, name))
 
 
 class ReplicaClient:
@@ -123,15 +131,16 @@ class ReplicaClient:
 
 
 def start_replica(
-    name: str, settings: ReplicaSettings, footprint: Footprint, threads: int
+    name: str, settings: ReplicaSettings, footprint: Footprint, threads: int, run_id: str
 ) -> ActorHandle:
-    """A replica; returns before it is up."""
+    """A replica of run `run_id`; returns before it is up."""
     return start_actor(
         PolicyReplicaActor,
         footprint,
         {"OMP_NUM_THREADS": str(threads)},
         settings,
         name,
+        run_id,
         max_restarts=REPLICA_RESTARTS,
     )
 
@@ -155,6 +164,34 @@ def start_actor(
     )
     handle: ActorHandle = actor.remote(*arguments)
     return handle
+
+
+@dataclass(frozen=True)
+class Life:
+    """What Ray's head has noted of an actor."""
+
+    restarts: int
+    ended_by: str  # how a process on its node came to an unintended end last; empty if none has
+
+
+def life_of(actor: ActorHandle) -> Life:
+    """Ask the head: while an actor is being restarted, calls to it wait and say nothing. There is
+    no public way without Ray's dashboard, which a local cluster has not."""
+    accessor = state._connect_and_get_accessor()
+    found = accessor.get_actor_info(actor._actor_id)
+    if found is None:  # not registered yet
+        return Life(0, "")
+    noted = ActorTableData.FromString(found)
+    table = map(WorkerTableData.FromString, accessor.get_worker_table())
+    ended = [
+        worker
+        for worker in table
+        if not worker.is_alive
+        and worker.exit_type in UNINTENDED
+        and worker.worker_address.node_id == noted.address.node_id
+    ]
+    last = max(ended, key=lambda worker: worker.end_time_ms, default=None)
+    return Life(noted.num_restarts, last.exit_detail if last else "")
 
 
 def stop(actor: ActorHandle) -> None:

@@ -30,6 +30,7 @@ from rsd.cluster.crew import (
     cluster_size,
     waiting_for,
 )
+from rsd.cluster.reasons import reason_of
 from rsd.cluster.scaling import Footprint, Wishes
 from rsd.cluster.worker import (
     KILL_GRACE_S,
@@ -401,8 +402,8 @@ class CollectionRun:
         worker, a demonstration that no file may hold."""
         task = member.task
         assert task is not None
-        reason = str(error).strip().splitlines()[-1:] or [""]
-        self._say(f"task {task.task_id}, seed {member.seed}: {type(error).__name__}: {reason[0]}")
+        kind = type(error).__name__
+        self._say(f"task {task.task_id}, seed {member.seed}: {kind}: {reason_of(error)}")
         if isinstance(error, actors.DEATHS):
             self._deaths.add(error)
         if self._tries[task, member.seed] > RETRIES:

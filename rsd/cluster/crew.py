@@ -18,6 +18,7 @@ from rsd.cluster import actors, scaling
 from rsd.cluster.actors import WorkerInfo
 from rsd.cluster.batching import BatchLimits
 from rsd.cluster.leases import Lease, TaskId, task_of
+from rsd.cluster.reasons import RunStoppedError, in_a_line, killed_for_memory, reason_of
 from rsd.cluster.replica import ReplicaInfo, ReplicaSettings
 from rsd.cluster.scaling import ClusterSize, Footprint, Wishes
 from rsd.cluster.worker import KILL_GRACE_S, WorkerSettings
@@ -32,10 +33,6 @@ PATIENCE_S = 60.0  # for an actor to start before the user is told what it waits
 DEATHS_IN_A_ROW = 5  # of workers, after which the run stops
 MOMENT_S = 2.0  # deaths within it have one cause
 DEAD_FOR_GOOD = (ActorDiedError, OutOfMemoryError)  # the latter where no restart is left
-
-
-class RunStoppedError(RuntimeError):
-    """The run cannot go on; what is recorded stays, --resume goes on from there."""
 
 
 class Deaths:
@@ -53,7 +50,13 @@ class Deaths:
         self._last = self._clock()
         self._count += 1
         if self._count >= DEATHS_IN_A_ROW:
-            raise RunStoppedError(f"workers died {self._count} times in a row: {error}") from None
+            why = reason_of(error)
+            if killed_for_memory(error):
+                raise RunStoppedError(
+                    f"workers were {why} {self._count} times in a row; give fewer --workers, or "
+                    "nodes with more memory"
+                ) from None
+            raise RunStoppedError(f"workers died {self._count} times in a row: {why}") from None
 
     def end_row(self) -> None:
         """Somebody did what he was asked."""
@@ -182,9 +185,13 @@ class Crew:
         self._pending: dict[ray.ObjectRef[Any], Member] = {}
         self._names = itertools.count()
         self._dead_replicas = 0  # for good
+        self._restarts: dict[ActorHandle, int] = {}  # of those that have answered, until then
         self._deaths = Deaths(clock)  # of workers while they start
+        self._memory_deaths = Deaths(clock)  # of workers, for memory, while they run episodes
+        self._stopped: RunStoppedError | None = None
+        self._hiring = True
         self._looked = -math.inf
-        self._started = clock()
+        self._served_at = clock()  # when workers and replicas were up last, or the run began
         self._told = False
         self._told_machines: set[Machine] = set()
         self._replica_footprint = Footprint(0)
@@ -200,20 +207,33 @@ class Crew:
             actors.stop(replica)
         ask_for_no_nodes()
 
+    def wind_down(self) -> None:
+        """From now on nobody is started, nor a node asked for; who runs an episode ends it."""
+        if self._hiring:
+            self._hiring = False
+            ask_for_no_nodes()
+
     # -- size ---------------------------------------------------------------------------------
 
     def look(self, remaining: int) -> None:
-        """Now and then: grow to what the cluster has, and see whether the replicas live."""
+        """Now and then: grow to what the cluster has, and see whether the replicas live.
+
+        Raises RunStoppedError where it is no use to go on.
+        """
+        if self._stopped is not None:
+            raise self._stopped
         self._check_replicas()
         if self._clock() - self._looked < (LOOK_S if self.can_decide else LOOK_AGAIN_S):
             return
         self._looked = self._clock()
-        size = cluster_size()
-        self._measure(size)
-        self._grow_replicas(remaining, size)
-        self._grow_workers(remaining, size)
-        ask_for_nodes(remaining, self._wishes, self._worker_footprint)
+        if self._hiring:
+            size = cluster_size()
+            self._measure(size)
+            self._grow_replicas(remaining, size)
+            self._grow_workers(remaining, size)
+            ask_for_nodes(remaining, self._wishes, self._worker_footprint)
         self._ping_replicas()
+        self._give_up_replicas_that_never_load()
         self._explain_silence()
 
     def _measure(self, size: ClusterSize) -> None:
@@ -247,7 +267,11 @@ class Crew:
             threads = self._cluster.replica_threads
             self._replicas.append(
                 actors.start_replica(
-                    f"replica-{number}", settings, self._replica_footprint, threads
+                    f"replica-{number}",
+                    settings,
+                    self._replica_footprint,
+                    threads,
+                    self._run.run_id,
                 )
             )
 
@@ -292,16 +316,36 @@ class Crew:
                     self._tell_death("was")  # both between two looks
                 self._processes[replica] = info.process
                 self._answering.add(replica)
+                self._restarts.pop(replica, None)
             except DEAD_FOR_GOOD as error:
-                self._replicas.remove(replica)
-                self._dead_replicas += 1
-                if not self._replicas:
-                    raise RunStoppedError(f"every replica of the policy is dead: {error}") from None
-                self._say(f"a replica is dead for good, {len(self._replicas)} left: {error}")
+                self._bury(replica, reason_of(error))
             except RayActorError:
                 if self._processes.pop(replica, None):
                     self._tell_death("is being")
         self._restart_silent_replicas()
+
+    def _bury(self, replica: ActorHandle, why: str) -> None:
+        """A replica is dead for good. Raises RunStoppedError where it was the last one."""
+        self._replicas.remove(replica)
+        self._dead_replicas += 1
+        if not self._replicas:
+            raise RunStoppedError(f"every replica of the policy is dead: {why}")
+        self._say(f"a replica is dead for good, {len(self._replicas)} left: {why}")
+
+    def _give_up_replicas_that_never_load(self) -> None:
+        """Ray starts one again that dies while it loads, and tells nobody."""
+        for replica in set(self._replicas) - self._answering:
+            life = actors.life_of(replica)
+            before = self._restarts.setdefault(replica, life.restarts)
+            if life.restarts - before < DEATHS_IN_A_ROW:
+                continue
+            times = f"{life.restarts - before} times in a row before it answered"
+            why = f"{in_a_line(life.ended_by)}, " if life.ended_by else ""
+            actors.stop(replica)
+            self._pings = {
+                ref: ping for ref, ping in self._pings.items() if ping.replica != replica
+            }
+            self._bury(replica, f"{why}{times}")
 
     def _restart_silent_replicas(self) -> None:
         """Those whose process does not even run the thread that would end it."""
@@ -359,9 +403,10 @@ class Crew:
         self._pending = {ref: other for ref, other in self._pending.items() if other is not member}
 
     def replace(self, member: Member) -> None:
-        """End a worker's process and start another in its place."""
+        """End a worker's process and start another in its place, unless the run winds down."""
         self.dismiss(member)
-        self._hire()
+        if self._hiring:
+            self._hire()
 
     def assign(self, member: Member, lease: Lease, decoding: Decoding) -> None:
         """Have an idle worker run an episode."""
@@ -392,9 +437,21 @@ class Crew:
         member.deadline = math.inf
         member.episodes += 1
         try:
-            return Report(member, ray.get(ref), None)
+            report = Report(member, ray.get(ref), None)
         except Exception as error:  # of the process or of Ray: the driver decides what it costs
-            return Report(member, None, error)
+            report = Report(member, None, error)
+        self._count_memory_deaths(report)
+        return report
+
+    def _count_memory_deaths(self, report: Report) -> None:
+        """Where every worker is killed for memory, every episode would become an error."""
+        if report.result is not None:
+            self._memory_deaths.end_row()
+        elif isinstance(report.error, RayError) and killed_for_memory(report.error):
+            try:
+                self._memory_deaths.add(report.error)
+            except RunStoppedError as stopped:  # after what else came back is recorded
+                self._stopped = stopped
 
     def _welcome(self, ref: ray.ObjectRef[WorkerInfo], member: Member) -> None:
         try:
@@ -423,9 +480,11 @@ class Crew:
 
     def _explain_silence(self) -> None:
         """Say once what an actor that does not start is waiting for."""
-        late = self._clock() - self._started > PATIENCE_S
         up = any(member.node for member in self.members)
-        if self._told or not late or (up and self.can_decide):
+        if up and self.can_decide:
+            self._served_at = self._clock()
+        late = self._clock() - self._served_at > PATIENCE_S
+        if self._told or not late or not self._hiring:
             return
         self._told = True
         who, footprint = "a worker", self._worker_footprint

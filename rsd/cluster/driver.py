@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from types import FrameType
 
 from rsd.cluster.crew import Crew, Member, Report, worker_settings
 from rsd.cluster.leases import Leases
 from rsd.cluster.metrics import Metrics
 from rsd.cluster.progress import Progress, Standing
+from rsd.cluster.reasons import reason_of
+from rsd.cluster.watch import Interrupts
 from rsd.cluster.worker import NoReplicaError, error_result
 from rsd.envs import suite_of
 from rsd.preflight import RunPlan
@@ -20,43 +19,6 @@ from rsd.records import Books
 from rsd.types import EpisodeResult
 
 TICK_S = 0.5
-
-
-class Interrupts:
-    """Ctrl-C as a wish: once to finish what is running, twice to leave now. SIGTERM leaves now.
-
-    A context, in which the signals do not raise.
-    """
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.count = 0
-        self._say = say
-
-    @property
-    def finish(self) -> bool:
-        """Start nothing more."""
-        return self.count > 0
-
-    @property
-    def leave(self) -> bool:
-        """Do not wait for what is running."""
-        return self.count > 1
-
-    def __enter__(self) -> Interrupts:
-        self._before = {
-            signum: signal.signal(signum, self._on_signal)
-            for signum in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        self.count += 1 if signum == signal.SIGINT else 2
-        if not self.leave:
-            self._say("finishing the episodes that are running; Ctrl-C again to leave now")
 
 
 class Driver:
@@ -87,7 +49,8 @@ class Driver:
         self._planned = len(run.keys)
         self._recorded_before = self._planned - self._leases.waiting
         self._started = time.monotonic()
-        self._metrics = Metrics()
+        self._metrics = Metrics(books.run_id)
+        self._told_full = False
 
     def run(self) -> Standing:
         """Work until everything is recorded or the user interrupts.
@@ -96,15 +59,34 @@ class Driver:
         was done.
         """
         while self._remaining and not self._interrupts.leave:
-            if self._interrupts.finish and not self._leases.held:
-                break
+            if self._interrupts.finish:
+                if not self._leases.held:
+                    break
+                self._crew.wind_down()
             self._crew.look(self._remaining)
             self._hand_out()
             for report in self._crew.reports(TICK_S):
                 self._settle(report)
+            self._look_at_books()
             self._progress.show(self.standing)
         self._books.flush()
+        while self._books.waiting and not self._interrupts.leave:  # for a store that is away
+            time.sleep(TICK_S)
+            self._look_at_books()
+        self._look_at_books()
         return self.standing
+
+    def _look_at_books(self) -> None:
+        """Raises CannotWriteError where their store has been away for too long."""
+        for line in self._books.news():
+            self._progress.say(line)
+        if self._books.full and not self._told_full:
+            self._progress.say(
+                f"{self._books.waiting} episodes wait for {self._books.output}: no more are begun "
+                "until it is written again"
+            )
+        self._told_full = self._books.full
+        self._books.look()
 
     @property
     def standing(self) -> Standing:
@@ -123,7 +105,7 @@ class Driver:
         return self._leases.waiting + self._leases.held
 
     def _hand_out(self) -> None:
-        if self._interrupts.finish or not self._crew.can_decide:
+        if self._interrupts.finish or self._books.full or not self._crew.can_decide:
             return
         crew = {member.name for member in self._crew.members if member.node}
         for member in self._crew.idle:
@@ -143,8 +125,8 @@ class Driver:
             lease.key, _text(report.error), self._worker_settings
         )
         if result.outcome == "error" and self._leases.failed(lease.key):
-            last = result.error.strip().splitlines()[-1]
-            self._progress.say(f"attempt {lease.attempt} at {lease.key} failed: {last}")
+            why = reason_of(report.error) if report.error else result.error.strip().splitlines()[-1]
+            self._progress.say(f"attempt {lease.attempt} at {lease.key} failed: {why}")
         else:
             self._record(result, member)
         if report.error is not None or member.episodes >= self._recycle_after:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import psutil
 import ray
+from ray._private import worker
 from rich.console import Console
 
 from rsd import provenance
 from rsd.cluster import scaling
-from rsd.cluster.crew import Crew, RunStoppedError, cluster_size, wishes_of
-from rsd.cluster.driver import Driver, Interrupts
+from rsd.cluster.crew import Crew, cluster_size, wishes_of
+from rsd.cluster.driver import Driver
 from rsd.cluster.progress import Standing, make_progress
+from rsd.cluster.reasons import RunStoppedError, reason_of
 from rsd.cluster.scaling import ClusterSize
+from rsd.cluster.watch import VITAL, Interrupts, Lifeline, beside, lifeline
 from rsd.envs import suite_of
+from rsd.leaving import is_left_behind
 from rsd.preflight import RunPlan
 from rsd.records import Books
 
 OBJECT_STORE_BYTES = 512 * 1024**2  # of a local cluster: a frame pair is 0.4 MB, and shortly lived
+END_S = 3.0  # for killed processes to be gone
 STARTS = 3  # tries at a local cluster: a busy machine may take longer than Ray's fixed 30 s
 SECONDS_PER_STEP = 0.03  # of an episode, decoding included, measured on one CPU core
 START_S = 20.0  # until the first episode runs
@@ -34,20 +41,59 @@ def connected(cpus: int | None = None) -> Iterator[None]:
 
     Raises RunStoppedError where none of our own can be started.
     """
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        _start_local(cpus)
+    before = _children()
+    ours: set[psutil.Process] = set()
     try:
-        yield
+        _silence_ray()
+        if "RAY_ADDRESS" in os.environ:
+            beside(lambda: ray.init(log_to_driver=False, logging_level=logging.ERROR))
+        else:
+            beside(lambda: _start_local(cpus))
+            ours = _children() - before
+        vital = _vital() if ours else {}
+        with lifeline(Lifeline(ray.get_runtime_context().gcs_address, vital)):
+            yield
     finally:
-        ray.shutdown()
+        try:
+            if not is_left_behind():
+                beside(ray.shutdown)
+        finally:
+            if is_left_behind():  # Ray's own end would wait, too
+                _end(ours | _children() - before)
+
+
+def _silence_ray() -> None:
+    """Ray prints (raylet) lines with what it pushes to every driver, log_to_driver or not. What of
+    it matters to a run is said by the run; the rest is in Ray's logs."""
+    worker._worker_logs_enabled = False
+
+
+def _vital() -> dict[str, psutil.Process]:
+    """Of a local cluster. Only what this process itself started: what their own children are called
+    before they have become something else does not count."""
+    children = psutil.Process().children()
+    return {process.name(): process for process in children if process.name() in VITAL}
+
+
+def _children() -> set[psutil.Process]:
+    """All processes below this one."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def _end(processes: Iterable[psutil.Process]) -> None:
+    """For good."""
+    left = list(processes)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=END_S)
 
 
 def _start_local(cpus: int | None) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves the ones that do the work
-    failure: Exception | None = None
+    failure = Exception()
     for _ in range(STARTS):
+        before = _children()
         try:
             ray.init(
                 address="local",
@@ -61,20 +107,31 @@ def _start_local(cpus: int | None) -> None:
         except Exception as error:  # what Ray raises for a node that starts too slowly
             failure = error
             ray.shutdown()
-    raise RunStoppedError(f"Ray does not start on this machine: {failure}")
+            _end(_children() - before)  # Ray forgets those of a node that it could not start
+    raise RunStoppedError(f"Ray does not start on this machine: {reason_of(failure)}")
 
 
 def evaluate(run: RunPlan, books: Books, console: Console) -> Standing:
-    """Run what the books lack of a plan on the connected cluster, or less after an interrupt.
+    """Run what the books lack of a plan on the connected cluster, or less after a Ctrl-C.
 
-    Raises RunStoppedError where the cluster cannot run it.
+    Raises RunStoppedError where the cluster cannot run it or is lost, and KeyboardInterrupt for a
+    second Ctrl-C or SIGTERM. The books may then lack what only `close` writes.
     """
-    with (
-        make_progress(console) as progress,
-        Interrupts(progress.say) as interrupts,
-        Crew(run, progress.say, books.note_machine) as crew,
-    ):
-        return Driver(run, books, crew, progress, interrupts).run()
+    run = dataclasses.replace(run, run_id=books.run_id)  # that of the run that is resumed
+
+    def work() -> Standing:
+        with Crew(run, progress.say, books.note_machine) as crew:
+            return Driver(run, books, crew, progress, interrupts).run()
+
+    with make_progress(console) as progress, Interrupts(progress.say) as interrupts:
+        try:
+            standing = beside(work, lambda: interrupts.leave)
+        finally:
+            if interrupts.leave:
+                books.hurry()
+        if interrupts.leave:
+            raise KeyboardInterrupt
+        return standing
 
 
 @dataclass(frozen=True)

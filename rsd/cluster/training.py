@@ -18,9 +18,9 @@ import ray
 from ray.actor import ActorHandle
 
 from rsd.cluster.actors import start_actor
-from rsd.cluster.crew import RunStoppedError
+from rsd.cluster.reasons import RunStoppedError, reason_of
 from rsd.cluster.scaling import Footprint
-from rsd.errors import UserError
+from rsd.errors import CannotWriteError, UserError
 from rsd.models import checkpoint
 from rsd.provenance import cpus
 from rsd.training.config import TrainJob
@@ -69,6 +69,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._waiting: list[Progress | str] = []
         self._refusal = ""
+        self._stop = ""
 
     def put(self, event: Progress | str) -> None:
         self._waiting.append(event)
@@ -84,14 +85,30 @@ class Mailbox:
     def refusal(self) -> str:
         return self._refusal
 
+    def stop(self, reason: str) -> None:
+        """It cannot go on now: no use in trying again before something is mended."""
+        self._stop = self._stop or reason
+
+    def ends(self) -> bool:
+        """Whether a group that is started again has nothing to do."""
+        return bool(self._refusal or self._stop)
+
+    def stopped(self) -> str:
+        return self._stop
+
 
 def train(
-    job: TrainJob, command: str, placement: Placement, show: Callable[[Progress | str], None]
+    job: TrainJob,
+    command: str,
+    placement: Placement,
+    show: Callable[[Progress | str], None],
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train on the connected cluster; `show` is called with what happens, in this thread.
 
     Raises UserError for a request that cannot be carried out, RunStoppedError where workers keep
-    dying. An interrupt passes through; the workers end with the connection.
+    dying or the output folder has no room, and KeyboardInterrupt where `stop` says so; the workers
+    end with the connection.
     """
     mailbox = start_actor(Mailbox, Footprint(0), {})
     scratch = job.output / SCRATCH
@@ -101,20 +118,25 @@ def train(
     failure: Exception | None = None
     try:
         while not ray.wait([fitting], timeout=POLL_S)[0]:
+            if stop():
+                raise KeyboardInterrupt
             _show_all(mailbox, show)
         try:
             ray.get(fitting)
         except ray.exceptions.RayError as error:
             failure = error
         _show_all(mailbox, show)
-        answer: Any = mailbox.refusal.remote()
-        refusal = ray.get(answer)
+        refusing: Any = mailbox.refusal.remote()
+        stopping: Any = mailbox.stopped.remote()
+        refusal, stopped = ray.get([refusing, stopping])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if refusal:
         raise UserError(refusal)
+    if stopped:
+        raise RunStoppedError(stopped)
     if failure:
-        raise RunStoppedError(str(failure)) from failure
+        raise RunStoppedError(reason_of(failure)) from failure
 
 
 def _show_all(mailbox: ActorHandle, show: Callable[[Progress | str], None]) -> None:
@@ -158,7 +180,7 @@ def work(config: dict[str, Any]) -> None:
     from rsd.training.run import train as run
 
     job, mailbox = config["job"], config["mailbox"]
-    answer: Any = mailbox.refusal.remote()
+    answer: Any = mailbox.ends.remote()
     if ray.get(answer):
         return
     on_node = get_context().get_local_world_size()
@@ -166,6 +188,9 @@ def work(config: dict[str, Any]) -> None:
     try:
         run(job, config["command"], mailbox.put.remote, mailbox.put.remote, get_device(),
             Workers.joined())  # fmt: skip
+    except CannotWriteError as error:
+        ray.get(mailbox.stop.remote(str(error)))
+        raise
     except UserError as error:
         ray.get(mailbox.refuse.remote(str(error)))
         raise

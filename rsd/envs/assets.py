@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import platformdirs
 
 from rsd.errors import UserError
+from rsd.outputs import write_atomically
 from rsd.suites import SUITES, get_suite, get_task, libero_root
 
 OFFICIAL_REPOSITORY = "lerobot/libero-assets"  # Hugging Face dataset that hf-libero names
@@ -214,22 +215,6 @@ def activate(assets: ResolvedAssets) -> ResolvedAssets:
 
     libero.libero._assets_path_cache = str(assets.path)
     return assets
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file aside and rename it into place, so that readers see all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    aside = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fchmod(stream.fileno(), 0o644)  # mkstemp lets nobody else read
-            os.fsync(stream.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def download_official() -> Path:

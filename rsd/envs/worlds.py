@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from rsd.envs.assets import ResolvedAssets, cache_dir, write_atomically
+from rsd.envs.assets import ResolvedAssets, cache_dir
+from rsd.outputs import write_atomically
 from rsd.suites import TRIALS_PER_TASK, Task
 
 REFERENCE_SEED = 0  # PROTOCOL 4

@@ -18,6 +18,7 @@ from typing import Any
 
 from rsd.architecture import SmallVLAConfig, from_json
 from rsd.errors import UserError, unknown
+from rsd.outputs import write_atomically
 from rsd.types import ImageSpec
 
 FORMAT = 4
@@ -116,17 +117,25 @@ def inspect(spec: str) -> CheckpointInfo:
 def write_config(
     path: Path, model: SmallVLAConfig, images: ImageSpec, origin: dict[str, Any]
 ) -> None:
-    """Describe the tensors that lie beside it already."""
+    """Describe the tensors that lie in folder `path` already."""
+    weights = (path / WEIGHTS_FILE).read_bytes()
+    write_atomically(path / CONFIG_FILE, described(model, images, origin, weights))
+
+
+def described(
+    model: SmallVLAConfig, images: ImageSpec, origin: dict[str, Any], weights: bytes
+) -> bytes:
+    """The content of config.json beside these `weights`."""
     content = {
         "format": FORMAT,
         "architecture": ARCHITECTURE,
         "conventions": CONVENTIONS,
         "model": dataclasses.asdict(model),
         "images": dataclasses.asdict(images),
-        "description_sha256": _description(model, images, (path / WEIGHTS_FILE).read_bytes()),
+        "description_sha256": _description(model, images, weights),
         "origin": origin,
     }
-    (path / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def _read_config(path: Path) -> dict[str, Any]:

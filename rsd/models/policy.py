@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rsd.decoding import modes
@@ -17,9 +17,10 @@ from rsd.decoding.modes import Decoded, Part
 from rsd.decoding.rules import make_rule
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Uniforms
-from rsd.errors import UserError
+from rsd.errors import UserError, writing
 from rsd.models import checkpoint
 from rsd.models.small_vla import Features, SmallVLA, word_ids
+from rsd.outputs import aside
 from rsd.types import Chunk, ChunkRequest, DecodeTrace, Decoding, Deliver, ImageSpec, Mode
 
 # Where the two best levels of a token are closer than this, rounding might decide, and a canonical
@@ -359,24 +360,25 @@ def _check_numbers(model: SmallVLA, scales: Tensor, where: str) -> None:
         )
 
 
-ASIDE = ".aside-"  # how the folders begin in which checkpoints are written
-
-
 def save(model: SmallVLA, path: Path, images: ImageSpec, origin: dict[str, object]) -> None:
-    """Write a checkpoint folder; both files are written aside before either is replaced.
+    """Write a checkpoint folder; both files are written aside before either is replaced, the
+    weights first.
 
-    Raises UserError for weights that are no numbers, in half precision at the latest.
+    Raises UserError for weights that are no numbers, in half precision at the latest, and where
+    the folder cannot be written.
     """
     stored = _stored(model)
     _check_finite(stored, f"{path} is not written")
-    path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path, prefix=ASIDE) as folder:
-        aside = Path(folder)
-        save_file(stored, aside / checkpoint.WEIGHTS_FILE)
-        (aside / checkpoint.WEIGHTS_FILE).chmod(0o644)  # safetensors lets nobody else read it
-        checkpoint.write_config(aside, model.config, images, origin)
-        for name in (checkpoint.WEIGHTS_FILE, checkpoint.CONFIG_FILE):
-            (aside / name).replace(path / name)
+    weights = safetensors.torch.save(stored)
+    config = checkpoint.described(model.config, images, origin, weights)
+    with (
+        writing(path),
+        aside(path / checkpoint.CONFIG_FILE) as config_file,
+        aside(path / checkpoint.WEIGHTS_FILE) as weights_file,
+    ):
+        config_file.write(config)
+        config_file.flush()
+        weights_file.write(weights)
 
 
 def round_to_storage(model: SmallVLA) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections.abc import Callable
@@ -12,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsd.errors import UserError
+from rsd.errors import UserError, writing
+from rsd.outputs import write_atomically
 from rsd.records import Column
 
 FILE = "training.parquet"
-PART = f"{FILE}.part"  # while it is written
 CURVES = "tensorboard"  # folder of event files
 PHASES = ("target", "teach", "draft")  # in this order
 
@@ -146,9 +147,11 @@ class TrainingLog:
         self._rows = [row for row in rows if (PHASES.index(row["phase"]), row["step"]) <= known]
         # TensorBoard's steps run through both phases; what lies behind a resumed state is hidden.
         self._before = {"target": 0, "draft": self._last("target")}
-        self._curves: Any = SummaryWriter(
-            output / CURVES, purge_step=self._before.get(phase, 0) + step + 1
-        )
+        self._folder = output / CURVES
+        with writing(self._folder):
+            self._curves: Any = SummaryWriter(
+                self._folder, purge_step=self._before.get(phase, 0) + step + 1
+            )
 
     def _last(self, phase: str) -> int:
         return max((row["step"] for row in self._rows if row["phase"] == phase), default=0)
@@ -173,10 +176,12 @@ class TrainingLog:
             "majority": list(seen.majority) if seen else [],
         }
         self._rows.append(row)
-        aside = self._file.with_name(PART)
-        pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), aside)
-        aside.replace(self._file)
-        self._draw(row)
+        whole = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), whole)
+        with writing(self._file):
+            write_atomically(self._file, whole.getvalue())
+        with writing(self._folder):
+            self._draw(row)
 
     def _draw(self, row: dict[str, Any]) -> None:
         phase = row["phase"]
@@ -193,7 +198,8 @@ class TrainingLog:
 
     def close(self) -> None:
         """The files are complete without it, too."""
-        self._curves.close()
+        with writing(self._folder):
+            self._curves.close()
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

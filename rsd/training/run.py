@@ -1,14 +1,14 @@
 """A training run from its data to its checkpoint: every worker runs it, the leader writes.
 
-The training state lies in the output folder while the run lasts, written aside and renamed. A run
+The training state lies in the output folder while the run lasts, whole at any moment. A run
 that is started again with `resume` goes on from it, to the same weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,6 +21,7 @@ from rsd.errors import UserError, writing
 from rsd.locking import LOCK_FILE, hold
 from rsd.models import checkpoint, policy
 from rsd.models.small_vla import SmallVLA
+from rsd.outputs import unfinished, write_atomically
 from rsd.provenance import flat, provenance
 from rsd.training import metrics
 from rsd.training.config import TrainJob
@@ -33,7 +34,6 @@ from rsd.training.target import TargetTraining
 from rsd.training.tokeniser import table_lines, train_tokeniser, truncation_table
 
 STATE_FILE = "training.pt"
-STATE_PART = f"{STATE_FILE}.part"  # while it is written
 STATE_FORMAT = 3
 TOKENISER_FILE = "tokeniser.json"
 
@@ -86,10 +86,9 @@ def check_output(job: TrainJob) -> None:
         )
     elif not job.resume and held:
         raise UserError(f"{output} is not empty; use --resume or another --output")
-    for part in (STATE_PART, metrics.PART):
-        (output / part).unlink(missing_ok=True)
-    for aside in output.glob(f"{policy.ASIDE}*"):
-        shutil.rmtree(aside)
+    with writing(output):
+        for left in unfinished(output):
+            left.unlink()
 
 
 def train(
@@ -103,7 +102,8 @@ def train(
     """Run the phases that are still to do and write the checkpoint. Where the output folder holds a
     state (`check_output`), go on from it. `command` is for the checkpoint's description.
 
-    Raises UserError for data or a state that cannot be trained on.
+    Raises UserError for data or a state that cannot be trained on, and CannotWriteError, a
+    UserError, where the folder has no room any more.
     """
     job = _decided(job, device, workers)
     check_batch(job.train.batch_size, workers.size)
@@ -191,9 +191,10 @@ class Books:
                 "identity": self._identity,
                 "state": dataclasses.asdict(state),
             }
-            aside = self._path.with_name(STATE_PART)
-            torch.save(content, aside)
-            aside.replace(self._path)
+            whole = io.BytesIO()
+            torch.save(content, whole)
+            with writing(self._path):
+                write_atomically(self._path, whole.getvalue())
             self._saved = time.monotonic()
 
     def close(self) -> None:
@@ -296,7 +297,9 @@ def _describe_tokeniser(job: TrainJob, model: SmallVLA, examples: Examples) -> s
     some = examples.actions[:: max(1, len(examples) // 4000)]
     table = truncation_table(model.tokeniser, some)
     content = [dataclasses.asdict(row) for row in table]
-    (job.output / TOKENISER_FILE).write_text(json.dumps(content, indent=2) + "\n")
+    path = job.output / TOKENISER_FILE
+    with writing(path):
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
     return "what the first K layers reconstruct:\n" + "\n".join(table_lines(table))
 
 

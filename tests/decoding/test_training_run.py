@@ -23,7 +23,7 @@ from rsd.training.config import TrainConfig, TrainJob
 from rsd.training.data import load_examples, split
 from rsd.training.metrics import CURVES, FILE, Progress, TrainingLog, Validation
 from rsd.training.objective import wants_bf16
-from rsd.training.run import STATE_FILE, STATE_PART, check_output, reserved, train
+from rsd.training.run import STATE_FILE, check_output, reserved, train
 from rsd.training.tokeniser import train_tokeniser
 from rsd.types import ImageSpec
 from tests.decoding.small_policy import CONFIG, IMAGES, small_checkpoint, small_model
@@ -71,8 +71,7 @@ def test_a_run_killed_in_either_phase_goes_on_to_the_same_checkpoint(
         with pytest.raises(Killed):
             _train(dataclasses.replace(job, resume=bool(job.output.exists())), die_at)
         assert not (job.output / checkpoint.WEIGHTS_FILE).exists()
-        (job.output / STATE_PART).write_bytes(b"half of a state")
-        (job.output / ".aside-x").mkdir()
+        (job.output / f".{STATE_FILE}.killed.tmp").write_bytes(b"half of a state")
     state = torch.load(job.output / STATE_FILE)["state"]
     assert (state["phase"], state["step"]) == ("draft", 10) and state["seconds"] > 0
     lines = _train(dataclasses.replace(job, resume=True))
