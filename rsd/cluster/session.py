@@ -21,7 +21,7 @@ from rsd.cluster.driver import Driver
 from rsd.cluster.progress import Standing, make_progress
 from rsd.cluster.reasons import RunStoppedError, reason_of
 from rsd.cluster.scaling import ClusterSize
-from rsd.cluster.watch import VITAL, Interrupts, Lifeline, beside, lifeline
+from rsd.cluster.watch import VITAL, Birth, Interrupts, Lifeline, beside, lifeline
 from rsd.envs import suite_of
 from rsd.leaving import is_left_behind
 from rsd.preflight import RunPlan
@@ -51,7 +51,8 @@ def connected(cpus: int | None = None) -> Iterator[None]:
             beside(lambda: _start_local(cpus))
             ours = _children() - before
         vital = _vital() if ours else {}
-        with lifeline(Lifeline(ray.get_runtime_context().gcs_address, vital)):
+        head = Lifeline(ray.get_runtime_context().gcs_address, vital)
+        with lifeline(head), lifeline(Lifeline(_raylet_address(), what="raylet")):
             yield
     finally:
         try:
@@ -75,6 +76,14 @@ def _vital() -> dict[str, psutil.Process]:
     return {process.name(): process for process in children if process.name() in VITAL}
 
 
+def _raylet_address() -> str:
+    """Of this process's own node. Ray misses one that stands still: its node counts as alive, and
+    nothing is started any more."""
+    own = ray.get_runtime_context().get_node_id()
+    node = next(node for node in ray.nodes() if node["NodeID"] == own)
+    return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+
+
 def _children() -> set[psutil.Process]:
     """All processes below this one."""
     return set(psutil.Process().children(recursive=True))
@@ -95,14 +104,15 @@ def _start_local(cpus: int | None) -> None:
     for _ in range(STARTS):
         before = _children()
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with lifeline(Birth(_vital)):
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             return
         except Exception as error:  # what Ray raises for a node that starts too slowly
             failure = error
