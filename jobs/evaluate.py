@@ -106,7 +106,14 @@ def carry_out(run: RunPlan, console: Console) -> int:
         return INTERRUPTED if hurry else STOPPED
     left = len(planned - books.recorded())
     hurry = hurry or is_left_behind()
-    errors = 0 if left and hurry else summarise(output, console)
+    try:
+        errors = 0 if left and hurry else summarise(output, console)
+    except OSError as error:  # a store that is away now; what is recorded is recorded
+        again = f"`python -m rsd.report {output}` prints it when it can"
+        Console(stderr=True).print(f"no summary: {error}; {again}", style="red", **PLAIN)
+        stopped = stopped or "stopped"
+        if not left:
+            return STOPPED
     if left:
         how = f"{stopped or 'interrupted'}: {left} episodes left"
         resume = f"go on with the same arguments and --output {output} --resume"

@@ -232,8 +232,8 @@ class Crew:
             self._grow_replicas(remaining, size)
             self._grow_workers(remaining, size)
             ask_for_nodes(remaining, self._wishes, self._worker_footprint)
-        self._ping_replicas()
         self._give_up_replicas_that_never_load()
+        self._ping_replicas()
         self._explain_silence()
 
     def _measure(self, size: ClusterSize) -> None:
@@ -334,7 +334,7 @@ class Crew:
 
     def _give_up_replicas_that_never_load(self) -> None:
         """Ray starts one again that dies while it loads, and tells nobody."""
-        for replica in set(self._replicas) - self._answering:
+        for replica in {ping.replica for ping in self._pings.values()} - self._answering:
             life = actors.life_of(replica)
             before = self._restarts.setdefault(replica, life.restarts)
             if life.restarts - before < DEATHS_IN_A_ROW:

@@ -31,7 +31,7 @@ def in_a_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return ""
-    if "Traceback (most recent call last)" in text:
+    if re.search(r'^\s*File "', text, re.MULTILINE):
         return _short(lines[-1])
     because = re.search(r"is dead because (.+)", text)
     if because:

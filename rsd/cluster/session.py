@@ -28,7 +28,7 @@ from rsd.preflight import RunPlan
 from rsd.records import Books
 
 OBJECT_STORE_BYTES = 512 * 1024**2  # of a local cluster: a frame pair is 0.4 MB, and shortly lived
-END_S = 3.0  # for killed processes to be gone
+END_S = 1.0  # for killed processes to be gone
 STARTS = 3  # tries at a local cluster: a busy machine may take longer than Ray's fixed 30 s
 SECONDS_PER_STEP = 0.03  # of an episode, decoding included, measured on one CPU core
 START_S = 20.0  # until the first episode runs

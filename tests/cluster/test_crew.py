@@ -103,6 +103,7 @@ def test_replicas_that_never_load_are_not_started_for_ever(
 
     monkeypatch.setattr(crew, "cluster_size", lambda: WITH_GPUS)
     monkeypatch.setattr(actors, "start_replica", start)
+    monkeypatch.setattr(actors, "life_of", lambda _: actors.Life(0, ""))
     monkeypatch.setattr(crew, "ask_for_nodes", lambda *_: None)
     monkeypatch.setattr(crew, "ray", SimpleNamespace(wait=wait, get=get))
     monkeypatch.setattr(Crew, "_grow_workers", lambda *_: None)
@@ -130,3 +131,74 @@ def test_experts_alone_need_no_replica(tmp_path: Path, monkeypatch: pytest.Monke
     made = Crew(prepare(parse(run)), print)
     made.look(remaining=20)
     assert made.can_decide and not started
+
+
+def test_episodes_that_are_killed_for_memory_again_and_again_stop_the_run_and_become_no_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(crew, "cluster_size", lambda: SMALL)
+    run = prepare(parse(["--task-suite", "toy", "--policy", "toy", "--output", str(tmp_path)]))
+    made = Crew(run, print, clock=lambda: now)
+    member = SimpleNamespace(name="worker-0", lease=object(), deadline=0.0, episodes=0)
+    killed = OutOfMemoryError("a node running low on memory")
+
+    def come_back(outcome: object) -> None:
+        def get(_: object) -> object:
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(crew, "ray", SimpleNamespace(get=get))
+        made._report(object(), member)  # type: ignore[arg-type]
+
+    for outcome in (*[killed] * 4, "a result", *[killed] * 4, ActorDiedError()):
+        come_back(outcome)
+        now += 10
+    assert made._stopped is None
+    come_back(killed)
+    with pytest.raises(RunStoppedError, match="workers were killed for memory 5 times in a row"):
+        made.look(remaining=20)
+
+
+def test_after_a_ctrl_c_nobody_is_hired_and_no_node_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    hired: list[object] = []
+    monkeypatch.setattr(crew, "cluster_size", lambda: SMALL)
+    monkeypatch.setattr(crew, "request_resources", lambda bundles: asked.append(len(bundles)))
+    monkeypatch.setattr(actors, "start_worker", lambda *given: hired.append(given))
+    monkeypatch.setattr(actors, "start_replica", lambda *given: hired.append(given))
+    monkeypatch.setattr(actors, "stop", lambda actor: None)
+    run = prepare(parse(["--task-suite", "toy", "--policy", "toy", "--output", str(tmp_path)]))
+    now = 0.0
+    made = Crew(run, print, clock=lambda: now)
+    member = crew.Member("worker-0", SimpleNamespace(), 0)  # type: ignore[arg-type]
+    made.members.append(member)
+    for _ in range(2):
+        made.wind_down()
+        made.look(remaining=20)
+        now += crew.LOOK_S
+    made.replace(member)
+    assert asked == [0] and not hired and not made.members
+
+
+def test_a_crew_in_mid_run_is_given_time_before_it_is_said_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "cluster_size", lambda: SMALL)
+    run = prepare(parse(["--arms", "expert", "--assets", "lite", "--output", str(tmp_path)]))
+    now, said = 0.0, list[str]()
+    made = Crew(run, said.append, clock=lambda: now)
+    member = crew.Member("worker-0", SimpleNamespace(), 0, node="node")  # type: ignore[arg-type]
+    made.members.append(member)
+    now += 2 * crew.PATIENCE_S
+    made._explain_silence()
+    member.node = ""  # it is being replaced
+    now += crew.PATIENCE_S - 1
+    made._explain_silence()
+    assert not said
+    now += 2
+    made._explain_silence()
+    assert said[0].startswith("waiting for a worker: it asks for 1 CPUs") and len(said) == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import platform
 import random
 import threading
@@ -194,6 +195,22 @@ def test_workers_are_replaced_after_so_many_episodes(tmp_path: Path) -> None:
     flags = ["--task-suite", "toy", "--tasks", "0", "--num-trials", "6", "--arms", "parallel"]
     run_toy(tmp_path, *flags, "--workers", "1", "--episodes-per-worker", "3")
     assert rows(tmp_path)["worker"].value_counts().to_list() == [3, 3]
+
+
+def test_a_replica_that_dies_whenever_it_loads_stops_the_run_and_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray restarts it and says nothing: calls to it wait."""
+
+    class Dying:
+        def __init__(self, *_: object) -> None:
+            time.sleep(0.5)
+            os._exit(1)
+
+    monkeypatch.setattr(actors, "PolicyReplicaActor", Dying)
+    told = "every replica of the policy is dead: .*, [5-9] times in a row before it answered"
+    with pytest.raises(crew.RunStoppedError, match=told):
+        run_toy(tmp_path, "--task-suite", "toy")
 
 
 def test_a_replica_with_another_checkpoint_stops_the_run(

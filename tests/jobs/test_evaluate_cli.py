@@ -50,6 +50,7 @@ def launch(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         cwd="/",
+        start_new_session=True,
     )
 
 
@@ -261,6 +262,36 @@ def test_books_that_cannot_be_written_stop_the_run_aloud_and_it_goes_on_when_the
     text = finish(again)
     assert again.returncode == 0, text
     eighty_episodes(output)
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "told"),
+    [
+        (lambda job: os.killpg(job.pid, signal.SIGTERM), 130, "interrupted: "),
+        (lambda job: gcs_server(job).kill(), 1, "its gcs_server on this machine has ended: "),
+    ],
+)
+def test_a_signal_to_the_group_or_a_dead_head_end_the_run_at_once_in_a_sentence(
+    end: Callable[[subprocess.Popen[str]], None], code: int, told: str, tmp_path: Path
+) -> None:
+    """As timeout, Slurm and systemd end jobs: Ray's processes get the signal at the same moment,
+    and its calls wait for a minute for a head that is gone."""
+    output = tmp_path / "run"
+    driver = launch_until_rows(output, [*FORTY, *TOY, "--output", str(output)])
+    started = time.monotonic()
+    end(driver)
+    text = finish(driver)
+    assert time.monotonic() - started < 25  # 3 on a machine with nothing else to do
+    assert driver.returncode == code, text
+    last = text.strip().splitlines()[-1]
+    assert told in last and last.endswith(f"--output {output} --resume")
+    assert "GCS" not in text and "Traceback" not in text
+    assert f"{80 - len(episodes(output))} episodes left" in last
+
+
+def gcs_server(job: subprocess.Popen[str]) -> psutil.Process:
+    (head,) = (p for p in psutil.Process(job.pid).children() if p.name() == "gcs_server")
+    return head
 
 
 def launch_until_rows(output: Path, flags: list[str]) -> subprocess.Popen[str]:
