@@ -1,12 +1,19 @@
-"""A cluster of our own that does not come up; no Ray is started."""
+"""A cluster of our own that does not come up, or stands still."""
 
 from __future__ import annotations
 
 import subprocess
+import threading
 
 import psutil
+import pytest
 
-from rsd.cluster.watch import BIRTH_GRACE_S, BIRTH_S, PROBE_S, Birth
+from rsd.cluster import watch
+from rsd.cluster.reasons import RunStoppedError
+from rsd.cluster.session import connected
+from rsd.cluster.watch import BIRTH_GRACE_S, BIRTH_S, PROBE_S, Birth, beside
+
+pytestmark = pytest.mark.timeout(120)
 
 
 def test_a_process_that_ends_while_its_cluster_starts_ends_the_wait() -> None:
@@ -36,3 +43,19 @@ def test_a_cluster_that_stands_still_while_it_starts_ends_the_wait() -> None:
         now += 10
     now += 1
     assert birth.lost() == f"it has not come up within {BIRTH_S:g} s"
+
+
+def test_a_raylet_that_stands_still_is_a_lost_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray counts its node as alive for minutes, and starts nothing more."""
+    monkeypatch.setattr(watch, "LOST_S", 2.0)
+    end = threading.Event()
+    before = set(psutil.Process().children())
+    with (
+        pytest.raises(RunStoppedError, match=r"the raylet at \S+ has not answered for"),
+        connected(cpus=1),
+    ):
+        ours = set(psutil.Process().children()) - before
+        next(process for process in ours if process.name() == "raylet").suspend()
+        beside(lambda: end.wait(60))
+    end.set()
+    assert not any(map(watch._runs, ours))
