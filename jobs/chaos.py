@@ -138,9 +138,10 @@ class Session:
         if victim in ("driver", "group"):
             return [driver]
         family = sorted(driver.children(recursive=True), key=lambda p: (_created(p), p.pid))
-        found = [p for p in family if chaos.kind_of(_command(p)) == victim]
-        busy = [p for p in found if _command(p)[0].endswith(".episode")]
-        return busy or found
+        commands = [(process, _command(process)) for process in family]
+        found = [(p, command) for p, command in commands if chaos.kind_of(command) == victim]
+        busy = [p for p, command in found if command[0].endswith(".episode")]
+        return busy or [p for p, _ in found]
 
     def members(self) -> list[psutil.Process]:
         """Whatever of it lives, the driver's orphans included."""
