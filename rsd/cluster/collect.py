@@ -32,6 +32,7 @@ from rsd.cluster.crew import (
 )
 from rsd.cluster.reasons import reason_of
 from rsd.cluster.scaling import Footprint, Wishes
+from rsd.cluster.watch import check_cluster
 from rsd.cluster.worker import (
     KILL_GRACE_S,
     SimulatorSlot,
@@ -400,6 +401,7 @@ class CollectionRun:
     def _lost(self, member: _Member, error: Exception) -> None:
         """Nothing came of an attempt, and not through the expert: an exception, a hang, a dead
         worker, a demonstration that no file may hold."""
+        check_cluster()
         task = member.task
         assert task is not None
         kind = type(error).__name__

@@ -11,7 +11,7 @@ from rsd.cluster.leases import Leases
 from rsd.cluster.metrics import Metrics
 from rsd.cluster.progress import Progress, Standing
 from rsd.cluster.reasons import reason_of
-from rsd.cluster.watch import Interrupts
+from rsd.cluster.watch import Interrupts, check_cluster
 from rsd.cluster.worker import NoReplicaError, error_result
 from rsd.envs import suite_of
 from rsd.preflight import RunPlan
@@ -114,10 +114,13 @@ class Driver:
                 self._crew.assign(member, lease, self._arms[lease.key.arm].decoding)
 
     def _settle(self, report: Report) -> None:
-        """Record an attempt, or have it made again."""
+        """Record an attempt, or have it made again. Raises RunStoppedError where it failed with the
+        cluster: that is no episode's error."""
         member = report.member
         lease, member.lease = member.lease, None
         assert lease is not None
+        if report.error is not None:
+            check_cluster()
         if isinstance(report.error, NoReplicaError):
             self._leases.returned(lease.key)
             return

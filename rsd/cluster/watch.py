@@ -179,6 +179,17 @@ def _lost() -> str:
     return next(filter(None, (line.lost() for line in _lifelines)), "")
 
 
+def _told(lost: str) -> str:
+    return f"the Ray cluster is lost: {lost}"
+
+
+def check_cluster() -> None:
+    """Raises RunStoppedError where it is lost: what fails then is nobody else's fault."""
+    lost = _lost()
+    if lost:
+        raise RunStoppedError(_told(lost))
+
+
 class _Hand:
     """One thread for all calls to Ray: its processes end with the *thread* that started them
     (PR_SET_PDEATHSIG), so that thread has to stay."""
@@ -225,6 +236,9 @@ def beside(work: Callable[[], T], leave: Callable[[], bool] = lambda: False) -> 
             leave_behind(future)
             _hands.remove(hand)
         raise
+    failure = future.exception()
+    if failure is not None and leave():  # what ended Ray's processes ended the work, too
+        raise KeyboardInterrupt from failure
     return future.result()
 
 
@@ -240,7 +254,7 @@ def _watch(future: Future[Any], leave: Callable[[], bool]) -> None:
             if lost or time.monotonic() > deadline:
                 raise KeyboardInterrupt
         elif lost:
-            raise RunStoppedError(f"the Ray cluster is lost: {lost}")
+            raise RunStoppedError(_told(lost))
 
 
 def _ended(future: Future[Any]) -> bool:

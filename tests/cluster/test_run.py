@@ -207,6 +207,10 @@ def test_a_replica_that_dies_whenever_it_loads_stops_the_run_and_is_not_waited_f
             time.sleep(0.5)
             os._exit(1)
 
+        async def expect(self, callers: int) -> None: ...
+
+        async def info(self) -> None: ...
+
     monkeypatch.setattr(actors, "PolicyReplicaActor", Dying)
     told = "every replica of the policy is dead: .*, [5-9] times in a row before it answered"
     with pytest.raises(crew.RunStoppedError, match=told):

@@ -15,7 +15,7 @@ from ray._private.utils import publish_error_to_driver
 from rsd.cluster import session, watch
 from rsd.cluster.reasons import RunStoppedError
 from rsd.cluster.session import connected
-from rsd.cluster.watch import LOST_S, Lifeline, answers, beside
+from rsd.cluster.watch import LOST_S, Lifeline, answers, beside, check_cluster, lifeline
 from rsd.leaving import is_left_behind
 
 pytestmark = pytest.mark.timeout(120)
@@ -89,6 +89,25 @@ def test_beside_gives_back_what_the_work_returns_or_raises() -> None:
     assert beside(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         beside(lambda: 1 // 0)
+
+
+def test_who_leaves_is_not_told_what_the_signal_did_to_ray() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        beside(lambda: 1 // 0, lambda: True)
+
+
+def test_what_fails_with_the_cluster_is_no_error_of_an_episode() -> None:
+    check_cluster()
+    with (
+        lifeline(Lifeline("127.0.0.1:1", clock=iter([0.0, 100.0, 100.0, 100.0]).__next__)),
+        (
+            pytest.raises(
+                RunStoppedError, match=r"cluster is lost: the head at 127\.0\.0\.1:1 has not"
+            )
+        ),
+    ):
+        check_cluster()
+    check_cluster()
 
 
 def test_work_that_hangs_is_left_behind_when_the_user_leaves(

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from rsd.architecture import RFSQConfig, SmallVLAConfig
-from rsd.errors import UserError
+from rsd.errors import CannotWriteError, UserError
 from rsd.models import checkpoint, policy
 from rsd.models.small_vla import SmallVLA
 from rsd.rfsq import RFSQ
@@ -27,6 +27,7 @@ from rsd.training.run import STATE_FILE, check_output, reserved, train
 from rsd.training.tokeniser import train_tokeniser
 from rsd.types import ImageSpec
 from tests.decoding.small_policy import CONFIG, IMAGES, small_checkpoint, small_model
+from tests.full_disk import full_disk
 from tests.made_up_demonstrations import made_up_demonstration, made_up_folder
 
 SETTINGS = TrainConfig(
@@ -320,3 +321,28 @@ def test_reports_behind_a_resumed_state_are_dropped_and_curves_go_on(tmp_path: P
     (tmp_path / FILE).write_bytes(b"PAR1 and nothing else")
     with pytest.raises(UserError, match=r"training.parquet cannot be read"):
         TrainingLog(tmp_path, "target", 20)
+
+
+@pytest.mark.parametrize(("room", "file"), [(0, "tokeniser.json"), (7000, "training.pt")])
+def test_a_full_disk_is_told_by_the_file_and_the_same_job_goes_on_when_there_is_room(
+    room: int, file: str, data: Path, tmp_path: Path
+) -> None:
+    job = _job(data, tmp_path / "policy")
+    told = rf"cannot write .*{file}: .*make room there"
+    with reserved(job), full_disk(room), pytest.raises(CannotWriteError, match=told):
+        train(job, "", lambda _: None, lambda _: None)
+    assert not [path.name for path in job.output.rglob("*.tmp")]
+    _train(dataclasses.replace(job, resume=True))
+    assert (job.output / checkpoint.WEIGHTS_FILE).exists()
+
+
+def test_a_checkpoint_that_has_no_room_leaves_the_one_that_is_there(
+    data: Path, tmp_path: Path
+) -> None:
+    model = small_model()
+    policy.save(model, tmp_path, IMAGES, {})
+    before = checkpoint.inspect(str(tmp_path)).sha256
+    with full_disk(1000), pytest.raises(CannotWriteError, match="make room"):
+        policy.save(model, tmp_path, IMAGES, {"another": "one"})
+    assert checkpoint.inspect(str(tmp_path)).sha256 == before
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", checkpoint.WEIGHTS_FILE}
