@@ -69,11 +69,13 @@ ENDINGS: dict[tuple[str, str], set[int]] = {
     ("driver", "SIGKILL"): {-9},
     ("group", "SIGTERM"): {130},
     ("group", "SIGINT"): {130},
-    (STORE, "refuses"): {1, 2},
-    (STORE, "SIGSTOP"): {1, 2},
+    (STORE, "refuses"): {1},
+    (STORE, "SIGSTOP"): {1},
 }
 COMPLETE = (0, 3)  # exit codes of a run with every episode recorded
-UNPREPARED = {-15, -2, 130}  # of a signal that comes before anything is opened
+WAYS_ON = ("--resume", "python -m rsd.report")  # the latter where only the summary is missing
+# The same before the books are open: a signal's own end, an output that cannot be opened.
+UNOPENED = {"group": {-15, -2}, STORE: {2}}
 AT_ONCE_S = 30.0  # what Slurm waits between SIGTERM and SIGKILL
 UNSETTLED = 0.25  # of the blows fall while the run still recovers from the one before
 LONGEST_PAUSE_S = 2.0
@@ -362,13 +364,14 @@ def _faults(ending: Ending, blows: Sequence[Blow]) -> list[str]:
     allowed = {*COMPLETE}
     for blow in blows:
         allowed |= ENDINGS.get((blow.event.victim, blow.event.signal), set())
-        if blow.event.victim == "group" and not ending.opened:
-            allowed |= UNPREPARED
+        if not ending.opened:
+            allowed |= UNOPENED.get(blow.event.victim, set())
     if ending.exit_code not in allowed:
         faults.append(f"exit code {ending.exit_code} after {after} (allowed: {sorted(allowed)})")
     if "Traceback (most recent call last)" in ending.log:
         faults.append(f"a traceback after {after}")
-    if ending.opened and ending.exit_code in (1, 130) and "--resume" not in ending.log:
+    says_how = any(way in ending.log for way in WAYS_ON)
+    if ending.opened and ending.exit_code in (1, 130) and not says_how:
         faults.append(f"exit code {ending.exit_code} after {after} without a word of --resume")
     terms = [blow.at for blow in blows if blow.event.signal == "SIGTERM"]
     if terms and ending.ended - terms[0] > AT_ONCE_S:

@@ -251,6 +251,8 @@ RESUME = "\noutput   x\nstopped: 3 episodes left; go on with --resume"
         ("group", "SIGTERM", ending(-15, "", ended=OPENED + 2), None),
         ("gcs", "SIGKILL", ending(1, RESUME), None),
         ("store", "refuses", ending(1, RESUME), None),
+        ("store", "refuses", ending(2, ""), None),
+        ("store", "refuses", ending(2), "exit code 2 after refuses of store"),
         ("worker", "SIGKILL", ending(1, RESUME), "exit code 1 after SIGKILL of worker"),
         ("worker", "SIGKILL", ending(-9, stuck=True), "stuck after SIGKILL of worker"),
         ("group", "SIGTERM", ending(-15, RESUME, ended=OPENED + 2), "exit code -15"),
