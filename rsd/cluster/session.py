@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -58,9 +60,18 @@ def connected(cpus: int | None = None) -> Iterator[None]:
         try:
             if not is_left_behind():
                 beside(ray.shutdown)
+                _listen_again(signal.SIGTERM)
         finally:
             if is_left_behind():  # Ray's own end would wait, too
                 _end(ours | _children() - before)
+
+
+def _listen_again(signum: signal.Signals) -> None:
+    """Ray's end gives a signal its default action behind Python's back, whatever handler Python
+    has and names."""
+    handler = signal.getsignal(signum)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signum, handler)
 
 
 def _silence_ray() -> None:

@@ -1,4 +1,4 @@
-"""A cluster of our own that does not come up, or stands still."""
+"""A cluster of our own that does not come up, stands still, or has ended."""
 
 from __future__ import annotations
 
@@ -79,3 +79,27 @@ def test_a_raylet_that_stands_still_is_a_lost_cluster() -> None:
     assert re.match(
         r"the Ray cluster is lost: the raylet at \S+ has not answered for \d s False$", done.stdout
     )
+
+
+AFTERWARDS = """
+import os, signal, time
+from rsd.cluster.session import connected
+from rsd.leaving import terminable
+
+with terminable():
+    with connected(cpus=1):
+        pass
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    except KeyboardInterrupt:
+        print("heard")
+"""
+
+
+def test_sigterm_is_heard_when_ray_has_ended() -> None:
+    """As in a summary: Ray leaves the default action behind, which ends the process at once."""
+    done = subprocess.run(
+        [sys.executable, "-c", AFTERWARDS], cwd=ROOT, capture_output=True, text=True, timeout=110
+    )
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
