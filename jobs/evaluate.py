@@ -134,7 +134,7 @@ def carry_out(run: RunPlan, console: Console) -> int:
     hurry = hurry or is_left_behind()
     try:
         errors = 0 if left and hurry else summarise(output, console)
-    except OSError as error:  # a store that is away now; what is recorded is recorded
+    except (UserError, OSError) as error:  # a store that is away now; what is recorded is recorded
         again = f"`python -m rsd.report {output}` prints it when it can"
         complain(f"no summary: {error}; {again}")
         stopped = stopped or "stopped"

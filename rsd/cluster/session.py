@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -23,7 +25,7 @@ from rsd.cluster.driver import Driver
 from rsd.cluster.progress import Standing, make_progress
 from rsd.cluster.reasons import RunStoppedError, reason_of
 from rsd.cluster.scaling import ClusterSize
-from rsd.cluster.watch import VITAL, Interrupts, Lifeline, beside, lifeline
+from rsd.cluster.watch import VITAL, Birth, Interrupts, Lifeline, beside, lifeline
 from rsd.envs import suite_of
 from rsd.errors import UserError
 from rsd.leaving import is_left_behind
@@ -56,15 +58,25 @@ def connected(cpus: int | None = None) -> Iterator[None]:
             beside(lambda: _start_local(provenance.cpus() if cpus is None else cpus))
             ours = _children() - before
         vital = _vital() if ours else {}
-        with lifeline(Lifeline(ray.get_runtime_context().gcs_address, vital)):
+        head = Lifeline(ray.get_runtime_context().gcs_address, vital)
+        with lifeline(head), lifeline(Lifeline(_raylet_address(), what="raylet")):
             yield
     finally:
         try:
             if not is_left_behind():
                 beside(ray.shutdown)
+                _listen_again(signal.SIGTERM)
         finally:
             if is_left_behind():  # Ray's own end would wait, too
                 _end(ours | _children() - before)
+
+
+def _listen_again(signum: signal.Signals) -> None:
+    """Ray's end gives a signal its default action behind Python's back, whatever handler Python
+    has and names."""
+    handler = signal.getsignal(signum)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signum, handler)
 
 
 def _silence_ray() -> None:
@@ -78,6 +90,14 @@ def _vital() -> dict[str, psutil.Process]:
     before they have become something else does not count."""
     children = psutil.Process().children()
     return {process.name(): process for process in children if process.name() in VITAL}
+
+
+def _raylet_address() -> str:
+    """Of this process's own node. Ray misses one that stands still: its node counts as alive, and
+    nothing is started any more."""
+    own = ray.get_runtime_context().get_node_id()
+    node = next(node for node in ray.nodes() if node["NodeID"] == own)
+    return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
 
 
 def _children() -> set[psutil.Process]:
@@ -108,14 +128,15 @@ def _start_local(cpus: int) -> None:
     for _ in range(STARTS):
         before = _children()
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with lifeline(Birth(_vital)):
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             return
         except Exception as error:  # what Ray raises for a node that starts too slowly
             failure = error

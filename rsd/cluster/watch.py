@@ -27,6 +27,8 @@ from rsd.leaving import leave_behind
 LOOK_S = 0.1  # between two looks at signals
 PROBE_S = 1.0  # between two questions to a head on another machine, and for its answer
 LOST_S = 15.0  # without an answer
+BIRTH_S = 120.0  # for a cluster of our own to come up; 10 is usual, 40 on a busy machine
+BIRTH_GRACE_S = 5.0  # for Ray to notice itself that a process ended, and to try again
 GRACE_S = 3.0  # for the work to come to an end by itself, after a signal
 VITAL = ("gcs_server", "raylet")  # names of the processes without which nothing goes on
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"  # RFC 9113, 3.4
@@ -79,9 +81,11 @@ class Lifeline:
         address: str,
         vital: Mapping[str, psutil.Process] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
+        what: str = "head",
     ) -> None:
-        """`address` is the head's `host:port`."""
+        """`address` is the head's `host:port`, or that of another server, which `what` names."""
         self._address = address
+        self._what = what
         self._vital = vital
         self._clock = clock
         self._answered = self._asked = clock()
@@ -98,7 +102,40 @@ class Lifeline:
             self._asked = self._clock()
         silent_s = self._asked - self._answered
         if silent_s > LOST_S:
-            return f"the head at {self._address} has not answered for {silent_s:.0f} s"
+            return f"the {self._what} at {self._address} has not answered for {silent_s:.0f} s"
+        return ""
+
+
+class Birth:
+    """The same for a cluster of our own that is being started, as long as Ray itself says nothing:
+    a process of it that ends, or all of it that takes too long."""
+
+    def __init__(
+        self,
+        vital: Callable[[], Mapping[str, psutil.Process]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`vital` finds those of its processes that there are so far."""
+        self._vital = vital
+        self._clock = clock
+        self._seen: dict[str, psutil.Process] = {}
+        self._ran: dict[str, float] = {}  # when each was last seen to run
+        self._started = clock()
+        self._looked = -math.inf
+
+    def lost(self) -> str:
+        """Why it will not come up; empty while it may."""
+        now = self._clock()
+        if now - self._looked < PROBE_S:
+            return ""
+        self._looked = now
+        self._seen = {**self._vital(), **self._seen}
+        self._ran |= {name: now for name, process in self._seen.items() if _runs(process)}
+        for name in self._seen:
+            if now - self._ran.get(name, self._started) > BIRTH_GRACE_S:
+                return f"its {name} on this machine has ended"
+        if now - self._started > BIRTH_S:
+            return f"it has not come up within {BIRTH_S:g} s"
         return ""
 
 
@@ -125,12 +162,12 @@ def answers(address: str, timeout_s: float) -> bool:
     return True
 
 
-_lifelines: list[Lifeline] = []  # of Ray's connection: a process has at most one
+_lifelines: list[Lifeline | Birth] = []  # of Ray's connection
 
 
 @contextlib.contextmanager
-def lifeline(line: Lifeline) -> Iterator[None]:
-    """While connected: what `beside` looks at."""
+def lifeline(line: Lifeline | Birth) -> Iterator[None]:
+    """While connected, or about to be: what `beside` looks at."""
     _lifelines.append(line)
     try:
         yield

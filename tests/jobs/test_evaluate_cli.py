@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rsd import records
+from rsd import records, report
 from rsd.models import policy
 from tests.decoding.small_policy import IMAGES, small_model
 
@@ -178,7 +178,9 @@ def finish(process: subprocess.Popen[str]) -> str:
     return text
 
 
-def test_a_run_ends_in_a_summary_and_can_be_asked_for_again(tmp_path: Path) -> None:
+def test_a_run_ends_in_a_summary_and_can_be_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Exit code 3: trial 1 of the policy `toy-nan` is an error in both arms."""
     output = tmp_path / "run"
     config = tmp_path / "run.yaml"
@@ -198,6 +200,10 @@ def test_a_run_ends_in_a_summary_and_can_be_asked_for_again(tmp_path: Path) -> N
     text = finish(again)
     assert again.returncode == 3, text
     assert "4 recorded" in text
+    with monkeypatch.context() as away:
+        away.setattr(report, "summarise", lambda output: records.read_run(f"{output}/gone"))
+        assert main(flags) == 1  # as of an object store that went away after the last row
+    assert "no summary: " in capsys.readouterr().err
     changed = launch(*flags, "--trials", "0")
     text = finish(changed)
     assert changed.returncode == 2

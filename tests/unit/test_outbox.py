@@ -83,7 +83,9 @@ def test_a_store_that_is_away_for_a_while_loses_no_row_and_holds_nobody_up(store
         started = time.monotonic()
         add(books, trial)
         assert time.monotonic() - started < 1
-    books.note_machine(Machine("worker", "node-1", "none", "EPYC", 16, (), "x86-64-v3"))  # run.json, too
+    books.note_machine(
+        Machine("worker", "node-1", "none", "EPYC", 16, (), "x86-64-v3")
+    )  # run.json, too
     wait_for(lambda: store.tries >= 5)
     books.look()
     assert books.recorded() == {key(0)} and books.waiting == 4
