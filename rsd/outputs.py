@@ -92,6 +92,11 @@ def _check_scheme(output: str, scheme: str, rest: str) -> None:
         raise UserError(f"cannot open output {output!r}: nothing is kept at {scheme}://; {again}")
     if scheme == "file" and not rest.startswith("/"):
         raise UserError(f"cannot open output {output!r}: write file:/// and the path from the root")
+    if "@" in rest.partition("/")[0] and scheme not in ("abfs", "abfss"):
+        raise UserError(
+            f"an address with a key or a password ({scheme}://...@...) would be shown and kept in "
+            "records; give those in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        )
     if not rest.strip("/"):
         raise UserError(f"cannot open output {output!r}: it names no folder; {ways}")
 

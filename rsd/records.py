@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from rsd.conditions import deciding
 from rsd.errors import CannotWriteError, UserError
+from rsd.foreign import parse_json
 from rsd.locking import LOCK_FILE, hold, let_go_on_failure
 from rsd.outbox import Outbox, Parcel, Patience
 from rsd.outputs import ASIDE, check_address, write_atomically
@@ -678,7 +679,7 @@ def read_run(output: str) -> dict[str, Any]:
     """The run.json of a run; raises UserError where there is none or its schema is another."""
     folder = _Folder.at(output)
     try:
-        run = json.loads(folder.read(RUN_FILE))
+        run = parse_json(folder.read(RUN_FILE))
     except FileNotFoundError:
         raise UserError(
             f"{output} holds no run: there is no {RUN_FILE} (start one without --resume, or give "
@@ -686,7 +687,11 @@ def read_run(output: str) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise UserError(f"cannot read {RUN_FILE} in {output}: {error}") from error
-    version = run.get("schema_version")
+    except ValueError as error:
+        raise UserError(f"{RUN_FILE} in {output} is no JSON of a run: {error}") from error
+    version = run.get("schema_version") if isinstance(run, dict) else None
+    if version is None:
+        raise UserError(f"{RUN_FILE} in {output} describes no run: it names no schema version")
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{output} was written with schema version {version!r}, this code has "

@@ -256,6 +256,8 @@ def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     try:
         table = pq.read_table(path)
         origin: dict[str, Any] = json.loads(table.schema.metadata[b"run"])
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path} is no file of `jobs/results.py keep` ({error!r})") from error
     missing = [field for field in SCHEMA if field.name not in table.schema.names and field.nullable]

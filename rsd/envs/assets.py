@@ -18,6 +18,7 @@ import platformdirs
 
 from rsd import arithmetic, installation
 from rsd.errors import UserError, using
+from rsd.foreign import expanded
 from rsd.outputs import check_name, write_atomically
 from rsd.suites import SUITES, get_suite, get_task, libero_root
 
@@ -145,7 +146,7 @@ def _lite() -> ResolvedAssets:
 
 
 def _local(choice: str) -> ResolvedAssets:
-    path = Path(choice).expanduser().resolve()
+    path = expanded(choice).resolve()
     if not path.is_dir():
         raise UserError(
             f"no asset tree at {choice!r}; give a folder, or one of auto, lite, official"

@@ -43,6 +43,7 @@ BAD = [
     ("http://x/y", "nothing is kept at http://; give a local path, s3://"),
     ("mock://x/y", "nothing is kept at mock://"),
     ("s4://x/y", "nothing is kept at s4://"),
+    ("s3://key:secret@bucket/x", r"s3://\.\.\.@\.\.\.\) would be shown and kept in records"),
     ("s3://", "names no folder"),
     ("s3:///", "names no folder"),
     ("file://tmp/x", "write file:/// and the path"),

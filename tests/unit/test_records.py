@@ -470,3 +470,20 @@ def test_two_hundred_episodes_come_back_exactly_once(tmp_path: Path) -> None:
     rows = read_episodes(str(tmp_path)).select(["arm", "suite", "task_id", "trial", "seed"])
     keys = [EpisodeKey(**row) for row in rows.to_pylist()]
     assert sorted(keys) == sorted(episode.key for episode in planned)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "is no JSON of a run"),
+        ("{", "is no JSON of a run"),
+        ("[" * 200_000, "nested more than"),
+        ("[1]", "describes no run"),
+        ("null", "describes no run"),
+        ("{}", "describes no run"),
+    ],
+)
+def test_a_damaged_run_file_is_named(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=rf"run\.json in .*{told}"):
+        read_run(str(tmp_path))
