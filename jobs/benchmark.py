@@ -43,7 +43,7 @@ from rsd.cluster.address import check_cluster
 from rsd.config import Least, check_least
 from rsd.console import PLAIN, complain, make_console
 from rsd.envs.rendering import NO_RENDERER
-from rsd.errors import UserError, writing
+from rsd.errors import UserError, prove_writable, writing
 from rsd.models import inspect_policy
 from rsd.outputs import write_atomically
 from rsd.provenance import hardware
@@ -63,8 +63,14 @@ class Rollout:
     """Control steps per second of the reference loop, ours and the floor; one process each."""
 
     suite: str = "libero_spatial"
+    """LIBERO suite"""
+
     task: int = 2
+    """Task of the suite, from 0"""
+
     trials: int = 5
+    """Episodes, from stored initial states 0, 1, ... on"""
+
     steps: int = 110
     """Control steps of an episode"""
 
@@ -133,18 +139,32 @@ class Decode:
     """Name of a bundled checkpoint, or the folder of one"""
 
     suite: str = "libero_spatial"
+    """LIBERO suite"""
+
     batches: tuple[int, ...] = (1, 8)
+    """Requests that are decoded together"""
+
     chunks: int = 64
     """Observations, taken along the policy's own episodes"""
 
     repeats: int = 3
+    """Times that every mode decodes all of them"""
+
     threads: int = 1
+    """Of torch"""
+
     device: str = "cpu"
+    """cpu, cuda"""
+
     draft_layers: int | None = None
     """Layers drafted before the first pass; None: as many as the policy likes"""
 
     assets: str = "auto"
+    """auto, lite, official, or the folder of an asset tree"""
+
     renderer: str = "auto"
+    """auto, osmesa, egl"""
+
     json: Path | None = None
     """Also write the figures to this file"""
 
@@ -280,6 +300,8 @@ class Driver:
     number that whole arms and trials give"""
 
     workers: int = 2
+    """Environment workers"""
+
     json: Path | None = None
     """Also write the figures to this file"""
 
@@ -317,6 +339,8 @@ class Tokeniser:
     """Steps of an encoder, where there is one"""
 
     seed: int = 0
+    """Of the encoders' weights and batches"""
+
     json: Path | None = None
     """Also write the figures to this file"""
 
@@ -406,7 +430,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job: Any = tyro.cli(Job, args=arguments, description=__doc__)
     try:
         if job.json:
-            _prove_writable(job.json)
+            prove_writable(job.json)
         figures = job.run(console)
         if job.json:
             with writing(job.json):
@@ -418,15 +442,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE
-
-
-def _prove_writable(path: Path) -> None:
-    """Raises UserError before anything is measured where the figures could not be kept."""
-    with writing(path):
-        new = not path.exists()
-        path.open("a").close()
-        if new:
-            path.unlink()
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class Keep:
     """Name of the file: letters, digits, - and _"""
 
     folder: Path = FOLDER
+    """Where the file goes"""
 
     def run_it(self, console: Console) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
@@ -65,6 +66,8 @@ class TableOf:
     """Make the tables."""
 
     folder: Path = FOLDER
+    """Where the files are that `keep` made"""
+
     tasks: bool = False
     """Also the successes of every task"""
 

@@ -67,8 +67,18 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CannotWriteError(
-            f"cannot write {path}: {error}; make room there or choose another --output"
+            f"cannot write {path}: {error}; make room there, or choose another place"
         ) from error
+
+
+def prove_writable(path: Path) -> None:
+    """Raises CannotWriteError for a file that could not be written, before what it is for begins;
+    leaves nothing behind."""
+    with writing(path):
+        new = not path.exists()
+        path.open("a").close()
+        if new:
+            path.unlink()
 
 
 @contextmanager

@@ -156,15 +156,22 @@ def compare(kept: Kept, again: Kept) -> list[Agreement]:
     return lines
 
 
+_NOT_RECORDED = "not recorded"  # by an older run
+
+
 def differences(kept: Kept, here: dict[str, Any]) -> list[str]:
     """What made the rows and is otherwise here, a line each: what decides a row first, then what
     must not."""
     then, now = _facts(kept.origin), _facts(here)
     return [
-        f"{name}: {then.get(name)} then, {now.get(name)} here"
+        f"{name}: {_said(then.get(name))} then, {_said(now.get(name))} here"
         for name in {**then, **now}
         if then.get(name) != now.get(name)
     ]
+
+
+def _said(value: object) -> object:
+    return _NOT_RECORDED if value is None else value
 
 
 def _facts(origin: dict[str, Any]) -> dict[str, object]:
@@ -172,6 +179,6 @@ def _facts(origin: dict[str, Any]) -> dict[str, object]:
     return flat(deciding(origin)) | {
         "torch's build": origin["packages"].get("torch"),
         "Python": hardware["python"],
-        "libc": hardware.get("libc", "not recorded"),
+        "libc": hardware.get("libc"),
         "processor": hardware["cpu"],
     }

@@ -464,6 +464,11 @@ def notes(summary: Summary) -> list[str]:
     lines = []
     if summary.arms:
         lines.append(COVERED)
+    if any(arm.unseen.finished for arm in summary.arms):
+        lines.append(
+            f"Trials {LOOKED_AT} on: without the first ones of every task, some of which were "
+            "looked at while the bundled policies were developed."
+        )
     if any(pair.comparison.pairs for pair in summary.pairs):
         lines.append(
             f"p: exact McNemar test; Holm: adjusted for the {len(summary.pairs)} rows of the "

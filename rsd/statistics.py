@@ -145,8 +145,11 @@ def not_worse(only_first: int, only_second: int, pairs: int, margin: float) -> f
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values of several comparisons, adjusted by Holm (1979): below 0.05 each, the chance that
-    any of those that are untrue is below 0.05, however they depend on each other."""
+    """P-values of several comparisons, adjusted by Holm (1979), in their order.
+
+    Where only adjusted values below 0.05 are called differences, the chance that any of them is
+    none is below 0.05, however the comparisons depend on each other.
+    """
     count = len(p_values)
     adjusted = [0.0] * count
     largest = 0.0

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.chaos import Proxy, main
+from jobs.chaos import Proxy, Store, main
 from rsd.chaos import plan_events
+from rsd.outputs import check_address
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "jobs" / "chaos.py"
@@ -87,6 +88,20 @@ def test_a_store_behind_the_proxy_goes_away_and_comes_back() -> None:
                 assert open_one.recv(100) == b""
         proxy.open()
         assert ask() == b"HERE"
+
+
+def test_outputs_in_the_store_are_addresses_that_a_run_takes() -> None:
+    store = object.__new__(Store)  # nothing is started
+    check_address(store.address("run-000", 5000))
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_struck(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "missing" / "report.json"
+    assert main(["--output", str(tmp_path / "chaos"), "--report", str(report)]) == 2
+    captured = capsys.readouterr()
+    assert f"cannot write {report}" in captured.err and not captured.out
 
 
 def test_a_small_campaign_on_toy_episodes_keeps_every_promise(tmp_path: Path) -> None:

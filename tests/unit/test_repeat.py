@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from made_up_runs import RUN, key, result, write
 
@@ -82,3 +83,17 @@ def test_the_policy_is_found_by_its_hash(run: str) -> None:
     decodings["speculative"]["rule"] = "relaxed"
     with pytest.raises(UserError, match="decoded by"):
         repeat.config_of(known, ["speculative"], None)
+
+
+def test_what_an_older_run_did_not_record_is_said_so() -> None:
+    here = {
+        "arithmetic": "x86-64-v3",
+        "packages": {"torch": "2.13.0"},
+        "hardware": {"python": "3.11.7", "libc": "glibc 2.36", "cpu": "AMD EPYC"},
+    }
+    old = here | {"arithmetic": None, "hardware": {"python": "3.11.7", "cpu": "AMD EPYC"}}
+    kept = repeat.Kept(old, pd.DataFrame())
+    assert repeat.differences(kept, here) == [
+        "arithmetic: not recorded then, x86-64-v3 here",
+        "libc: not recorded then, glibc 2.36 here",
+    ]

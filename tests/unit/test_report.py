@@ -196,6 +196,13 @@ def test_what_made_the_rows_stands_below_the_tables(tmp_path: Path) -> None:
     assert named in text.getvalue()
 
 
+def test_a_column_of_later_trials_is_explained_where_there_are_some(tmp_path: Path) -> None:
+    few = report.summarise(write(tmp_path / "few", [result(key(trial)) for trial in range(10)]))
+    more = report.summarise(write(tmp_path / "more", [result(key(trial)) for trial in range(11)]))
+    told = [[note for note in report.notes(one) if "Trials 10 on" in note] for one in (few, more)]
+    assert [len(notes) for notes in told] == [0, 1]
+
+
 def test_latency_is_the_sum_of_the_stages_of_each_chunk(tmp_path: Path) -> None:
     traces = [
         DecodeTrace((), (), 1, 1, queue_s=i, vision_s=1, draft_s=2, target_s=3, detokenise_s=4)
