@@ -9,10 +9,10 @@ Examples:
   ray job submit --working-dir . -- python jobs/train.py --data /mnt/spatial \
       --output /mnt/policy --workers 8
 
-Reads the HDF5 files of jobs/collect.py and LIBERO's published ones. The same command trains on a
-CPU, on a GPU and on all GPUs of a cluster. Reports go to training.parquet and to
-TensorBoard (`tensorboard --logdir OUTPUT`). Ctrl-C keeps the training state: the same command
-with --resume goes on. Under `ray job submit` a relative --output starts at the home folder.
+Reads the HDF5 files of jobs/collect.py, LIBERO's published ones and openvla-oft's *_no_noops. The
+same command trains on a CPU, on a GPU and on all GPUs of a cluster. Reports go to training.parquet
+and to TensorBoard (`tensorboard --logdir OUTPUT`). Ctrl-C keeps the training state: the same
+command with --resume goes on. Under `ray job submit` a relative --output starts at the home folder.
 Exit codes: 0 done, 1 stopped (workers kept dying, the disk is full, the cluster is lost), 2 bad
 request, 130 interrupted. After 1 and 130 --resume goes on.
 """

@@ -337,7 +337,7 @@ def _paired_table(summary: Summary) -> Grid:
             "95 % interval",
             "p",
             "p\n(Holm)",
-            "same\nend",
+            "same\nfinal\nstate",
             "unpaired\n1st, 2nd",
             f"not worse,\nmargin {_points(summary.margin)}: p",
             "\n(Holm)",
@@ -454,8 +454,8 @@ def print_summary(summary: Summary, console: Console) -> None:
 
 
 COVERED = (
-    "Intervals of 95 % are for worlds like these of these tasks, by this checkpoint: they do not "
-    "cover other tasks or another training."
+    "Intervals of 95 % say what other worlds of these tasks would do to the rates of this "
+    "checkpoint; they cover no other tasks and no other training."
 )
 
 

@@ -403,7 +403,7 @@ def notes(groups: Sequence[Published], margin: float = MARGIN) -> list[str]:
         "level of every (step, dim, layer) in the suite's own chunks, chosen in hindsight, on the "
         "same tokens as the draft. Whole layers: judged ones of which every token was kept.",
         f"Of the first {LOOKED_AT} trials of a task some were looked at in the policies' "
-        "development; of the others none (the expert's saw all of libero_spatial 4).",
+        "development, of the others none; the expert's looked at all of libero_spatial 4.",
     ]
     for group in groups:
         arms: dict[str, Any] = {}
