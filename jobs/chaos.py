@@ -70,6 +70,7 @@ from rsd.cluster.worker import KILL_GRACE_S
 from rsd.config import parse
 from rsd.console import PLAIN, complain, make_console
 from rsd.errors import UserError, prove_writable, writing
+from rsd.leaving import terminable
 from rsd.outputs import write_atomically
 from rsd.preflight import RunPlan, prepare
 from rsd.tables import Grid, print_grid
@@ -796,7 +797,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     flags = [*LIMITS, *(arguments[at + 1 :] or TOY)]
     try:
-        return carry_out(config, flags, make_console())
+        with terminable():  # nothing that was started or stopped is left so
+            return carry_out(config, flags, make_console())
     except (UserError, OSError) as error:
         complain(f"error: {error}")
         return BAD_REQUEST
