@@ -43,8 +43,9 @@ def load(source: str) -> Kept:
 
 
 def _rows(run: str) -> pd.DataFrame:
-    episodes = read_episodes(run).to_pandas()
-    chunks = read_chunks(run).select([*results.KEY, "canonical"]).to_pandas()
+    told = [*results.KEY, "outcome", "steps", "final_state_sha256"]
+    episodes = read_episodes(run, told).to_pandas()
+    chunks = read_chunks(run, [*results.KEY, "canonical"]).to_pandas()
     ties = chunks.groupby(results.KEY)["canonical"].sum().rename("near_ties")
     rows = episodes.rename(columns={"final_state_sha256": "final_state"}).join(ties, on=results.KEY)
     return rows.fillna({"near_ties": 0})

@@ -328,7 +328,7 @@ def decoding_table(rows: pd.DataFrame) -> list[str]:
     )
     for suite, of_suite in rows.groupby("suite", observed=True, sort=False):
         fast, slow = (of_suite[of_suite["arm"] == arm] for arm in _EXACT)
-        if fast.empty or slow.empty:
+        if not fast["chunks"].sum() or not slow["chunks"].sum():
             continue
         means = [f"{_per_chunk(arm):.2f}" for arm in (fast, slow)]
         same, pairs = _same_states(fast, slow)
