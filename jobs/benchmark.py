@@ -45,7 +45,7 @@ from rsd.console import PLAIN, complain, make_console
 from rsd.envs.rendering import NO_RENDERER
 from rsd.errors import UserError, writing
 from rsd.models import inspect_policy
-from rsd.outputs import write_atomically
+from rsd.outputs import prove_writable, write_atomically
 from rsd.provenance import hardware
 from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
 from rsd.tables import Grid, print_grid
@@ -406,7 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job: Any = tyro.cli(Job, args=arguments, description=__doc__)
     try:
         if job.json:
-            _prove_writable(job.json)
+            prove_writable(job.json)
         figures = job.run(console)
         if job.json:
             with writing(job.json):
@@ -418,15 +418,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE
-
-
-def _prove_writable(path: Path) -> None:
-    """Raises UserError before anything is measured where the figures could not be kept."""
-    with writing(path):
-        new = not path.exists()
-        path.open("a").close()
-        if new:
-            path.unlink()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,17 @@ Exit codes: 0 every promise held; 1 one was broken; 2 the request cannot be run;
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+# A working folder that `ray job submit` has uploaded is not installed, and wins over what is.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rsd import commands
+
+if __name__ == "__main__":
+    commands.leave_on_interrupt()
+
 import asyncio
 import json
 import os
@@ -35,7 +46,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import textwrap
 import threading
@@ -45,10 +55,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from xml.etree import ElementTree
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pandas as pd
 import psutil
@@ -56,15 +63,17 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from rsd import chaos, provenance, records
 from rsd.chaos import STORE, VICTIMS, Blow, Check, Ending, Event, Evidence
 from rsd.cluster.worker import KILL_GRACE_S
 from rsd.config import parse
-from rsd.console import PLAIN
-from rsd.errors import UserError
+from rsd.console import PLAIN, complain, make_console
+from rsd.errors import UserError, writing
+from rsd.leaving import terminable
+from rsd.outputs import prove_writable, write_atomically
 from rsd.preflight import RunPlan, prepare
+from rsd.tables import Grid, print_grid
 
 EVALUATE = Path(__file__).resolve().parent / "evaluate.py"
 TOY: tuple[str, ...] = ("--task-suite", "toy_slow", "--policy", "toy", "--num-trials", "20")
@@ -654,10 +663,11 @@ def print_report(
     entries: Sequence[dict[str, object]], broken: dict[str, list[str]], console: Console
 ) -> None:
     """A row a blow, then a row a promise."""
-    table = Table("#", "run", "blow", "what the run did", "next row", "gap", title="Campaign")
+    columns = ("#", "run", "blow", "what the run did", "next row", "gap")
+    table = Grid("Campaign", columns, names=4)
     for entry in entries:
         lasts = f" {entry['lasts_s']:.1f} s" if entry["lasts_s"] else ""
-        table.add_row(
+        table.add(
             str(entry["number"]),
             f"{entry['run']}.{entry['session']}",
             f"{entry['signal']}{lasts} {entry['victim']}",
@@ -665,12 +675,12 @@ def print_report(
             _seconds(entry["rows_after_s"]),
             _seconds(entry["longest_gap_s"]),
         )
-    console.print(table)
-    promises = Table("promise", "broken", title="Audit")
+    print_grid(console, table)
+    promises = Grid("Audit", ("promise", "broken"), names=2)
     for promise, cases in broken.items():
         shown = [*cases[:SHOWN], *([f"and {len(cases) - SHOWN} more"] if cases[SHOWN:] else [])]
-        promises.add_row(promise, "\n".join(shown) or "never")
-    console.print(promises)
+        promises.add(promise, "\n".join(shown) or "never")
+    print_grid(console, promises)
 
 
 def _seconds(value: object) -> str:
@@ -682,6 +692,8 @@ def carry_out(config: ChaosConfig, flags: Sequence[str], console: Console) -> in
     plan = checked(config, flags)
     events = chaos.plan_events(config.seed, config.kills, config.victims)
     config.output.mkdir(parents=True, exist_ok=True)
+    if config.report is not None:
+        prove_writable(config.report)
     started = time.time()
 
     def say(line: str) -> None:
@@ -742,7 +754,8 @@ def carry_out(config: ChaosConfig, flags: Sequence[str], console: Console) -> in
             ],
             "audit": [{"run": run, **asdict(check)} for run, check in audits],
         }
-        config.report.write_text(json.dumps(record, indent=1) + "\n")
+        with writing(config.report):
+            write_atomically(config.report, (json.dumps(record, indent=1) + "\n").encode())
     return DONE if held else BROKEN
 
 
@@ -782,13 +795,14 @@ def main(arguments: Sequence[str]) -> int:
     )
     flags = [*LIMITS, *(arguments[at + 1 :] or TOY)]
     try:
-        return carry_out(config, flags, Console())
+        with terminable():
+            return carry_out(config, flags, make_console())
     except (UserError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", **PLAIN)
+        complain(f"error: {error}")
         return BAD_REQUEST
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    commands.run(main)
