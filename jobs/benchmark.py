@@ -43,9 +43,9 @@ from rsd.cluster.address import check_cluster
 from rsd.config import Least, check_least
 from rsd.console import PLAIN, complain, make_console
 from rsd.envs.rendering import NO_RENDERER
-from rsd.errors import UserError, prove_writable, writing
+from rsd.errors import UserError, writing
 from rsd.models import inspect_policy
-from rsd.outputs import write_atomically
+from rsd.outputs import prove_writable, write_atomically
 from rsd.provenance import hardware
 from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
 from rsd.tables import Grid, print_grid

@@ -69,9 +69,9 @@ from rsd.chaos import STORE, VICTIMS, Blow, Check, Ending, Event, Evidence
 from rsd.cluster.worker import KILL_GRACE_S
 from rsd.config import parse
 from rsd.console import PLAIN, complain, make_console
-from rsd.errors import UserError, prove_writable, writing
+from rsd.errors import UserError, writing
 from rsd.leaving import terminable
-from rsd.outputs import write_atomically
+from rsd.outputs import prove_writable, write_atomically
 from rsd.preflight import RunPlan, prepare
 from rsd.tables import Grid, print_grid
 
@@ -666,7 +666,8 @@ def print_report(
     entries: Sequence[dict[str, object]], broken: dict[str, list[str]], console: Console
 ) -> None:
     """A row a blow, then a row a promise."""
-    table = Grid("Campaign", ("#", "run", "blow", "what the run did", "next row", "gap"), names=4)
+    columns = ("#", "run", "blow", "what the run did", "next row", "gap")
+    table = Grid("Campaign", columns, names=4)
     for entry in entries:
         lasts = f" {entry['lasts_s']:.1f} s" if entry["lasts_s"] else ""
         table.add(

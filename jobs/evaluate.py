@@ -95,9 +95,13 @@ def _training(run: RunPlan) -> str:
 
 def _forecast_lines(run: RunPlan) -> list[str]:
     with commands.importing():
+        from rsd.cluster.reasons import RunStoppedError
         from rsd.cluster.session import forecast  # ray takes a second to import
 
-    plan = forecast(run)
+    try:
+        plan = forecast(run)
+    except RunStoppedError as error:  # a cluster that went away since it was looked for
+        raise UserError(str(error)) from error
     kind = f"{plan.gpus_per_replica:g} GPU each" if plan.gpus_per_replica else "on CPUs"
     return [
         f"output   {output_of(run)}",
@@ -127,9 +131,11 @@ def carry_out(run: RunPlan, console: Console) -> int:
                 except KeyboardInterrupt:
                     hurry = True
     except (UserError, OSError) as error:  # the books cannot be written
-        again = "make room or mend it, then the same command with --resume goes on"
-        complain(f"stopped: {error}; {again}")
+        again = f"make room or mend it, then the same command with --output {output} --resume"
+        complain(f"{stopped or 'stopped'}: {error}; {again} goes on")
         return INTERRUPTED if hurry else STOPPED
+    except KeyboardInterrupt:  # while the books waited for their store
+        hurry = True
     left = len(planned - books.recorded())
     hurry = hurry or is_left_behind()
     try:
@@ -137,7 +143,6 @@ def carry_out(run: RunPlan, console: Console) -> int:
     except (UserError, OSError) as error:  # a store that is away now; what is recorded is recorded
         again = f"`python -m rsd.report {output}` prints it when it can"
         complain(f"no summary: {error}; {again}")
-        stopped = stopped or "stopped"
         if not left:
             return STOPPED
     if left:

@@ -30,7 +30,8 @@ from rsd.cluster.address import check_cluster
 from rsd.config import ClusterConfig, EvaluateConfig, Least, SimulatorConfig, check_least
 from rsd.console import PLAIN, complain, make_console
 from rsd.envs.rendering import process_variables
-from rsd.errors import UserError
+from rsd.errors import CannotWriteError, UserError
+from rsd.leaving import terminable
 from rsd.preflight import RunPlan, open_books, prepare, run_record
 from rsd.tables import Grid, print_grid
 
@@ -89,29 +90,42 @@ def main(arguments: Sequence[str]) -> int:
     """Parse, sample, evaluate, compare; returns the exit code that `--help` explains."""
     console = make_console()
     try:
-        config = tyro.cli(
-            RepeatConfig,
-            args=arguments,
-            description=DESCRIPTION,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
-        )
-        check_least({"worlds": config.worlds}, {"worlds": Least(1, "nothing to repeat otherwise")})
-        kept = repeat.load(config.source)
-        if not config.alone:
-            check_cluster()
-        plan = plan_of(config, kept)
-        console.print(f"{len(plan.keys)} episodes of {config.source} again", **PLAIN)
-        for line in repeat.differences(kept, run_record(plan)):
-            console.print(f"  {line}", **PLAIN)
-        with tempfile.TemporaryDirectory() as aside:
-            output = config.output or f"{aside}/run"
-            evaluated = (alone if config.alone else on_ray)(plan_in(plan, output), console)
-            return compared(plan, kept, output, console) if evaluated else STOPPED
+        with terminable():
+            config = tyro.cli(
+                RepeatConfig,
+                args=arguments,
+                description=DESCRIPTION,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+            )
+            return carry_out(config, console)
+    except CannotWriteError as error:
+        complain(f"stopped: {error}")
+        return STOPPED
     except UserError as error:
         complain(f"error: {error}")
         return BAD_REQUEST
-    except KeyboardInterrupt:  # before the driver listens for it
+    except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def carry_out(config: RepeatConfig, console: Console) -> int:
+    """Sample, evaluate and compare; returns the exit code. Raises CannotWriteError where the new
+    rows have no place, UserError for what cannot be run, KeyboardInterrupt for an interrupt."""
+    check_least({"worlds": config.worlds}, {"worlds": Least(1, "nothing to repeat otherwise")})
+    kept = repeat.load(config.source)
+    if not config.alone:
+        check_cluster()
+    plan = plan_of(config, kept)
+    console.print(f"{len(plan.keys)} episodes of {config.source} again", **PLAIN)
+    for line in repeat.differences(kept, run_record(plan)):
+        console.print(f"  {line}", **PLAIN)
+    with tempfile.TemporaryDirectory() as aside:
+        output = config.output or f"{aside}/run"
+        try:
+            evaluated = (alone if config.alone else on_ray)(plan_in(plan, output), console)
+        except OSError as error:  # the books cannot be written
+            raise CannotWriteError(f"cannot write {output}: {error}") from error
+        return compared(plan, kept, output, console) if evaluated else STOPPED
 
 
 def plan_of(config: RepeatConfig, kept: repeat.Kept) -> RunPlan:
@@ -144,25 +158,30 @@ def plan_in(run: RunPlan, output: str) -> RunPlan:
 
 
 def on_ray(run: RunPlan, console: Console) -> bool:
-    """Evaluate a plan as jobs/evaluate.py does; False where it stopped early."""
-    from rsd.cluster.reasons import RunStoppedError  # after all checks: ray takes a second
-    from rsd.cluster.session import connected, evaluate
+    """Evaluate a plan as jobs/evaluate.py does; False where it stopped early. Raises
+    KeyboardInterrupt where the user interrupts it."""
+    with commands.importing():  # after all checks: ray takes a second
+        from rsd.cluster.reasons import RunStoppedError
+        from rsd.cluster.session import connected, evaluate
 
     with open_books(run, lambda line: console.print(line, **PLAIN)) as books:
         try:
             with connected():
-                evaluate(run, books, console)
+                standing = evaluate(run, books, console)
         except RunStoppedError as error:
             complain(f"stopped: {error}")
             return False
+    if standing.recorded < standing.planned:  # a single Ctrl-C: what was running has ended
+        raise KeyboardInterrupt
     return True
 
 
 def alone(run: RunPlan, console: Console) -> bool:
     """Evaluate a plan here; a task's episodes share its simulator."""
     os.environ.update(process_variables(run.renderer))  # before torch and mujoco are loaded
-    from rsd.cluster.worker import EnvWorker, WorkerSettings
-    from rsd.models import load_policy
+    with commands.importing():  # ray and torch take seconds
+        from rsd.cluster.worker import EnvWorker, WorkerSettings
+        from rsd.models import load_policy
 
     limit_s = run.config.cluster.time_limit_s
     worker = EnvWorker(WorkerSettings(run.assets, run.renderer, run.policy.images, limit_s))

@@ -71,16 +71,6 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def prove_writable(path: Path) -> None:
-    """Raises CannotWriteError for a file that could not be written, before what it is for begins;
-    leaves nothing behind."""
-    with writing(path):
-        new = not path.exists()
-        path.open("a").close()
-        if new:
-            path.unlink()
-
-
 @contextmanager
 def using(what: str, way_out: str) -> Iterator[None]:
     """Raises UserError, with the path that the system names and a way out, where it refuses a

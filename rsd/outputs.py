@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from rsd.errors import UserError
+from rsd.errors import UserError, writing
 
 UPLOADED = "working_dir_files"  # part of the path where Ray unpacks an uploaded working folder
 ASIDE = ".tmp"  # how names of files end that are not yet in place; they begin with a dot
@@ -155,6 +155,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Put a file in place whole; see `aside`."""
     with aside(path) as stream:
         stream.write(content)
+
+
+def prove_writable(path: Path) -> None:
+    """Raises CannotWriteError where a file could not be kept; before hours are spent on it."""
+    with writing(path):
+        new = not path.exists()
+        path.open("a").close()
+        if new:
+            path.unlink()
 
 
 def unfinished(folder: Path) -> list[Path]:

@@ -543,12 +543,14 @@ class Books:
                 self._on_the_way -= parcel.keys
 
     def note_machine(self, machine: Machine) -> None:
-        """Keep in run.json, once, what this session runs on."""
+        """Keep in run.json, once, what this session runs on; raises ValueError where the books are
+        closed."""
         noted: list[dict[str, Any]] = self._run["sessions"][-1]["machines"]
         entry = json.loads(json.dumps(dataclasses.asdict(machine)))  # as JSON has it
         if entry not in noted:
-            noted.append(entry)
             with self._one_at_a_time, _writable(self._folder):
+                self._refuse_if_closed()
+                noted.append(entry)
                 self._send(_run_parcel(self._folder, self._run))
 
     def add(self, result: EpisodeResult, *, attempts: int, worker: str, node: str) -> None:
@@ -558,8 +560,7 @@ class Books:
             self._add(result, attempts, worker, node)
 
     def _add(self, result: EpisodeResult, attempts: int, worker: str, node: str) -> None:
-        if not self._open:
-            raise ValueError(f"the books of {self.run_id} are closed")
+        self._refuse_if_closed()
         if any(result.key in keys for keys in (self._stored, self._on_the_way, self._pending)):
             raise ValueError(f"episode {result.key} is in the books of {self.run_id} already")
         now = self._clock()
@@ -579,18 +580,29 @@ class Books:
         """Send what is buffered as one pair of parts; the episode part commits both.
 
         After a failure both are kept and the next flush writes the same two names again, so an
-        upload whose confirmation got lost is overwritten, not doubled.
+        upload whose confirmation got lost is overwritten, not doubled. Raises ValueError where the
+        books are closed.
         """
         with self._one_at_a_time:
-            if self._pending:
-                parcel = self._parcel()
-                self._on_the_way |= self._pending
-                self._parts += 1
-                self._start_part()
-                self._send(parcel)
-            else:
-                self._outbox.flush()
-            self.look()
+            self._refuse_if_closed()
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            parcel = self._parcel()
+            self._on_the_way |= self._pending
+            self._parts += 1
+            self._start_part()
+            self._send(parcel)
+        else:
+            self._outbox.flush()
+        self.look()
+
+    def _refuse_if_closed(self) -> None:
+        """A thread that was left behind may go on for a while, in a folder that another writer
+        holds by then."""
+        if not self._open:
+            raise ValueError(f"the books of {self.run_id} are closed")
 
     def _parcel(self) -> Parcel:
         """What is buffered, as two files."""
@@ -615,7 +627,7 @@ class Books:
         with self._one_at_a_time:
             self._open = False
             try:
-                self.flush()
+                self._flush()
                 self._outbox.wait()
                 while self._outbox.waiting or self._on_the_way:
                     self.look()

@@ -39,7 +39,8 @@ T = TypeVar("T")
 class Interrupts:
     """Ctrl-C as a wish: once to finish what is running, twice to leave now. SIGTERM leaves now.
 
-    A context, in which the signals do not raise.
+    A context, in which the signals do not raise. One that is ignored (`nohup`, a shell's
+    background) stays so.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -60,6 +61,7 @@ class Interrupts:
         self._before = {
             signum: signal.signal(signum, self._on_signal)
             for signum in (signal.SIGINT, signal.SIGTERM)
+            if signal.getsignal(signum) is not signal.SIG_IGN
         }
         return self
 

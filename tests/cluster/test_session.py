@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 
@@ -15,7 +16,15 @@ from ray._private.utils import publish_error_to_driver
 from rsd.cluster import session, watch
 from rsd.cluster.reasons import RunStoppedError
 from rsd.cluster.session import connected
-from rsd.cluster.watch import LOST_S, Lifeline, answers, beside, check_cluster, lifeline
+from rsd.cluster.watch import (
+    LOST_S,
+    Interrupts,
+    Lifeline,
+    answers,
+    beside,
+    check_cluster,
+    lifeline,
+)
 from rsd.leaving import is_left_behind
 
 pytestmark = pytest.mark.timeout(120)
@@ -83,6 +92,20 @@ def test_a_silent_head_is_lost_after_a_while_and_a_dead_process_at_once() -> Non
     child.kill()
     child.wait()
     assert line.lost() == "its raylet on this machine has ended"
+
+
+def test_an_ignored_ctrl_c_is_no_wish() -> None:
+    """Of what a shell runs in the background: the terminal's Ctrl-C reaches it, too."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts(lambda _: None) as interrupts:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not interrupts.finish
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interrupts.leave
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_beside_gives_back_what_the_work_returns_or_raises() -> None:

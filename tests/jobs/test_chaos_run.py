@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.chaos import Proxy, Store, main
+from jobs.chaos import Proxy, Store, main, print_report
 from rsd.chaos import plan_events
+from rsd.console import make_console
 from rsd.outputs import check_address
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +58,29 @@ def test_a_folder_that_holds_something_is_kept(
     (tmp_path / "notes.txt").write_text("mine")
     assert main(["--output", str(tmp_path)]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_struck(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "nowhere" / "report.json"
+    assert main(["--output", str(tmp_path / "chaos"), "--report", str(report)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: cannot write {report}")
+    assert "in peace" not in captured.out
+
+
+def test_a_report_on_a_narrow_terminal_loses_no_digit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "44")
+    entry = {"number": 1, "run": "run-000", "session": 0, "signal": "SIGKILL", "lasts_s": None}
+    entry |= {"victim": "raylet", "then": "went on and on", "rows_after_s": 12.5}
+    entry["longest_gap_s"] = 123.25
+    print_report([entry], {"one row each": ["run-000: [1] of 90"]}, make_console())
+    text = capsys.readouterr().out
+    for word in ("run-000.0", "SIGKILL", "raylet", "12.5 s", "123.2 s", "[1]"):
+        assert word in text
 
 
 def test_a_store_behind_the_proxy_goes_away_and_comes_back() -> None:

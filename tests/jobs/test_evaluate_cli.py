@@ -12,13 +12,16 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
 
 from rsd import records, report
+from rsd.cluster import session
+from rsd.cluster.reasons import RunStoppedError
+from rsd.errors import CannotWriteError
 from rsd.models import policy
 from tests.decoding.small_policy import IMAGES, small_model
 
@@ -167,6 +170,58 @@ def test_an_output_that_cannot_be_used_is_told_and_kept(
     assert main([*toy, str(tmp_path / "notes.txt" / "run")]) == 2
     assert "not writable" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_dry_run_on_a_cluster_that_has_gone_away_meanwhile_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(session, "forecast", raising(LOST))
+    assert main(["--task-suite", "toy", *TOY, "--dry-run"]) == 2
+    assert "error: the Ray cluster is lost" in capsys.readouterr().err
+
+
+LOST = RunStoppedError("the Ray cluster is lost: its raylet has ended")
+AWAY = CannotWriteError("cannot write s3://b/r (9 tries in 300 s); 4 episodes are not stored")
+
+
+def raising(error: BaseException | None) -> Callable[..., None]:
+    def function(*_: object) -> None:
+        if error is not None:
+            raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("evaluating", "closing", "summing", "code", "told"),
+    [
+        (None, KeyboardInterrupt(), None, 130, ["interrupted: 4 episodes left"]),
+        (LOST, AWAY, None, 1, ["stopped: the Ray cluster is lost", "cannot write s3://b/r"]),
+        (None, None, AWAY, 130, ["no summary: ", "interrupted: 4 episodes left"]),
+    ],
+    ids=["Ctrl-C while the books wait", "cluster and store lost", "no summary of an interrupt"],
+)
+def test_whatever_else_goes_wrong_a_run_says_why_it_ended_and_how_to_go_on(
+    evaluating: BaseException | None,
+    closing: BaseException | None,
+    summing: BaseException | None,
+    code: int,
+    told: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(session, "connected", nullcontext)
+    monkeypatch.setattr(session, "evaluate", raising(evaluating))
+    monkeypatch.setattr(records.Books, "close", raising(closing))
+    if summing is not None:
+        monkeypatch.setattr(report, "summarise", raising(summing))
+    output = tmp_path / "run"
+    flags = ["--task-suite", "toy", *TOY, "--tasks", "0", "--num-trials", "2"]
+    assert main([*flags, "--output", str(output)]) == code
+    err = capsys.readouterr().err
+    for word in (*told, f"--output {output} --resume"):
+        assert word in err
 
 
 # -- the whole way ------------------------------------------------------------------------------

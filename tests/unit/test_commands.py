@@ -30,6 +30,12 @@ COMMANDS = {
     "benchmark": (["jobs/benchmark.py"], "tyro"),
     "benchmark, torch": (["jobs/benchmark.py", "decoding"], "torch"),
     "results": (["jobs/results.py"], "pandas"),
+    "chaos": (["jobs/chaos.py"], "pandas"),
+    "repeat": (["jobs/repeat.py"], "pandas"),
+    "repeat, ray": (
+        ["jobs/repeat.py", "docs/results/libero_lite.parquet", "--worlds", "1"],
+        "ray",
+    ),
     "report": (["-m", "rsd.report", "nothing"], "pandas"),
 }
 

@@ -176,6 +176,30 @@ def test_closed_books_take_no_row(tmp_path: Path) -> None:
         add(books, 0)
 
 
+def test_closed_books_write_nothing_into_a_folder_that_another_writer_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a thread would that was left behind: its part would double the rows that are run again."""
+    books = Books.open(str(tmp_path), RUN, resume=False)
+    add(books, 0)
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "write_atomically", full)
+        with pytest.raises(OSError, match="No space"):
+            books.close()
+    machine = Machine("worker", "node-1", "none", "EPYC", 16, (), "x86-64-v3")
+    with Books.open(str(tmp_path), RUN, resume=True) as other:
+        add(other, 0)
+        for late in (books.flush, lambda: books.note_machine(machine)):
+            with pytest.raises(ValueError, match="closed"):
+                late()
+    assert read_episodes(str(tmp_path))["trial"].to_pylist() == [0]
+    assert len(read_run(str(tmp_path))["sessions"]) == 2
+
+
 def test_what_is_no_matter_of_patience_is_raised_at_once() -> None:
     outbox = Outbox("s3://bucket", PATIENT)
 
