@@ -43,7 +43,7 @@ from rsd.cluster.address import check_cluster
 from rsd.config import Least, check_least
 from rsd.console import PLAIN, complain, make_console
 from rsd.envs.rendering import NO_RENDERER
-from rsd.errors import UserError, writing
+from rsd.errors import RunStoppedError, UserError, writing
 from rsd.models import inspect_policy
 from rsd.outputs import prove_writable, write_atomically
 from rsd.provenance import hardware
@@ -309,7 +309,6 @@ class Driver:
         check_cluster()
         with commands.importing():
             from rsd.cluster.benchmark import driver_cost
-            from rsd.cluster.crew import RunStoppedError
 
         try:
             cost = driver_cost(self.episodes, self.workers)

@@ -40,7 +40,7 @@ from rsd.config import ClusterConfig, Least, LocalFolder, check_least
 from rsd.console import LINE_PERIOD_S, PLAIN, complain, make_console
 from rsd.envs import assets, rendering
 from rsd.envs.looks import Looks
-from rsd.errors import UserError, unknown
+from rsd.errors import RunStoppedError, UserError, unknown
 from rsd.experts import EXPERTS
 from rsd.leaving import terminable
 from rsd.models import inspect_policy
@@ -322,7 +322,6 @@ class Ending:
 
 def carry_out(run: CollectionRun, console: Console, say: Callable[[str], None]) -> Ending:
     """Collect what the folder lacks, and show what it holds then."""
-    from rsd.cluster.reasons import RunStoppedError
     from rsd.cluster.session import connected
     from rsd.cluster.watch import Interrupts, beside
 

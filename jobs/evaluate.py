@@ -23,7 +23,7 @@ from rsd import arithmetic
 from rsd.cluster.address import check_cluster, cluster_address
 from rsd.config import parse
 from rsd.console import PLAIN, complain, make_console
-from rsd.errors import UserError
+from rsd.errors import RunStoppedError, UserError
 from rsd.leaving import is_left_behind, terminable
 from rsd.preflight import RunPlan, check_output, open_books, output_of, prepare
 
@@ -95,7 +95,6 @@ def _training(run: RunPlan) -> str:
 
 def _forecast_lines(run: RunPlan) -> list[str]:
     with commands.importing():
-        from rsd.cluster.reasons import RunStoppedError
         from rsd.cluster.session import forecast  # ray takes a second to import
 
     try:
@@ -156,7 +155,6 @@ def carry_out(run: RunPlan, console: Console) -> int:
 def work(run: RunPlan, books: Books, console: Console) -> str:
     """Run a plan to its end or to an interrupt; returns why it cannot go on, if so."""
     with commands.importing():  # after all checks: ray takes a second
-        from rsd.cluster.reasons import RunStoppedError
         from rsd.cluster.session import connected, evaluate
 
     try:

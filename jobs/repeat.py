@@ -30,7 +30,7 @@ from rsd.cluster.address import check_cluster
 from rsd.config import ClusterConfig, EvaluateConfig, Least, SimulatorConfig, check_least
 from rsd.console import PLAIN, complain, make_console
 from rsd.envs.rendering import process_variables
-from rsd.errors import CannotWriteError, UserError
+from rsd.errors import CannotWriteError, RunStoppedError, UserError
 from rsd.leaving import terminable
 from rsd.preflight import RunPlan, open_books, prepare, run_record
 from rsd.tables import Grid, print_grid
@@ -161,7 +161,6 @@ def on_ray(run: RunPlan, console: Console) -> bool:
     """Evaluate a plan as jobs/evaluate.py does; False where it stopped early. Raises
     KeyboardInterrupt where the user interrupts it."""
     with commands.importing():  # after all checks: ray takes a second
-        from rsd.cluster.reasons import RunStoppedError
         from rsd.cluster.session import connected, evaluate
 
     with open_books(run, lambda line: console.print(line, **PLAIN)) as books:

@@ -44,7 +44,7 @@ from rsd.cluster.address import check_cluster
 from rsd.config import LocalFolder
 from rsd.console import PLAIN, complain, make_console
 from rsd.demonstrations import check_files
-from rsd.errors import UserError
+from rsd.errors import RunStoppedError, UserError
 from rsd.leaving import terminable
 from rsd.provenance import cpus
 from rsd.training.config import TrainJob
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         complain(f"error: {error}")
         return BAD_REQUEST
-    except RuntimeError as error:
+    except RunStoppedError as error:
         complain(f"stopped: {error}; {go_on}")
         return STOPPED
     except KeyboardInterrupt:

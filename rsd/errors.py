@@ -12,6 +12,10 @@ from pathlib import Path
 LONGEST = 4000  # characters of a message; what it quotes may be a file's
 
 
+class RunStoppedError(RuntimeError):
+    """The run cannot go on; what is recorded stays, --resume goes on from there."""
+
+
 def printable(text: str) -> str:
     """Foreign text as a terminal may get it: control characters, which could move the cursor,
     colour or hide what follows, become escapes such as \\x1b; line ends and tabs stay."""

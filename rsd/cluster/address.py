@@ -14,7 +14,7 @@ VARIABLE = "RAY_ADDRESS"
 CONNECT_S = 5.0
 ANSWER_S = 20.0  # in which a cluster has to take a driver in; one that lives takes 2
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` in what it starts
-_HOST_AND_PORT = re.compile(r"(ray://)?(\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]]+):(\d{1,5})")
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:\[\]]+):(\d{1,5})")
 
 # In a process of its own, since Ray tries what is no cluster for 40 s to minutes, writes to
 # standard error meanwhile, and now and then ends the process.
@@ -47,6 +47,12 @@ def check_cluster() -> None:
             "one (`ray job submit -- python ...`), name the cluster by host:port as `ray status` "
             f"does, or unset {VARIABLE} to run on this machine"
         )
+    if address.startswith("ray://"):
+        raise UserError(
+            f"{VARIABLE}={address!r} is for Ray Client, whose driver is outside the cluster and "
+            "would not hear of its end; submit this one (`ray job submit -- python ...`), run it "
+            f"on one of its nodes with {VARIABLE}=auto, or unset {VARIABLE} to run on this machine"
+        )
     if address != "auto" and not _is_host_and_port(address):
         raise UserError(
             f"{VARIABLE}={address!r} is no address of a Ray cluster; give host:port (such as "
@@ -64,7 +70,7 @@ def check_cluster() -> None:
 
 def _is_host_and_port(address: str) -> bool:
     match = _HOST_AND_PORT.fullmatch(address)
-    return match is not None and 0 < int(match[3]) < 2**16
+    return match is not None and 0 < int(match[2]) < 2**16
 
 
 def _unheard(address: str) -> str:
@@ -72,7 +78,7 @@ def _unheard(address: str) -> str:
     match = _HOST_AND_PORT.fullmatch(address)
     assert match is not None
     try:
-        socket.create_connection((match[2].strip("[]"), int(match[3])), timeout=CONNECT_S).close()
+        socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=CONNECT_S).close()
     except OSError as error:  # refused, silent, unknown
         return f"nothing listens there ({error})"
     return ""

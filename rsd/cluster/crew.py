@@ -20,11 +20,12 @@ from rsd.cluster.actors import WorkerInfo
 from rsd.cluster.address import cluster_address
 from rsd.cluster.batching import BatchLimits
 from rsd.cluster.leases import Lease, TaskId, task_of
-from rsd.cluster.reasons import RunStoppedError, in_a_line, killed_for_memory, reason_of
+from rsd.cluster.reasons import in_a_line, killed_for_memory, reason_of
 from rsd.cluster.replica import ReplicaInfo, ReplicaSettings
 from rsd.cluster.scaling import ClusterSize, Footprint, Wishes
 from rsd.cluster.worker import KILL_GRACE_S, WorkerSettings
 from rsd.config import EvaluateConfig, modes_of
+from rsd.errors import RunStoppedError
 from rsd.preflight import RunPlan
 from rsd.provenance import Machine, source_sha256
 from rsd.types import Decoding, EpisodeResult
@@ -63,6 +64,11 @@ class Deaths:
     def end_row(self) -> None:
         """Somebody did what he was asked."""
         self._count = 0
+
+    @property
+    def are_many(self) -> bool:
+        """Whether one has followed another, so that what died may not be what is to blame."""
+        return self._count > 1
 
 
 @dataclass
@@ -455,6 +461,11 @@ class Crew:
             report = Report(member, None, error)
         self._count_memory_deaths(report)
         return report
+
+    def is_short_of_memory(self, error: Exception | None) -> bool:
+        """Whether a worker was killed for memory, and no episode has come back since the one before
+        was: the nodes lack it then, whatever an episode does."""
+        return error is not None and killed_for_memory(error) and self._memory_deaths.are_many
 
     def _count_memory_deaths(self, report: Report) -> None:
         """Where every worker is killed for memory, every episode would become an error."""

@@ -124,6 +124,10 @@ class Driver:
         if isinstance(report.error, NoReplicaError):
             self._leases.returned(lease.key)
             return
+        if self._crew.is_short_of_memory(report.error):
+            self._leases.returned(lease.key)
+            self._crew.replace(member)
+            return
         result = report.result or error_result(
             lease.key, _text(report.error), self._worker_settings
         )

@@ -10,10 +10,6 @@ LONGEST = 300  # characters of a reason
 LOW_MEMORY = "running low on memory"  # in Ray's words
 
 
-class RunStoppedError(RuntimeError):
-    """The run cannot go on; what is recorded stays, --resume goes on from there."""
-
-
 def reason_of(error: BaseException) -> str:
     """What an exception of Ray's comes down to, in a line.
 

@@ -23,11 +23,11 @@ from rsd.cluster.address import VARIABLE, cluster_address
 from rsd.cluster.crew import Crew, cluster_size, size_of, wishes_of
 from rsd.cluster.driver import Driver
 from rsd.cluster.progress import Standing, make_progress
-from rsd.cluster.reasons import RunStoppedError, reason_of
+from rsd.cluster.reasons import reason_of
 from rsd.cluster.scaling import ClusterSize
 from rsd.cluster.watch import VITAL, Birth, Interrupts, Lifeline, beside, lifeline
 from rsd.envs import suite_of
-from rsd.errors import UserError
+from rsd.errors import RunStoppedError, UserError
 from rsd.leaving import is_left_behind
 from rsd.preflight import RunPlan
 from rsd.records import Books

@@ -18,9 +18,9 @@ from ray.actor import ActorHandle
 
 from rsd.cluster.actors import start_actor
 from rsd.cluster.address import cluster_address
-from rsd.cluster.reasons import RunStoppedError, reason_of
+from rsd.cluster.reasons import reason_of
 from rsd.cluster.scaling import Footprint
-from rsd.errors import CannotWriteError, UserError
+from rsd.errors import CannotWriteError, RunStoppedError, UserError
 from rsd.models import checkpoint
 from rsd.provenance import cpus
 from rsd.training.config import TrainJob

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from rsd.cluster.reasons import RunStoppedError
+from rsd.errors import RunStoppedError
 from rsd.leaving import leave_behind
 
 LOOK_S = 0.1  # between two looks at signals

@@ -49,7 +49,7 @@ def test_a_cluster_that_stands_still_while_it_starts_ends_the_wait() -> None:
 STANDING_STILL = """
 import threading, psutil
 from rsd.cluster import watch
-from rsd.cluster.reasons import RunStoppedError
+from rsd.errors import RunStoppedError
 from rsd.cluster.session import connected
 from rsd.leaving import leave
 

@@ -13,10 +13,10 @@ from jobs.collect import CollectConfig, _shared, prepare
 from rsd.cluster import collect
 from rsd.cluster.actors import WorkerInfo
 from rsd.cluster.collect import Attempt, CollectionPlan, CollectionRun, Cost, TaskStanding
-from rsd.cluster.crew import RunStoppedError
 from rsd.collection import Failure, Store
 from rsd.demonstrations import stored_seeds, task_file
 from rsd.envs.assets import ResolvedAssets
+from rsd.errors import RunStoppedError
 from rsd.provenance import machine, source_sha256
 from rsd.suites import Task
 from rsd.types import SimTimings

@@ -11,9 +11,10 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
 
 from rsd.cluster import actors, crew
 from rsd.cluster.actors import WorkerInfo
-from rsd.cluster.crew import MOMENT_S, Crew, Deaths, RunStoppedError, check_worker
+from rsd.cluster.crew import MOMENT_S, Crew, Deaths, check_worker
 from rsd.cluster.scaling import GB, ClusterSize, Footprint
 from rsd.config import parse
+from rsd.errors import RunStoppedError
 from rsd.preflight import prepare
 from rsd.provenance import machine
 
@@ -165,9 +166,14 @@ def test_episodes_that_are_killed_for_memory_again_and_again_stop_the_run_and_be
         monkeypatch.setattr(crew, "ray", SimpleNamespace(get=get))
         made._report(object(), member)  # type: ignore[arg-type]
 
+    charged = []
     for outcome in (*[killed] * 4, "a result", *[killed] * 4, ActorDiedError()):
         come_back(outcome)
+        if outcome is killed:
+            charged.append(not made.is_short_of_memory(killed))
         now += 10
+    assert charged == [True, False, False, False] * 2  # the first may be its episode's fault
+    assert not made.is_short_of_memory(ActorDiedError()) and not made.is_short_of_memory(None)
     assert made._stopped is None
     come_back(killed)
     with pytest.raises(RunStoppedError, match="workers were killed for memory 5 times in a row"):

@@ -19,6 +19,7 @@ from rsd.cluster import actors, crew
 from rsd.cluster.session import evaluate
 from rsd.config import parse
 from rsd.envs.assets import ResolvedAssets
+from rsd.errors import RunStoppedError
 from rsd.models.toy import HANGS_AT
 from rsd.preflight import open_books, prepare
 
@@ -220,7 +221,6 @@ def test_a_replica_that_dies_whenever_it_loads_stops_the_run_and_is_not_waited_f
 def test_a_replica_with_another_checkpoint_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rsd.cluster.crew import RunStoppedError
     from rsd.models import toy
 
     monkeypatch.setattr(toy, "sha256", lambda variant: "0" * 64)
@@ -240,8 +240,6 @@ def test_a_replica_or_worker_with_other_code_stops_the_run(
 def test_a_node_that_lacks_the_assets_stops_the_run_before_an_episode_is_charged_with_it(
     tmp_path: Path,
 ) -> None:
-    from rsd.cluster.crew import RunStoppedError
-
     run = prepare(parse([*TOY, "--task-suite", "toy", "--output", str(tmp_path)]))
     keys = [replace(key, suite="libero_goal") for key in run.keys]
     absent = ResolvedAssets("official", Path("/nowhere/assets"), "", "")

@@ -14,7 +14,6 @@ from ray._private import services
 from ray._private.utils import publish_error_to_driver
 
 from rsd.cluster import session, watch
-from rsd.cluster.reasons import RunStoppedError
 from rsd.cluster.session import connected
 from rsd.cluster.watch import (
     LOST_S,
@@ -25,6 +24,7 @@ from rsd.cluster.watch import (
     check_cluster,
     lifeline,
 )
+from rsd.errors import RunStoppedError
 from rsd.leaving import is_left_behind
 
 pytestmark = pytest.mark.timeout(120)

@@ -60,16 +60,6 @@ def test_a_folder_that_holds_something_is_kept(
     assert "is not an empty folder" in capsys.readouterr().err
 
 
-def test_a_report_that_cannot_be_written_is_told_before_anything_is_struck(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    report = tmp_path / "nowhere" / "report.json"
-    assert main(["--output", str(tmp_path / "chaos"), "--report", str(report)]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith(f"error: cannot write {report}")
-    assert "in peace" not in captured.out
-
-
 def test_a_report_on_a_narrow_terminal_loses_no_digit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,8 +20,7 @@ import pytest
 
 from rsd import records, report
 from rsd.cluster import session
-from rsd.cluster.reasons import RunStoppedError
-from rsd.errors import CannotWriteError
+from rsd.errors import CannotWriteError, RunStoppedError
 from rsd.models import policy
 from tests.decoding.small_policy import IMAGES, small_model
 

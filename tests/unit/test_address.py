@@ -32,7 +32,7 @@ def test_without_a_name_a_command_has_a_ray_of_its_own(
         ("head:99999", "no address of a Ray cluster"),
         ("head:port", "no address of a Ray cluster"),
         ("127.0.0.1:1", "nothing listens there"),
-        ("ray://127.0.0.1:1", "nothing listens there"),
+        ("ray://127.0.0.1:1", "is for Ray Client"),
         ("no-such-host.invalid:6379", "nothing listens there"),
     ],
 )
