@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,9 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except Exception:  # a fault of ours; `leave` must come all the same
+        traceback.print_exc()
+        code = 1
     finally:
         settle(sys.stdout, sys.stderr)
     leave(code)

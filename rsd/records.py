@@ -741,11 +741,11 @@ class Committed:
 
     def episodes(self, columns: Sequence[str] | None = None) -> pa.Table:
         """A row an episode, in the order of the parts."""
-        return self._dataset(EPISODES, EPISODE_SCHEMA).to_table(columns=_listed(columns))
+        return self._table(EPISODES, EPISODE_SCHEMA, columns)
 
     def all_chunks(self, columns: Sequence[str] | None = None) -> pa.Table:
         """What `chunks` yields, together."""
-        return self._dataset(CHUNKS, CHUNK_SCHEMA).to_table(columns=_listed(columns))
+        return self._table(CHUNKS, CHUNK_SCHEMA, columns)
 
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """A row a decode, some rows at a time, so that memory does not grow with the run.
@@ -758,17 +758,23 @@ class Committed:
             table = some.all_chunks(columns)
             yield from table.combine_chunks().to_batches(max_chunksize=_ROWS_AT_ONCE)
 
-    def _dataset(self, part_folder: str, schema: pa.Schema) -> ds.Dataset:
+    def _table(
+        self, part_folder: str, schema: pa.Schema, columns: Sequence[str] | None
+    ) -> pa.Table:
+        """Raises UserError for a part that cannot be read."""
         paths = [self._folder.path(f"{part_folder}/{name}") for name in self._parts]
-        return ds.dataset(paths, schema=schema, filesystem=self._folder.files, format="parquet")
+        try:
+            parts = ds.dataset(paths, schema, filesystem=self._folder.files, format="parquet")
+            return parts.to_table(columns=None if columns is None else list(columns))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(
+                f"{self._folder.shown} holds a part that cannot be read: {error}; parts are put in "
+                "place whole, so a disk or a copy has damaged it: copy the run again"
+            ) from error
 
 
 _PARTS_AT_ONCE = 64
 _ROWS_AT_ONCE = 8192  # some megabytes
-
-
-def _listed(columns: Sequence[str] | None) -> list[str] | None:
-    return None if columns is None else list(columns)
 
 
 _KEY_FIELDS = ["arm", "suite", "task_id", "trial", "seed"]

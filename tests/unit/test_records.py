@@ -487,3 +487,15 @@ def test_a_damaged_run_file_is_named(tmp_path: Path, content: str, told: str) ->
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match=rf"run\.json in .*{told}"):
         read_run(str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"not a Parquet file at all"])
+def test_a_damaged_part_is_named(tmp_path: Path, damage: bytes) -> None:
+    with Books.open(str(tmp_path), RUN, resume=False) as books:
+        add(books, result(key(0)))
+    (part,) = (tmp_path / "episodes").iterdir()
+    part.write_bytes(damage)
+    with pytest.raises(UserError, match=f"cannot be read.*{part.name}"):
+        read_episodes(str(tmp_path))
+    with pytest.raises(UserError, match="cannot be read"):
+        Books.open(str(tmp_path), RUN, resume=True)

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from rsd import repeat
-from rsd.envs import make_environment, suite_of
+from rsd.cluster.worker import EnvWorker, WorkerSettings
 from rsd.envs.assets import ResolvedAssets
-from rsd.episode import run_episode
 from rsd.models import load_policy
 from rsd.types import Decoding, Policy
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results" / "libero_lite.parquet"
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "machines" / "epyc.parquet"
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 
 
@@ -28,24 +27,14 @@ def test_a_recorded_episode_ends_in_its_state(
     suite: str, policy: Policy, lite: ResolvedAssets, renderer: str
 ) -> None:
     kept = repeat.load(str(RESULTS))
-    (key,) = (
-        key
-        for key in repeat.worlds_of(kept, ["speculative"], worlds=1, seed=1)
-        if key.suite == suite
-    )
-    env = make_environment(suite, key.task_id, lite, renderer, policy.images)
-    try:
-        result = run_episode(
-            env,
-            key,
-            Decoding("speculative"),
-            lambda request: policy.act([request])[0],
-            suite_of(suite).max_steps,
-        )
-    finally:
-        env.close()
-    row = kept.rows.set_index(["arm", "suite", "task_id", "trial"]).loc[
-        (key.arm, suite, key.task_id, key.trial)
-    ]
+    sample = repeat.worlds_of(kept, ["speculative"], worlds=1, seed=1)
+    (key,) = (key for key in sample if key.suite == suite)
+    settings = WorkerSettings(lite, renderer, policy.images, time_limit_s=600)
+    worker = EnvWorker(settings)
+    speculative = Decoding("speculative")
+    result = worker.run(key, speculative, lambda request: policy.act([request])[0])
+    assert not result.error
+    rows = kept.rows.set_index(["suite", "task_id", "trial", "arm"])
+    row = rows.loc[(suite, key.task_id, key.trial, "speculative")]
     assert (result.outcome, result.steps) == (row["outcome"], row["steps"])
     assert result.final_state_sha256.startswith(row["final_state"])
