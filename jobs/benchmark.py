@@ -429,10 +429,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job: Any = tyro.cli(Job, args=arguments, description=__doc__)
     try:
         if job.json:
-            prove_writable(job.json)
+            prove_writable(job.json, "--json")
         figures = job.run(console)
         if job.json:
-            with writing(job.json):
+            with writing(job.json, "--json"):
                 text = json.dumps({"hardware": hardware(), **figures}, indent=2) + "\n"
                 write_atomically(job.json, text.encode())
     except UserError as error:

@@ -696,7 +696,7 @@ def carry_out(config: ChaosConfig, flags: Sequence[str], console: Console) -> in
     events = chaos.plan_events(config.seed, config.kills, config.victims)
     config.output.mkdir(parents=True, exist_ok=True)
     if config.report is not None:
-        prove_writable(config.report)
+        prove_writable(config.report, "--report")
     started = time.time()
 
     def say(line: str) -> None:
@@ -757,7 +757,7 @@ def carry_out(config: ChaosConfig, flags: Sequence[str], console: Console) -> in
             ],
             "audit": [{"run": run, **asdict(check)} for run, check in audits],
         }
-        with writing(config.report):
+        with writing(config.report, "--report"):
             write_atomically(config.report, (json.dumps(record, indent=1) + "\n").encode())
     return DONE if held else BROKEN
 

@@ -96,7 +96,7 @@ class TableOf:
             page = self.write.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{self.write} is no page in UTF-8: {error}") from error
-        with writing(self.write):
+        with writing(self.write, "--write"):
             write_atomically(self.write, results.replaced(page, TOPIC, lines).encode())
         console.print(f"wrote {self.write}", **PLAIN)
 

@@ -64,14 +64,14 @@ class CannotWriteError(UserError):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, flag: str = "--output") -> Iterator[None]:
     """Raises CannotWriteError, with the file's name, where writing it fails: a full disk's has
-    none."""
+    none. `flag` chooses another place."""
     try:
         yield
     except OSError as error:
         raise CannotWriteError(
-            f"cannot write {path}: {error}; make room there, or choose another place"
+            f"cannot write {path}: {error}; make room there, or choose another {flag}"
         ) from error
 
 

@@ -157,9 +157,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
-def prove_writable(path: Path) -> None:
+def prove_writable(path: Path, flag: str) -> None:
     """Raises CannotWriteError where a file could not be kept; before hours are spent on it."""
-    with writing(path):
+    with writing(path, flag):
         new = not path.exists()
         path.open("a").close()
         if new:

@@ -162,7 +162,7 @@ def images(height: Any, width: Any) -> Callable[[dict[str, Any]], object]:
         ],
         (size("tokeniser", "overlap", 1e300), "the scales leave what numbers hold"),
         (size("tokeniser", "overlap", 0), "leaves gaps"),
-        (size("tokeniser", "levels", 10**400), "the scales leave what numbers hold"),
+        (size("tokeniser", "levels", 10**400), "levels: at most 256"),
         (size("draft", "width", 10**7), "draft_reader.mix.0.weight is "),
         (size("draft", "width", 0), "give 1 or more"),
         (size("draft", "token_width", -1), "give 1 or more"),
