@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rsd.config import parse
+from rsd.envs import assets
 from rsd.envs.assets import resolve
 from rsd.errors import UserError
 from rsd.models import inspect_policy
@@ -151,6 +152,7 @@ def test_assets_that_cannot_be_looked_at_are_told(
     def refuse(path: object) -> object:
         raise PermissionError(13, "Permission denied", str(path))
 
+    monkeypatch.setattr(assets, "check_cache", lambda: None)  # which may scan folders, too
     monkeypatch.setattr("os.scandir", refuse)
     with pytest.raises(UserError, match=r"cannot use the assets: .*Permission denied"):
         resolve(str(tmp_path), ["libero_spatial"])
