@@ -201,9 +201,9 @@ class Decode:
             print_grid(console, table)
         difference = policy.logit_difference(requests(observations, Decoding("autoregressive")))
         console.print(
-            f"logits differ by up to {difference:.1e} between one pass over a batch of "
-            f"{len(observations)} and batch 1 layer by layer; "
-            f"near ties are settled below {NEAR_TIE:.1e}"
+            f"logits are off double precision's by up to {difference:.1e}, in one pass over a batch "
+            f"of {len(observations)} and at batch 1 layer by layer; near ties are settled below "
+            f"{NEAR_TIE:.1e}"
         )
         if 2 * difference > NEAR_TIE:
             raise UserError(f"NEAR_TIE {NEAR_TIE:.1e} is too small for this machine")
