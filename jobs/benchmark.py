@@ -201,7 +201,7 @@ class Decode:
             print_grid(console, table)
         difference = policy.logit_difference(requests(observations, Decoding("autoregressive")))
         console.print(
-            f"logits are off double precision's by up to {difference:.1e}, in one pass over a batch "
+            f"logits are up to {difference:.1e} from double precision's, in one pass over a batch "
             f"of {len(observations)} and at batch 1 layer by layer; near ties are settled below "
             f"{NEAR_TIE:.1e}"
         )
