@@ -54,7 +54,7 @@ from rsd.types import Decoding, Observation
 if TYPE_CHECKING:
     from rsd.models.benchmark import Latency
 
-DONE, STOPPED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
+DONE, STOPPED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, commands.INTERRUPTED
 _ONE = Least(1, "there is nothing to measure otherwise")
 
 

@@ -79,7 +79,7 @@ EVALUATE = Path(__file__).resolve().parent / "evaluate.py"
 TOY: tuple[str, ...] = ("--task-suite", "toy_slow", "--policy", "toy", "--num-trials", "20")
 TOY += ("--workers", "2", "--worker-memory-gb", "0.2")
 LIMITS = ("--time-limit-s", "60", "--decode-limit-s", "10")
-DONE, BROKEN, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
+DONE, BROKEN, BAD_REQUEST, INTERRUPTED = 0, 1, 2, commands.INTERRUPTED
 
 TICK_S = 0.2
 RECOVERY_S = 90.0  # beside the time limit: Ray's start, and how long it takes to miss a node

@@ -51,7 +51,7 @@ from rsd.types import ImageSpec
 if TYPE_CHECKING:
     from rsd.cluster.collect import CollectionPlan, CollectionRun, Cost, TaskStanding
 
-DONE, STOPPED, BAD_REQUEST, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, STOPPED, BAD_REQUEST, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, commands.INTERRUPTED
 
 DRIVERS_SHARE = 0.5  # of the decisions
 DRIVERS_PART = 0.6  # of the steps that an episode may take

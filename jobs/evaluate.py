@@ -30,7 +30,7 @@ from rsd.preflight import RunPlan, check_output, open_books, output_of, prepare
 if TYPE_CHECKING:
     from rsd.records import Books
 
-DONE, STOPPED, BAD_REQUEST, WITH_ERRORS, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, STOPPED, BAD_REQUEST, WITH_ERRORS, INTERRUPTED = 0, 1, 2, 3, commands.INTERRUPTED
 
 
 def main(arguments: Sequence[str]) -> int:

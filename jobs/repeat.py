@@ -35,15 +35,15 @@ from rsd.leaving import terminable
 from rsd.preflight import RunPlan, open_books, prepare, run_record
 from rsd.tables import Grid, print_grid
 
-AGREED, STOPPED, BAD_REQUEST, DIFFERS, INTERRUPTED = 0, 1, 2, 3, 130
+AGREED, STOPPED, BAD_REQUEST, DIFFERS, INTERRUPTED = 0, 1, 2, 3, commands.INTERRUPTED
 
 DESCRIPTION = """\
 Evaluate a sample of recorded results again, here, and say how many outcomes, steps and final states
 agree. States are the same bits on every x86-64 machine with AVX2, with any build of torch.
 
 Examples:
-  python jobs/repeat.py docs/results/libero_lite.parquet              # 3 worlds of each suite
-  python jobs/repeat.py docs/results/libero_lite.parquet --worlds 20
+  python jobs/repeat.py docs/results/machines/epyc.parquet            # 3 worlds of each suite
+  python jobs/repeat.py docs/results/libero_lite_spatial.parquet --worlds 20
   python jobs/repeat.py results/spatial --arms speculative            # a run's own folder
 
 Exit codes: 0 every final state agrees; 1 the evaluation stopped early; 2 the request cannot be run;

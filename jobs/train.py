@@ -50,7 +50,7 @@ from rsd.provenance import cpus
 from rsd.training.config import TrainJob
 from rsd.training.metrics import Progress
 
-DONE, STOPPED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, 130
+DONE, STOPPED, BAD_REQUEST, INTERRUPTED = 0, 1, 2, commands.INTERRUPTED
 
 
 @dataclass(frozen=True)

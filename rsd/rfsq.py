@@ -94,7 +94,8 @@ class RFSQ(nn.Module):
 
     def actions(self, latents: Tensor) -> Tensor:
         """(B, T, D) latents -> float32 (B, T, 7) actions in [-1, 1]: the same bits in any batch, on
-        any processor."""
+        any processor. With an encoder the GELU's own last bits, in double precision, may differ;
+        they vanish in the rounding but for a chance of about 1e-8 a number."""
         actions = _by_terms(self.decoder, latents.double())
         if self.config.cosine:
             actions = _along_steps(self.basis.T, actions)

@@ -24,7 +24,6 @@ import numpy as np
 from rsd.architecture import SmallVLAConfig, check_images, from_json, tensors
 from rsd.errors import UserError, brief, reading, unknown, using
 from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
-from rsd.outputs import write_atomically
 from rsd.types import ImageSpec
 
 FORMAT = 4
@@ -135,14 +134,6 @@ def _inspect(spec: str) -> CheckpointInfo:
     if broken:
         raise UserError(f"{path}: {broken} holds NaN or infinity; copy or train it again")
     return CheckpointInfo(path, digest.hexdigest(), model, images, config["origin"])
-
-
-def write_config(
-    path: Path, model: SmallVLAConfig, images: ImageSpec, origin: dict[str, Any]
-) -> None:
-    """Describe the tensors that lie in folder `path` already."""
-    weights = (path / WEIGHTS_FILE).read_bytes()
-    write_atomically(path / CONFIG_FILE, described(model, images, origin, weights))
 
 
 def described(

@@ -252,8 +252,10 @@ def test_statistics_that_cannot_be_the_models_are_refused(
 ) -> None:
     tensors = load_file(small_checkpoint(tmp_path) / checkpoint.WEIGHTS_FILE)
     tensors[name].view(-1)[-1] = value
-    save_file(tensors, tmp_path / checkpoint.WEIGHTS_FILE)
-    checkpoint.write_config(tmp_path, CONFIG, IMAGES, {})
+    weights = tmp_path / checkpoint.WEIGHTS_FILE
+    save_file(tensors, weights)
+    described = checkpoint.described(CONFIG, IMAGES, {}, weights.read_bytes())
+    (tmp_path / checkpoint.CONFIG_FILE).write_bytes(described)
     with pytest.raises(UserError, match=message):
         policy.load(str(tmp_path), deterministic=True, device="cpu")
 
