@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rsd.architecture import check_images
-from rsd.demonstrations import Demonstration, named_demonstrations, read_demonstrations
+from rsd.demos import Demonstration, named_demonstrations, read_demonstrations
 from rsd.errors import UserError
 from rsd.models.small_vla import word_ids
 from rsd.types import ImageSpec

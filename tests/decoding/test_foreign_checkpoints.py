@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rsd.architecture import RFSQConfig, SmallVLAConfig, TransformerConfig, tensors
-from rsd.demonstrations import check_files
+from rsd.demos import check_files
 from rsd.errors import UserError
 from rsd.models import checkpoint
 from rsd.models.small_vla import SmallVLA
