@@ -29,6 +29,7 @@ from rich.table import Table
 
 from rsd import arithmetic, installation
 from rsd.cluster.address import check_cluster
+from rsd.conditions import WORLD_PACKAGES
 from rsd.config import ClusterConfig, Least, LocalFolder, check_least
 from rsd.console import LINE_PERIOD_S, PLAIN, complain, make_console
 from rsd.demos import (
@@ -44,7 +45,7 @@ from rsd.errors import RunStoppedError, UserError, unknown
 from rsd.experts import EXPERTS
 from rsd.leaving import terminable
 from rsd.models import inspect_policy
-from rsd.provenance import SIMULATOR_PACKAGES, code, packages
+from rsd.provenance import code, packages
 from rsd.suites import Task, get_suite, get_task
 from rsd.types import ImageSpec
 
@@ -306,7 +307,7 @@ def _shared(config: CollectConfig, plan: CollectionPlan) -> dict[str, Any]:
         "images": dataclasses.asdict(plan.worker.images),
         "settings": dataclasses.asdict(plan.collection),
         "first_seed": config.first_seed,
-        "packages": packages(SIMULATOR_PACKAGES),
+        "packages": packages(WORLD_PACKAGES),
         "arithmetic": arithmetic.name(),
         "simulator": installation.check(),
     }

@@ -1,14 +1,26 @@
-"""Under which conditions rows were made: what must agree for them to stand in one table, and how
-tables name it. Reads run.json as a value."""
+"""What makes two recordings the same experiment: which of their fields decide, how a disagreement
+is told, and how tables name what they agree on.
+
+Recordings are values as JSON has them: run.json, collection.json, the identity of a training. What
+one did not record is None there, and agrees with None only: rows of which nobody knows how they
+were made are not pooled with others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rsd.provenance import deciding_packages
+from rsd.errors import UserError
 
-_SINGLE = (
+# Packages whose version decides what comes out. What else is installed may differ.
+WORLD_PACKAGES = ("hf-libero", "mujoco", "numpy", "robosuite")  # that make a world
+ROW_PACKAGES = (*WORLD_PACKAGES, "torch")  # that make an episode
+TRAINING_PACKAGES = ("numpy", "torch")  # that make a checkpoint
+
+_ROW = (
     "checkpoint_sha256",
     "assets_fingerprint",
     "renderer",
@@ -16,17 +28,119 @@ _SINGLE = (
     "arithmetic",
     "simulator",
 )
+_ROW_OF_CONFIG = ("deterministic",)
+_RUN = ("config", "schema_version", "assets")
 
 UNKNOWN = "unknown"  # what older runs did not record
 
 
-def deciding(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal for rows of two runs, or of both sides of a resume, to be pooled.
+def of_rows(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal for rows of two runs to stand in one table."""
+    config = run.get("config") or {}
+    return _deciding(run) | {name: config.get(name) for name in _ROW_OF_CONFIG}
 
-    What a run did not record is None, and agrees with None only.
-    """
-    packages = deciding_packages(run.get("packages") or {})
-    return {name: run.get(name) for name in _SINGLE} | {"packages": packages}
+
+def of_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for rows on both sides of a resume, which are of one configuration, too. Code and
+    hardware may differ: a run is resumed after a fix, and on other machines."""
+    return {name: run.get(name) for name in _RUN} | _deciding(run)
+
+
+def of_collection(shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for the demonstrations of a folder, of all that collection.json says."""
+    known = (
+        {"packages": versions(shared["packages"], WORLD_PACKAGES)} if "packages" in shared else {}
+    )
+    return {**shared, **known}
+
+
+def of_training(settings: Mapping[str, Any], packages: Mapping[str, str]) -> dict[str, Any]:
+    """The same for the steps of a training."""
+    return {**settings, "packages": versions(packages, TRAINING_PACKAGES)}
+
+
+# Fields that older collections and trainings lack: those are gone on with.
+LATER = ("first_seed", "packages")
+
+
+def _deciding(run: Mapping[str, Any]) -> dict[str, Any]:
+    packages = versions(run.get("packages") or {}, ROW_PACKAGES)
+    return {name: run.get(name) for name in _ROW} | {"packages": packages}
+
+
+def versions(packages: Mapping[str, str], deciding: Sequence[str]) -> dict[str, str | None]:
+    """Of recorded versions those that decide. Builds of one version do not differ: `2.13.0+cpu`
+    decides as `2.13.0+cu130` does (docs/decisions.md)."""
+    return {
+        name: packages[name].partition("+")[0] if name in packages else None for name in deciding
+    }
+
+
+# --- disagreement --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field that two recordings have otherwise."""
+
+    name: str  # dotted
+    before: Any  # None: not recorded
+    after: Any
+
+    def __str__(self) -> str:
+        before, after = (
+            "(absent)" if value is None else json.dumps(value)
+            for value in (self.before, self.after)
+        )
+        return f"{self.name.removeprefix('config.')}: {before} -> {after}"
+
+    def as_json(self) -> str:
+        """Both values, to be kept."""
+        return f"{json.dumps(self.before)} -> {json.dumps(self.after)}"
+
+
+def differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], later: Sequence[str] = ()
+) -> list[Difference]:
+    """Every leaf that differs. Fields in `later` are not compared where `before` lacks them."""
+    old, new = _as_json(before), _as_json(after)
+    for name in later:
+        if name not in old:
+            new.pop(name, None)
+    old, new = flat(old), flat(new)
+    return [
+        Difference(name, old.get(name), new.get(name))
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
+
+
+def require_same(
+    before: Mapping[str, Any], after: Mapping[str, Any], otherwise: str, later: Sequence[str] = ()
+) -> None:
+    """Raises UserError that begins with `otherwise` and lists every difference."""
+    found = differences(before, after, later)
+    if found:
+        raise UserError(f"{otherwise}:\n" + "\n".join(f"  {each}" for each in found))
+
+
+def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Tuples become lists."""
+    made: dict[str, Any] = json.loads(json.dumps(value))
+    return made
+
+
+def flat(value: object, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested dicts under dotted names; lists are leaves."""
+    if not isinstance(value, dict) or (prefix and not value):
+        return {prefix: value}
+    leaves: dict[str, Any] = {}
+    for name, inner in value.items():
+        leaves |= flat(inner, f"{prefix}.{name}" if prefix else str(name))
+    return leaves
+
+
+# --- for tables ----------------------------------------------------------------------------------
 
 
 def machines(run: Mapping[str, Any]) -> list[dict[str, Any]]:

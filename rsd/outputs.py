@@ -166,6 +166,8 @@ def prove_writable(path: Path, flag: str) -> None:
             path.unlink()
 
 
-def unfinished(folder: Path) -> list[Path]:
-    """What a killed writer left in a folder itself."""
-    return sorted(folder.glob(f".*{ASIDE}"))
+def sweep(folder: Path, *, below: bool = False) -> None:
+    """Delete what a killed writer left unfinished in a folder, and `below` it. Raises OSError."""
+    pattern = f".*{ASIDE}"
+    for left in folder.rglob(pattern) if below else folder.glob(pattern):
+        left.unlink()

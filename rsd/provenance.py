@@ -7,29 +7,16 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rsd import arithmetic
+from rsd.conditions import ROW_PACKAGES
 
-PACKAGES = (
-    "hf-libero",
-    "mujoco",
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "ray",
-    "robosuite",
-    "safetensors",
-    "torch",
-)
-
-
-SIMULATOR_PACKAGES = ("hf-libero", "mujoco", "numpy", "robosuite")  # that make a world
-DECIDING_PACKAGES = (*SIMULATOR_PACKAGES, "torch")  # that make an episode
+PACKAGES = tuple(sorted({*ROW_PACKAGES, "pandas", "pyarrow", "ray", "safetensors"}))
 
 
 @dataclass(frozen=True)
@@ -92,7 +79,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def packages(names: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Versions of those packages that are installed; all that may change a result by default."""
+    """Versions of those packages that are installed."""
     versions = {}
     for name in names:
         try:
@@ -100,15 +87,6 @@ def packages(names: Sequence[str] = PACKAGES) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def deciding_packages(versions: Mapping[str, str]) -> dict[str, str | None]:
-    """Of recorded versions those that must agree where rows stand in one table. Builds of one
-    version do not differ: `2.13.0+cpu` decides as `2.13.0+cu130` does (docs/decisions.md)."""
-    return {
-        name: versions[name].partition("+")[0] if name in versions else None
-        for name in DECIDING_PACKAGES
-    }
 
 
 def hardware() -> dict[str, Any]:
@@ -175,13 +153,3 @@ def gpus() -> list[str]:
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     lines = [line for file in files for line in file.read_text().splitlines()]
     return [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-
-
-def flat(value: object, prefix: str = "") -> dict[str, object]:
-    """Leaves of nested dicts under dotted names, to compare two descriptions; lists are leaves."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    leaves: dict[str, object] = {}
-    for name, inner in value.items():
-        leaves |= flat(inner, f"{prefix}.{name}" if prefix else str(name))
-    return leaves

@@ -11,13 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from rsd import results
+from rsd import conditions, results
 from rsd.books import read_chunks, read_episodes, read_run
-from rsd.conditions import deciding
 from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig, resolve_arms
 from rsd.errors import UserError
 from rsd.models import checkpoint
-from rsd.provenance import flat
 from rsd.types import EpisodeKey
 
 COLUMNS = [*results.KEY, "outcome", "steps", "final_state", "near_ties"]
@@ -163,11 +161,9 @@ _NOT_RECORDED = "not recorded"  # by an older run
 def differences(kept: Kept, here: dict[str, Any]) -> list[str]:
     """What made the rows and is otherwise here, a line each: what decides a row first, then what
     must not."""
-    then, now = _facts(kept.origin), _facts(here)
     return [
-        f"{name}: {_said(then.get(name))} then, {_said(now.get(name))} here"
-        for name in {**then, **now}
-        if then.get(name) != now.get(name)
+        f"{each.name}: {_said(each.before)} then, {_said(each.after)} here"
+        for each in conditions.differences(_facts(kept.origin), _facts(here))
     ]
 
 
@@ -177,7 +173,7 @@ def _said(value: object) -> object:
 
 def _facts(origin: dict[str, Any]) -> dict[str, object]:
     hardware = origin["hardware"]
-    return flat(deciding(origin)) | {
+    return conditions.of_rows(origin) | {
         "torch's build": origin["packages"].get("torch"),
         "Python": hardware["python"],
         "libc": hardware.get("libc"),

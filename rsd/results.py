@@ -508,8 +508,7 @@ def published(paths: Sequence[Path]) -> list[Published]:
 
 def _conditions(origin: dict[str, Any]) -> str:
     """What must be the same for rows to be compared."""
-    same = conditions.deciding(origin) | {"deterministic": origin["config"]["deterministic"]}
-    return json.dumps(same, sort_keys=True)
+    return json.dumps(conditions.of_rows(origin), sort_keys=True)
 
 
 def _together(files: dict[Path, tuple[dict[str, Any], pd.DataFrame]]) -> Published:

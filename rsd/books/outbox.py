@@ -11,9 +11,10 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from rsd.books.folder import Folder
 from rsd.errors import CannotWriteError
 from rsd.types import EpisodeKey
 
@@ -44,13 +45,25 @@ class Parcel:
     size: int  # bytes
     keys: frozenset[EpisodeKey] = frozenset()  # episodes that are stored with it
 
+    @classmethod
+    def of(
+        cls, folder: Folder, files: Mapping[str, bytes], keys: frozenset[EpisodeKey] = frozenset()
+    ) -> Parcel:
+        """Files of a folder, written in their order."""
+
+        def write() -> None:
+            for name, content in files.items():
+                folder.write(name, content)
+
+        return cls(write, sum(map(len, files.values())), keys)
+
 
 class Outbox:
     """Writes parcels in the order in which they were put, each until it is stored.
 
-    Without patience in `flush`, in the caller's thread, where an OSError is raised and the parcel
-    stays. With patience in a thread of its own; what that thread gives up for is raised by whoever
-    calls next. One caller.
+    Without patience in `flush`, in the caller's thread, where a failure is raised and the parcel
+    stays. With patience in a thread of its own; what that thread gives up for, or does not come
+    back from, is raised by whoever calls next. One caller.
     """
 
     def __init__(
@@ -71,6 +84,7 @@ class Outbox:
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._hurried = False
+        self._asked: float | None = None  # since when the store owes the thread an answer
 
     @property
     def waiting(self) -> int:
@@ -95,14 +109,18 @@ class Outbox:
             self._thread.start()
 
     def flush(self) -> None:
-        """Write what waits, where that is nobody else's work. Raises OSError."""
+        """Write what waits, where that is nobody else's work. Raises CannotWriteError."""
         while self._patience is None and self._parcels:
-            self._parcels[0].write()
+            try:
+                self._parcels[0].write()
+            except OSError as error:
+                raise CannotWriteError(f"cannot write {self._shown}: {error}") from error
             self._done.append(self._parcels.popleft())
 
     def take_stored(self) -> list[Parcel]:
         """Parcels that were stored since the last call. Raises what was given up for."""
         with self._changed:
+            self._mind_silence()
             stored, self._done = self._done, []
             if self._failure is not None and not stored:
                 raise self._failure
@@ -126,7 +144,9 @@ class Outbox:
         if self._patience is None:
             return
         with self._changed:
-            self._changed.wait_for(lambda: self._over or self._hurried)
+            while not self._over and not self._hurried:
+                self._changed.wait(_SILENCE_S)
+                self._mind_silence()
             if self._changed.wait_for(lambda: self._over, self._patience.leave_s):
                 return
             self._failure = CannotWriteError(f"{self._shown} does not answer")
@@ -135,6 +155,16 @@ class Outbox:
     def _over(self) -> bool:
         return not self._parcels or self._failure is not None
 
+    def _mind_silence(self) -> None:
+        """Give up a write that does not come back: a network's file system may hang for good."""
+        if self._patience is None or self._asked is None or self._failure is not None:
+            return
+        silent_s = self._clock() - self._asked
+        if silent_s >= self._patience.give_up_s:
+            self._failure = CannotWriteError(
+                f"cannot write {self._shown}: it has not answered for {silent_s:.0f} s"
+            )
+
     # -- the thread ---------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -142,10 +172,11 @@ class Outbox:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._parcels)
-                parcel = self._parcels[0]
+                parcel, self._asked = self._parcels[0], self._clock()
             try:
                 parcel.write()
             except OSError as error:
+                self._asked = None
                 since = since if failures else self._clock()
                 failures += 1
                 if not self._again(error, since, failures):
@@ -179,6 +210,7 @@ class Outbox:
 
     def _stored(self, away_s: float | None) -> None:
         with self._changed:
+            self._asked = None
             self._done.append(self._parcels.popleft())
             if away_s is not None:
                 self._news.append(f"{self._shown} is written again, after {away_s:.0f} s")
@@ -188,6 +220,9 @@ class Outbox:
         with self._changed:
             self._failure = error
             self._changed.notify_all()
+
+
+_SILENCE_S = 0.5  # between two looks for it
 
 
 def _first_line(error: Exception) -> str:

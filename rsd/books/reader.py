@@ -1,4 +1,4 @@
-"""Reading the rows of a run, also while it goes on."""
+"""Reading the rows of a run, also while it goes on, and of runs from before a column came."""
 
 from __future__ import annotations
 
@@ -7,12 +7,35 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.fs as pafs
 
-from rsd.books.description import read_run
-from rsd.books.folder import Folder, visible
+from rsd.books.description import read
+from rsd.books.folder import Folder
 from rsd.books.schema import CHUNK_SCHEMA, CHUNKS, EPISODE_SCHEMA, EPISODES
 from rsd.errors import UserError
 from rsd.types import EpisodeKey
+
+PARTS_AT_ONCE = 64
+ROWS_AT_ONCE = 8192  # some megabytes
+
+
+def read_rows(
+    paths: Sequence[str],
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+    files: pafs.FileSystem | None = None,
+) -> pa.Table:
+    """Rows of Parquet files with the schema's columns, or `columns` of them.
+
+    Older files lack columns that came later: those may be null, and are read so. Raises
+    pa.ArrowInvalid for a file that lacks another, or is none, and OSError.
+    """
+    rows = ds.dataset(list(paths), schema, filesystem=files, format="parquet")
+    table = rows.to_table(columns=None if columns is None else list(columns))
+    for field in table.schema:
+        if not field.nullable and table[field.name].null_count:
+            raise pa.ArrowInvalid(f"rows without {field.name}")
+    return table
 
 
 def read_episodes(output: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -27,20 +50,34 @@ def read_chunks(output: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 def committed(output: str) -> Committed:
     """The rows that a run has at this moment; raises UserError as read_run."""
-    read_run(output)
     folder = Folder.at(output)
-    return Committed(folder, tuple(visible(folder.names(EPISODES))))
+    read(folder)
+    return Committed.of(folder)
 
 
 @dataclass(frozen=True)
 class Committed:
     """The committed parts of a run at one moment: episodes, and exactly their chunks.
 
-    Columns that a part was written without are null.
+    Columns that a part was written without are null (`read_rows`). Every method raises UserError
+    for a part that cannot be read.
     """
 
     _folder: Folder
     _parts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: Folder) -> Committed:
+        return cls(folder, tuple(folder.content(EPISODES)))
+
+    def __len__(self) -> int:
+        """Parts."""
+        return len(self._parts)
+
+    def keys(self) -> set[EpisodeKey]:
+        """Of its episodes."""
+        rows = self.episodes(_KEY_FIELDS)
+        return set(map(EpisodeKey, *(rows[name].to_pylist() for name in _KEY_FIELDS)))
 
     def episodes(self, columns: Sequence[str] | None = None) -> pa.Table:
         """A row an episode, in the order of the parts."""
@@ -59,16 +96,12 @@ class Committed:
         for first in range(0, len(self._parts), PARTS_AT_ONCE):
             some = Committed(self._folder, self._parts[first : first + PARTS_AT_ONCE])
             table = some.all_chunks(columns)
-            yield from table.combine_chunks().to_batches(max_chunksize=_ROWS_AT_ONCE)
+            yield from table.combine_chunks().to_batches(max_chunksize=ROWS_AT_ONCE)
 
-    def _table(
-        self, part_folder: str, schema: pa.Schema, columns: Sequence[str] | None
-    ) -> pa.Table:
-        """Raises UserError for a part that cannot be read."""
-        paths = [self._folder.path(f"{part_folder}/{name}") for name in self._parts]
+    def _table(self, below: str, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
+        paths = [self._folder.path(f"{below}/{name}") for name in self._parts]
         try:
-            parts = ds.dataset(paths, schema, filesystem=self._folder.files, format="parquet")
-            return parts.to_table(columns=None if columns is None else list(columns))
+            return read_rows(paths, schema, columns, self._folder.files)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(
                 f"{self._folder.shown} holds a part that cannot be read: {error}; parts are put in "
@@ -76,14 +109,4 @@ class Committed:
             ) from error
 
 
-PARTS_AT_ONCE = 64
-_ROWS_AT_ONCE = 8192  # some megabytes
-
-
 _KEY_FIELDS = ["arm", "suite", "task_id", "trial", "seed"]
-
-
-def stored_keys(folder: Folder) -> set[EpisodeKey]:
-    parts = Committed(folder, tuple(visible(folder.names(EPISODES))))
-    rows = parts.episodes(_KEY_FIELDS)
-    return set(map(EpisodeKey, *(rows[name].to_pylist() for name in _KEY_FIELDS)))

@@ -1,4 +1,8 @@
-"""Rows of the books: every column with its type, unit and meaning, and the rows of an episode."""
+"""Rows of the books: every column with its type, unit and meaning, and the rows of an episode.
+
+Adding a column: a field of `EpisodeResult`, `ChunkRecord` or `DecodeTrace` (rsd/types.py) and its
+`Column` here, of the same name and nullable. Nothing else has to know.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsd.types import ChunkRecord, EpisodeResult
+from rsd.types import EpisodeResult
 
-# Raise it with every change of a column's name, type, unit or meaning. A column that is added may
-# be null, and is where older runs are read.
+# Raise it with every change of a column's name, type, unit or meaning. A column that is added must
+# be nullable: it is null where older runs are read (reader.read_rows).
 SCHEMA_VERSION = "2"
 
 EPISODES = "episodes"
@@ -175,19 +180,24 @@ def episode_row(
         "node": node,
         "finished_at": finished_at,
     }
-    return vars(result.key) | vars(result) | own
+    return _flat(vars(result.key) | vars(result) | own)
 
 
 def chunk_rows(run_id: str, result: EpisodeResult) -> list[dict[str, Any]]:
     key = {"run_id": run_id} | vars(result.key)
-    return [key | vars(chunk.trace) | vars(chunk) | _flat_codes(chunk) for chunk in result.chunks]
+    return [_flat(key | vars(chunk.trace) | vars(chunk)) for chunk in result.chunks]
 
 
-def _flat_codes(chunk: ChunkRecord) -> dict[str, Any]:
-    return {"codes": None if chunk.codes is None else chunk.codes.ravel()}
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Arrays become lists in C order."""
+    return {
+        name: value.ravel() if isinstance(value, np.ndarray) else value
+        for name, value in row.items()
+    }
 
 
-def parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+def parquet(table: pa.Table) -> bytes:
+    """A part as it is stored."""
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()

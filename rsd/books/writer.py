@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from rsd.books.description import RUN_FILE, agreed
-from rsd.books.folder import (
-    PROBE,
-    Folder,
-    is_hidden,
-    leaving_nothing,
-    prove_writable,
-    visible,
-    writable,
-)
+import pyarrow as pa
+
+from rsd.books.description import RUN_FILE, Description
+from rsd.books.folder import Folder
 from rsd.books.outbox import Outbox, Parcel, Patience
-from rsd.books.reader import stored_keys
+from rsd.books.reader import Committed
 from rsd.books.schema import (
     CHUNK_SCHEMA,
     CHUNKS,
@@ -34,8 +26,7 @@ from rsd.books.schema import (
     parquet,
 )
 from rsd.errors import CannotWriteError
-from rsd.locking import LOCK_FILE, let_go_on_failure
-from rsd.outputs import ASIDE
+from rsd.locking import let_go_on_failure
 from rsd.provenance import Machine
 from rsd.types import EpisodeKey, EpisodeResult
 
@@ -43,33 +34,59 @@ FLUSH_EVERY = 20  # episodes a part
 FLUSH_SECONDS = 10.0  # since the part's first episode; looked at when one is added
 
 
+@dataclass
+class _Part:
+    """Episodes that will be stored together, as two files of one name."""
+
+    name: str
+    since: float = 0.0  # when the first one came
+    keys: set[EpisodeKey] = field(default_factory=set)
+    episodes: list[dict[str, Any]] = field(default_factory=list)
+    chunks: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def number(cls, number: int) -> _Part:
+        return cls(f"part-{number:05d}-{uuid.uuid4().hex}.parquet")
+
+    def parcel(self, folder: Folder) -> Parcel:
+        """The chunks first: the episodes commit both."""
+        files = {
+            f"{below}/{self.name}": parquet(pa.Table.from_pylist(rows, schema=schema))
+            for below, rows, schema in (
+                (CHUNKS, self.chunks, CHUNK_SCHEMA),
+                (EPISODES, self.episodes, EPISODE_SCHEMA),
+            )
+        }
+        return Parcel.of(folder, files, frozenset(self.keys))
+
+
 class Books:
     """Writes a run exactly once per episode; open it with `Books.open`.
 
     Buffers episodes and writes them as one pair of parts every `flush_every` episodes or
-    `flush_seconds` seconds, looked at in `add`. On a disk that is done when the call returns, and
-    an OSError is raised by it; into an object store parts go up by themselves and are tried again
-    with `patience`. One writer; calls from several threads wait for each other.
+    `flush_seconds` seconds, looked at in `add`. On a disk that is done when the call returns; into
+    an object store parts go up by themselves and are tried again with `patience`. Whatever finds
+    that something cannot be written raises CannotWriteError. One writer; calls from several threads
+    wait for each other.
     """
 
     def __init__(
         self,
         folder: Folder,
-        run: dict[str, Any],
-        stored: set[EpisodeKey],
-        parts: int,
+        description: Description,
+        committed: Committed,
         lock: IO[bytes] | None,
         flush_every: int,
         flush_seconds: float,
         clock: Callable[[], float],
         patience: Patience,
     ) -> None:
-        self.run_id: str = run["run_id"]
+        self.run_id = description.run_id
         self.output = folder.shown
         self._folder = folder
-        self._run = run
-        self._stored = stored
-        self._parts = parts
+        self._description = description
+        self._stored = committed.keys()
+        self._parts = len(committed)
         self._lock = lock
         self._flush_every = flush_every
         self._flush_seconds = flush_seconds
@@ -78,7 +95,7 @@ class Books:
         self._on_the_way: set[EpisodeKey] = set()  # in the outbox
         self._open = True
         self._one_at_a_time = threading.RLock()
-        self._start_part()
+        self._part = _Part.number(self._parts)
 
     @classmethod
     def open(
@@ -99,31 +116,32 @@ class Books:
         resumed run keeps its stored run_id. Raises UserError for an output that is not
         empty, not writable, in use, or, on resume, lacks a run or holds another one.
         """
-        folder, run, changes = agreed(output, run, resume)
-        prove_writable(folder)
-        with writable(folder):
+        folder = Folder.at(output)
+        description = _describe(folder, run, resume)
+        folder.prove_writable(EPISODES, CHUNKS)
+        with folder.opening():
             lock = folder.lock()
-        with let_go_on_failure(lock):
-            with writable(folder):
-                _sweep(folder)
-                stored = stored_keys(folder)
-            session = {"started_at": utc(clock()), "changes": changes, "machines": []}
-            run["sessions"] = [*run.get("sessions", []), session]
-            with writable(folder):
-                run_parcel(folder, run).write()
-            parts = len(visible(folder.names(EPISODES)))
-        return cls(folder, run, stored, parts, lock, flush_every, flush_seconds, clock, patience)
+        with let_go_on_failure(lock), folder.opening():
+            _sweep(folder)
+            committed = Committed.of(folder)
+            books = cls(
+                folder, description, committed, lock, flush_every, flush_seconds, clock, patience
+            )
+            started_at = datetime.fromtimestamp(clock(), UTC)
+            description.begin_session(started_at.isoformat(timespec="milliseconds"))
+            folder.write(RUN_FILE, description.as_file())
+        return books
 
     @staticmethod
     def check(output: str, run: dict[str, Any], *, resume: bool) -> None:
         """Raises UserError where `open` would; leaves nothing behind."""
-        folder, _, _ = agreed(output, run, resume)
-        with leaving_nothing(folder):
-            prove_writable(folder)
-        if folder.local is not None and (folder.local / LOCK_FILE).exists():
-            with writable(folder), folder.lock() or contextlib.nullcontext():
-                pass
-        stored_keys(folder)
+        folder = Folder.at(output)
+        _describe(folder, run, resume)
+        with folder.leaving_nothing():
+            folder.prove_writable(EPISODES, CHUNKS)
+        with folder.opening():
+            folder.check_lock()
+        Committed.of(folder).keys()
 
     def recorded(self) -> set[EpisodeKey]:
         """Keys of the rows that are stored; buffered ones are not."""
@@ -132,7 +150,7 @@ class Books:
     @property
     def waiting(self) -> int:
         """Episodes that are not stored yet."""
-        return len(self._pending) + len(self._on_the_way)
+        return len(self._part.keys) + len(self._on_the_way)
 
     @property
     def full(self) -> bool:
@@ -157,36 +175,28 @@ class Books:
     def note_machine(self, machine: Machine) -> None:
         """Keep in run.json, once, what this session runs on; raises ValueError where the books are
         closed."""
-        noted: list[dict[str, Any]] = self._run["sessions"][-1]["machines"]
-        entry = json.loads(json.dumps(dataclasses.asdict(machine)))  # as JSON has it
-        if entry not in noted:
-            with self._one_at_a_time, writable(self._folder):
-                self._refuse_if_closed()
-                noted.append(entry)
-                self._send(run_parcel(self._folder, self._run))
+        with self._one_at_a_time:
+            self._refuse_if_closed()
+            if self._description.note_machine(machine):
+                self._send(Parcel.of(self._folder, {RUN_FILE: self._description.as_file()}))
 
     def add(self, result: EpisodeResult, *, attempts: int, worker: str, node: str) -> None:
         """Enter one finished episode; raises ValueError where its key is in the books already, or
         the books are closed."""
         with self._one_at_a_time:
-            self._add(result, attempts, worker, node)
-
-    def _add(self, result: EpisodeResult, attempts: int, worker: str, node: str) -> None:
-        self._refuse_if_closed()
-        if any(result.key in keys for keys in (self._stored, self._on_the_way, self._pending)):
-            raise ValueError(f"episode {result.key} is in the books of {self.run_id} already")
-        now = self._clock()
-        if not self._pending:
-            self._pending_since = now
-        finished_at = datetime.fromtimestamp(now, UTC)
-        self._pending.add(result.key)
-        self._episode_rows.append(
-            episode_row(self.run_id, result, attempts, worker, node, finished_at)
-        )
-        self._chunk_rows += chunk_rows(self.run_id, result)
-        full = len(self._pending) >= self._flush_every
-        if full or now - self._pending_since >= self._flush_seconds:
-            self.flush()
+            self._refuse_if_closed()
+            part, key, now = self._part, result.key, self._clock()
+            if any(key in keys for keys in (self._stored, self._on_the_way, part.keys)):
+                raise ValueError(f"episode {key} is in the books of {self.run_id} already")
+            if not part.keys:
+                part.since = now
+            part.keys.add(key)
+            finished_at = datetime.fromtimestamp(now, UTC)
+            row = episode_row(self.run_id, result, attempts, worker, node, finished_at)
+            part.episodes.append(row)
+            part.chunks += chunk_rows(self.run_id, result)
+            if len(part.keys) >= self._flush_every or now - part.since >= self._flush_seconds:
+                self._flush()
 
     def flush(self) -> None:
         """Send what is buffered as one pair of parts; the episode part commits both.
@@ -200,11 +210,11 @@ class Books:
             self._flush()
 
     def _flush(self) -> None:
-        if self._pending:
-            parcel = self._parcel()
-            self._on_the_way |= self._pending
+        if self._part.keys:
+            parcel = self._part.parcel(self._folder)
+            self._on_the_way |= parcel.keys
             self._parts += 1
-            self._start_part()
+            self._part = _Part.number(self._parts)
             self._send(parcel)
         else:
             self._outbox.flush()
@@ -216,26 +226,13 @@ class Books:
         if not self._open:
             raise ValueError(f"the books of {self.run_id} are closed")
 
-    def _parcel(self) -> Parcel:
-        """What is buffered, as two files."""
-        files = {
-            f"{CHUNKS}/{self._part}": parquet(self._chunk_rows, CHUNK_SCHEMA),
-            f"{EPISODES}/{self._part}": parquet(self._episode_rows, EPISODE_SCHEMA),
-        }
-
-        def write() -> None:
-            for name, content in files.items():
-                self._folder.write(name, content)
-
-        return Parcel(write, sum(map(len, files.values())), frozenset(self._pending))
-
     def _send(self, parcel: Parcel) -> None:
         self._outbox.put(parcel)
         self._outbox.flush()
 
     def close(self) -> None:
-        """Store everything, and let another writer have the folder. Raises OSError, or
-        CannotWriteError with the number of episodes that are not stored."""
+        """Store everything, and let another writer have the folder. Raises CannotWriteError with
+        the number of episodes that are not stored."""
         with self._one_at_a_time:
             self._open = False
             try:
@@ -256,30 +253,16 @@ class Books:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start_part(self) -> None:
-        self._part = f"part-{self._parts:05d}-{uuid.uuid4().hex}.parquet"
-        self._pending: set[EpisodeKey] = set()
-        self._pending_since = 0.0
-        self._episode_rows: list[dict[str, Any]] = []
-        self._chunk_rows: list[dict[str, Any]] = []
+
+def _describe(folder: Folder, run: dict[str, Any], resume: bool) -> Description:
+    return Description.resumed(folder, run) if resume else Description.new(folder, run)
 
 
 def _sweep(folder: Folder) -> None:
     """Delete what a killed writer left: files never renamed, chunk parts never committed."""
-    committed = set(folder.names(EPISODES))
-    for part_folder in (EPISODES, CHUNKS):
-        for name in folder.names(part_folder):
-            if is_hidden(name) or name not in committed:
-                folder.delete(f"{part_folder}/{name}")
-    for name in folder.names():
-        if name.startswith(PROBE) or (is_hidden(name) and name.endswith(ASIDE)):
-            folder.delete(name)
-
-
-def run_parcel(folder: Folder, run: Mapping[str, object]) -> Parcel:
-    content = json.dumps(run, indent=2).encode()
-    return Parcel(lambda: folder.write(RUN_FILE, content), len(content))
-
-
-def utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    committed = folder.content(EPISODES)
+    for below in (EPISODES, CHUNKS):
+        for name in folder.names(below):
+            if name not in committed:
+                folder.delete(f"{below}/{name}")
+    folder.sweep()

@@ -7,7 +7,8 @@ from rsd.demos.collecting import (
     collect_demonstration,
 )
 from rsd.demos.demonstration import Demonstration, check_demonstration
-from rsd.demos.layout import OSC_POSE, part_files, task_file
+from rsd.demos.files import part_files, task_file
+from rsd.demos.layout import OSC_POSE
 from rsd.demos.noise import Disturbance, DriverSettings, Misses, NoiseSettings
 from rsd.demos.quota import Quota
 from rsd.demos.reading import check_files, named_demonstrations, read_demonstrations

@@ -28,16 +28,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import h5py
 import numpy as np
 
-from rsd.demos.hdf5 import SOURCE, child
+from rsd.demos.hdf5 import SOURCE, child, dataset
 from rsd.errors import UserError
-from rsd.suites import Task
+from rsd.types import ACTION_DIM
 
-SUFFIX = "_demo.hdf5"
 TAG = "libero-v1"  # what LIBERO's published files call their layout
 JOINTS = slice(1, 8)  # columns of a state: time, then the arm's 7 joints, then all other positions
 IMAGES = {"agentview": "agentview_rgb", "wrist": "eye_in_hand_rgb"}
@@ -63,17 +62,6 @@ OSC_POSE = {  # robosuite's load_controller_config(default_controller="OSC_POSE"
 }
 
 
-def task_file(folder: Path, task: Task) -> Path:
-    """Where a task's demonstrations lie in a folder, by LIBERO's own naming."""
-    return folder / f"{task.name}{SUFFIX}"
-
-
-def part_files(folder: Path, task_name: str = "*") -> list[Path]:
-    """Files of single demonstrations in a folder that is being collected, of a task or of all."""
-    found = folder.glob(f"parts/{task_name}/[0-9]*.hdf5")
-    return sorted(path for path in found if path.stem.isascii() and path.stem.isdigit())
-
-
 def rotated(frames: np.ndarray) -> np.ndarray:
     """Frames (M, H, W, 3) turned by 180 degrees: from LIBERO's files to PROTOCOL 6 and back."""
     return np.ascontiguousarray(frames[:, ::-1, ::-1])
@@ -95,3 +83,85 @@ def demo_groups(file: h5py.File) -> dict[str, h5py.Group]:
         if not isinstance(group, h5py.Group):
             raise UserError(f"{where}: {name} is no group: not LIBERO's layout; {SOURCE}")
     return groups
+
+
+_MOST_STEPS = 100_000  # of a demonstration: 83 minutes
+_MOST_PIXELS = 4096  # of a side of a frame
+
+
+def check_layout(group: h5py.Group, where: str) -> None:
+    """Raises UserError for datasets that are missing or cannot be LIBERO's, by their headers."""
+    steps = _rows(group, "actions", where)
+    if steps > _MOST_STEPS:
+        raise UserError(f"{where}: {steps} actions are no demonstration; split the file")
+    if steps == 0:
+        raise UserError(f"{where}: it has no actions at all; take it out of the file")
+    stamps = dataset(group, "obs/frame_steps", (None,), "iu", where)
+    frames = steps if stamps is None else stamps.shape[0]
+    ours = "seed" in group.attrs
+    wanted: dict[str, tuple[tuple[int | None, ...], str]] = {
+        "actions": ((steps, ACTION_DIM), "fiu"),
+        "states": ((steps, None), "f"),
+        "obs/ee_pos": ((steps, 3), "f"),
+        "obs/ee_ori": ((steps, 3), "f"),
+        "obs/gripper_states": ((steps, 2), "f"),
+        **({} if ours else {"obs/joint_states": ((steps, 7), "f")}),
+        **{f"obs/{stored}": ((frames, None, None, 3), "fiu") for stored in IMAGES.values()},
+    }
+    optional: dict[str, tuple[tuple[int | None, ...], str]] = {
+        "executed_actions": ((steps, ACTION_DIM), "fiu"),
+        "driven": ((steps,), "biu"),
+    }
+    there: dict[str, h5py.Dataset] = {}
+    for name, (shape, kinds) in (wanted | optional).items():
+        found = dataset(group, name, shape, kinds, where)
+        if found is not None:
+            there[name] = found
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise UserError(f"{where} is {_other_layout(group, missing, where)}")
+    if not ours and there["states"].shape[1] < JOINTS.stop:
+        raise UserError(f"{where}: states of {there['states'].shape} lack the arm's joints")
+    _check_frames(
+        {name: there[f"obs/{stored}"].shape[1:3] for name, stored in IMAGES.items()}, where
+    )
+
+
+def _check_frames(sizes: Mapping[str, tuple[int, int]], where: str) -> None:
+    for name, size in sizes.items():
+        if not all(1 <= pixels <= _MOST_PIXELS for pixels in size):
+            raise UserError(f"{where}: {name} has frames of {size[0]} x {size[1]} pixels")
+    if len(set(sizes.values())) > 1:
+        (one, a), (other, b) = sizes.items()
+        raise UserError(
+            f"{where}: {one} has frames of {a[0]} x {a[1]} pixels, {other} of {b[0]} x {b[1]}; "
+            "scale one to the other's size"
+        )
+
+
+def _rows(group: h5py.Group, name: str, where: str) -> int:
+    """First size of a dataset that must be there."""
+    found = child(group, name, where)
+    if not isinstance(found, h5py.Dataset):
+        raise UserError(f"{where} is {_other_layout(group, [name], where)}")
+    return int(found.shape[0]) if found.shape else 0
+
+
+def _other_layout(group: h5py.Group, missing: Sequence[str], where: str) -> str:
+    """For a message: what a demonstration is that lacks some datasets."""
+    obs = child(group, "obs", where)
+    seen = list(obs) if isinstance(obs, h5py.Group) else []
+    if any(name.startswith("robot0_") or name.endswith("_image") for name in seen):
+        return (
+            "of robomimic's layout, not LIBERO's (its observations are called "
+            f"{', '.join(seen[:4])}...); convert it, or give LIBERO's own files"
+        )
+    if not seen:
+        return (
+            "without observations, such as robosuite records before they are drawn; draw them "
+            "with LIBERO's scripts/create_dataset.py"
+        )
+    return (
+        f"damaged or no LIBERO file: it lacks {', '.join(missing)} (obs holds "
+        f"{', '.join(seen[:12])}); {SOURCE}"
+    )

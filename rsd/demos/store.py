@@ -8,38 +8,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rsd.conditions import LATER, of_collection, require_same
 from rsd.demos.collecting import Failure
 from rsd.demos.demonstration import Demonstration
-from rsd.demos.layout import SUFFIX, part_files, task_file
+from rsd.demos.files import SUFFIX, part_files, task_file
 from rsd.demos.quota import Quota
 from rsd.demos.writing import merge, stored_seeds, write_demonstration
 from rsd.errors import UserError, writing
 from rsd.foreign import MOST_BYTES, parse_json, read_bytes
 from rsd.locking import hold, let_go_on_failure
-from rsd.outputs import ASIDE, write_atomically
-from rsd.provenance import flat
+from rsd.outputs import sweep, write_atomically
 from rsd.suites import Task
-
-
-def _made(settings: Mapping[str, Any]) -> dict[str, object]:
-    """By dotted names, and without what is None: a setting that did not exist yet is one that was
-    not made."""
-    return {name: value for name, value in flat(settings).items() if value is not None}
 
 
 class Store:
     """A folder that demonstrations are collected into; one writer at a time.
 
-    `<task>_demo.hdf5` per task (layout.py); until a task is complete, `parts/` holds a
-    file per demonstration. `failed/` holds a text per placement that gives none, for good, and
+    `<task>_demo.hdf5` per task (files.py); until a task is complete, `parts/` holds a file
+    per demonstration. `failed/` holds a text per placement that gives none, for good, and
     `errors/` one per placement that something else than the expert broke off, until a later session
     settles it. `collection.json` holds what all of them share. A kill at any moment loses the
     episodes that were running and nothing else.
 
     Every method raises UserError where a file is damaged or cannot be written.
     """
-
-    _LATER = ("first_seed", "packages")  # of what is shared; folders from before are not checked
 
     def __init__(self, folder: Path, shared: Mapping[str, Any], resume: bool) -> None:
         """`shared`: settings that a resumed collection must not change. Raises UserError also where
@@ -54,12 +46,11 @@ class Store:
                 raise UserError(
                     f"{folder} is not empty; --resume adds to it, another --output starts anew"
                 )
-            self._agree(json.loads(json.dumps(shared)))
+            self._agree(shared)
             with writing(folder):
-                for unfinished in folder.rglob(f".*{ASIDE}"):  # of a killed writer
-                    unfinished.unlink()
+                sweep(folder, below=True)
 
-    def _agree(self, shared: dict[str, Any]) -> None:
+    def _agree(self, shared: Mapping[str, Any]) -> None:
         path = self.folder / "collection.json"
         if not path.exists():
             self._refuse_unknown()
@@ -67,23 +58,20 @@ class Store:
             return
         try:
             stored = parse_json(read_bytes(path, MOST_BYTES))
-            stored = {**{name: shared.get(name) for name in self._LATER}, **stored}
-        except (ValueError, TypeError) as error:
+            if not isinstance(stored, dict):
+                raise ValueError("it holds no settings")
+        except ValueError as error:
             raise UserError(
                 f"{path} is damaged ({error}), so nobody knows how the demonstrations beside it "
                 "were made; put a copy back or choose another --output"
             ) from error
-        before, now = _made(stored), _made(shared)
-        changed = [
-            f"  {name}: {before.get(name)} -> {now.get(name)}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name)
-        ]
-        if changed:
-            raise UserError(
-                f"{self.folder} was collected with other settings; resume with the same ones or "
-                "choose another --output:\n" + "\n".join(changed)
-            )
+        require_same(
+            of_collection(stored),
+            of_collection(shared),
+            f"{self.folder} was collected with other settings; resume with the same ones or choose "
+            "another --output",
+            later=LATER,
+        )
 
     def _refuse_unknown(self) -> None:
         made = [*self.folder.glob(f"*{SUFFIX}"), *part_files(self.folder)]

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from rsd import arithmetic, installation
+from rsd.conditions import WORLD_PACKAGES, flat
 from rsd.envs.assets import ResolvedAssets, cache_dir
 from rsd.outputs import write_atomically
-from rsd.provenance import SIMULATOR_PACKAGES, flat, packages
+from rsd.provenance import packages
 from rsd.suites import TRIALS_PER_TASK, Task
 
 REFERENCE_SEED = 0  # PROTOCOL 4
@@ -112,7 +113,7 @@ class WorldStream:
 
 def _cache_key(task: Task, assets: ResolvedAssets) -> str:
     """What decides the draws of a task's resets: assets, packages and their content, arithmetic."""
-    versions = flat(packages(SIMULATOR_PACKAGES) | {"content": installation.check()})
+    versions = flat(packages(WORLD_PACKAGES) | {"content": installation.check()})
     parts = [
         str(_FORMAT),
         assets.fingerprint,

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 
 from rsd.architecture import SmallVLAConfig
+from rsd.conditions import LATER, TRAINING_PACKAGES, of_training, require_same
 from rsd.errors import UserError, writing
 from rsd.locking import LOCK_FILE, hold
 from rsd.models import checkpoint, policy
 from rsd.models.small_vla import SmallVLA
-from rsd.outputs import unfinished, write_atomically
-from rsd.provenance import flat, provenance
+from rsd.outputs import sweep, write_atomically
+from rsd.provenance import code, packages
 from rsd.training import metrics
 from rsd.training.config import TrainJob
 from rsd.training.data import Examples, load_examples, split
@@ -88,8 +89,7 @@ def check_output(job: TrainJob) -> None:
     elif not job.resume and held:
         raise UserError(f"{output} is not empty; use --resume or another --output")
     with writing(output):
-        for left in unfinished(output):
-            left.unlink()
+        sweep(output)
 
 
 def train(
@@ -122,28 +122,28 @@ def train(
         elif not job.draft_only:
             say(_describe_tokeniser(job, model, examples))
     phase = state.phase if state else "draft" if job.draft_only else "target"
-    books = Books(job, examples, phase, state, report, workers)
+    journal = Journal(job, examples, phase, state, report, workers)
     if phase == "target":
         target = TargetTraining(
             model, examples, job.train, device, workers, known_proprio=job.start_from is not None
         )
         if state:
             target.load(state)
-        for _ in target.run(books.report, job.report_every, 10 * job.report_every):
-            books.keep(target)
+        for _ in target.run(journal.report, job.report_every, 10 * job.report_every):
+            journal.keep(target)
         policy.round_to_storage(model)
         state = None
     draft = DraftTraining(model, examples, job.train, device, workers)
     if state:
         draft.load(state)
     elif not job.draft_only:
-        books.keep(draft, now=True)
-    for _ in draft.run(books.report, 5 * job.report_every):
-        books.keep(draft)
-    books.close()
+        journal.keep(draft, now=True)
+    for _ in draft.run(journal.report, 5 * job.report_every):
+        journal.keep(draft)
+    journal.close()
     if workers.leads:
         origin |= {
-            "seconds": round(books.seconds),
+            "seconds": round(journal.seconds),
             "threads": torch.get_num_threads(),
             "workers": workers.size,
             "device": torch.device(device).type,
@@ -152,7 +152,7 @@ def train(
         (job.output / STATE_FILE).unlink(missing_ok=True)
 
 
-class Books:
+class Journal:
     """What the leader writes while it trains: reports, and the state now and then."""
 
     def __init__(
@@ -313,7 +313,7 @@ def _origin(job: TrainJob, examples: Examples, command: str) -> dict[str, Any]:
     return {
         **earlier,
         "data": examples.origin,
-        "code": provenance()["code"],
+        "code": code(),
         "training": {**dataclasses.asdict(job.train), "tokeniser_steps": job.tokeniser_steps},
         "command": command,
     }
@@ -325,19 +325,12 @@ def _identity(job: TrainJob, examples: Examples) -> dict[str, Any]:
         "train": dataclasses.asdict(job.train),
         "model": dataclasses.asdict(job.model),
         "conventions": checkpoint.CONVENTIONS,
-    }
-    leaves = {  # a state holds lists
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in flat(settings).items()
-    }
-    started = checkpoint.inspect(job.start_from).sha256 if job.start_from else None
-    return {
-        **leaves,
         "data": examples.origin["sha256"],
         "draft_only": job.draft_only,
-        "start_from": started,
+        "start_from": checkpoint.inspect(job.start_from).sha256 if job.start_from else None,
         "tokeniser_steps": job.tokeniser_steps,
     }
+    return of_training(settings, packages(TRAINING_PACKAGES))
 
 
 def _read_state(job: TrainJob, examples: Examples) -> TrainingState | None:
@@ -359,11 +352,11 @@ def _read_state(job: TrainJob, examples: Examples) -> TrainingState | None:
             f"{path} has format {content['format']}, this code reads {STATE_FORMAT}; go on with "
             "the code that wrote it, or delete it to start this training anew"
         )
-    wanted = _identity(job, examples)
-    for name in sorted({*wanted, *made_with}):
-        if made_with.get(name) != wanted.get(name):
-            raise UserError(
-                f"{path} was trained with {name} {made_with.get(name)!r}, this command says "
-                f"{wanted.get(name)!r}; give the same settings and data, or another --output"
-            )
+    require_same(
+        made_with,
+        _identity(job, examples),
+        f"{path} was trained with other settings; give the same settings and data, or another "
+        "--output",
+        later=LATER,
+    )
     return TrainingState(**state)

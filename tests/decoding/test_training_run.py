@@ -120,10 +120,10 @@ def test_a_state_of_other_settings_or_data_is_refused(data: Path, tmp_path: Path
     with pytest.raises(Killed):
         _train(job, ("teach", 0))
     longer = dataclasses.replace(SETTINGS, steps=9)
-    with pytest.raises(UserError, match=r"train.steps 6, this command says 9"):
+    with pytest.raises(UserError, match=r"trained with other.*\n  train.steps: 6 -> 9$"):
         _train(dataclasses.replace(job, train=longer))
     other = made_up_folder(tmp_path / "other", [made_up_demonstration(s, 8) for s in (5, 6)])
-    with pytest.raises(UserError, match=r"trained with data '\w+', this command says '\w+'"):
+    with pytest.raises(UserError, match=r"trained with other.*\n  data: \"\w+\" -> \"\w+\"$"):
         _train(dataclasses.replace(job, data=(other,)))
     state = job.output / STATE_FILE
     state.write_bytes(state.read_bytes()[:1000])

@@ -31,7 +31,7 @@ from rsd.books import (
 )
 from rsd.books.folder import Folder
 from rsd.books.reader import PARTS_AT_ONCE
-from rsd.errors import UserError
+from rsd.errors import CannotWriteError, UserError
 from rsd.provenance import Machine
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeKey, EpisodeResult
 from tests.full_disk import full_disk
@@ -188,7 +188,7 @@ def test_a_flush_that_failed_is_repeated_whole_and_once(
 
     with monkeypatch.context() as patched:
         patched.setattr(Folder, "write", lose_the_confirmation)
-        with pytest.raises(OSError, match="reset"):
+        with pytest.raises(CannotWriteError, match="reset"):
             books.flush()
     add(books, result(key(1)))
     books.close()
@@ -313,7 +313,7 @@ def test_the_build_of_torch_and_unused_packages_may_change(tmp_path: Path) -> No
     ("changed", "said"),
     [
         ({"packages": {**RUN["packages"], "numpy": "1.0"}}, 'packages.numpy: "2.4.6" -> "1.0"'),
-        ({"arithmetic": "x86-64-v3"}, 'arithmetic: null -> "x86-64-v3"'),
+        ({"arithmetic": "x86-64-v3"}, 'arithmetic: (absent) -> "x86-64-v3"'),
     ],
 )
 def test_arithmetic_decides_rows(tmp_path: Path, changed: dict[str, Any], said: str) -> None:

@@ -351,7 +351,7 @@ def test_other_seeds_and_another_simulator_are_refused_by_name(tmp_path: Path) -
     Store(tmp_path, shared(1, "3.2.3"), resume=True).close()
     with pytest.raises(UserError, match=r"  first_seed: 1 -> 50$"):
         Store(tmp_path, shared(50, "3.2.3"), resume=True)
-    with pytest.raises(UserError, match=r"  packages.mujoco: 3\.2\.3 -> 3\.3\.0$"):
+    with pytest.raises(UserError, match=r"  packages.mujoco: \"3\.2\.3\" -> \"3\.3\.0\"$"):
         Store(tmp_path, shared(1, "3.3.0"), resume=True)
     (tmp_path / "collection.json").write_text(json.dumps({"assets": "lite"}))  # from before
     Store(tmp_path, shared(50, "3.3.0"), resume=True).close()

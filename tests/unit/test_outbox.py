@@ -162,7 +162,7 @@ def test_a_disk_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     with monkeypatch.context() as patched:
         patched.setattr(folder, "write_atomically", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(CannotWriteError, match="No space"):
             add(books, 0)
     assert len(tries) == 1
     books.close()
@@ -188,7 +188,7 @@ def test_closed_books_write_nothing_into_a_folder_that_another_writer_holds(
 
     with monkeypatch.context() as patched:
         patched.setattr(folder, "write_atomically", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(CannotWriteError, match="No space"):
             books.close()
     machine = Machine("worker", "node-1", "none", "EPYC", 16, (), "x86-64-v3")
     with Books.open(str(tmp_path), RUN, resume=True) as other:

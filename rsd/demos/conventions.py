@@ -1,22 +1,22 @@
-"""What files of others say of themselves and show: task, controller, way up of frames, gripper,
-and whether an observation was taken before or after its action."""
+"""What a file says of itself and its data show, against what is assumed here: task, rate and
+controller, way up of its frames, sign of the gripper."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
+from rsd.conditions import flat
 from rsd.demos.demonstration import Demonstration
-from rsd.demos.hdf5 import SOURCE, child, text
-from rsd.demos.layout import JOINTS, OSC_POSE, SUFFIX
+from rsd.demos.files import SUFFIX
+from rsd.demos.hdf5 import SOURCE, text
+from rsd.demos.layout import OSC_POSE
 from rsd.errors import UserError, brief
 from rsd.foreign import parse_json
-from rsd.provenance import flat
 from rsd.suites import SUITES, Task, get_task
 
 
@@ -127,94 +127,3 @@ def check_fingers(demo: Demonstration, where: str) -> None:
             "is told to close (+1) than where it is told to open (-1): its sign is the other way "
             "round; convert the file"
         )
-
-
-def late(groups: Mapping[str, h5py.Group], where: str) -> frozenset[str]:
-    """Demonstrations whose observation j shows state j + 1, as in LIBERO's published files; in
-    those of jobs/collect.py and of openvla-oft it shows state j.
-
-    The arm's joints are in both, so the data itself tells which (the module's docstring): the file
-    as a whole, since an arm may stand still in a demonstration. State 0 tells nothing: openvla-oft
-    took it before the scene had settled. Raises UserError where neither fits.
-    """
-    distances = {
-        name: _distances(group) for name, group in groups.items() if "seed" not in group.attrs
-    }
-    if not distances:
-        return frozenset()
-    told: dict[bool, str] = {}  # and the first demonstration that says so
-    for name, distance in distances.items():
-        late = _closer_after(distance)
-        if late is not None:
-            told.setdefault(late, name)
-    if len(told) > 1:
-        raise UserError(
-            f"{where}: {told[False]} was observed before its actions, {told[True]} after them; put "
-            "them into files of their own"
-        )
-    late = next(iter(told), _closer_after(np.sum(list(distances.values()), axis=0)))
-    if late is None:
-        raise UserError(
-            f"{where}: whether observations were taken before or after their actions cannot be "
-            "told: obs/joint_states agree with neither of states (columns 1 to 7); give the file "
-            "with the states that it was recorded with"
-        )
-    return frozenset(distances if late else ())
-
-
-def _distances(group: h5py.Group) -> np.ndarray:
-    """float64 (2,): sums over the steps, from the joints seen to those of the state of the same row
-    and of the next."""
-    seen, states = group["obs/joint_states"][()], group["states"][:, JOINTS]
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.array(
-            [np.abs(seen[1:-1] - states[1:-1]).sum(), np.abs(seen[1:-1] - states[2:]).sum()]
-        )
-
-
-def _closer_after(distances: np.ndarray) -> bool | None:
-    """Whether the next row is clearly closer; None where neither is."""
-    same, after = distances
-    if not np.isfinite(distances).all() or max(same, after) <= 2 * min(same, after):
-        return None
-    return bool(after < same)
-
-
-def other_layout(group: h5py.Group, missing: Sequence[str], where: str) -> str:
-    """For a message: what a demonstration is that lacks some datasets."""
-    obs = child(group, "obs", where)
-    seen = list(obs) if isinstance(obs, h5py.Group) else []
-    if any(name.startswith("robot0_") or name.endswith("_image") for name in seen):
-        return (
-            "of robomimic's layout, not LIBERO's (its observations are called "
-            f"{', '.join(seen[:4])}...); convert it, or give LIBERO's own files"
-        )
-    if not seen:
-        return (
-            "without observations, such as robosuite records before they are drawn; draw them "
-            "with LIBERO's scripts/create_dataset.py"
-        )
-    return (
-        f"damaged or no LIBERO file: it lacks {', '.join(missing)} (obs holds "
-        f"{', '.join(seen[:12])}); {SOURCE}"
-    )
-
-
-def what_is_there(folder: Path, names: Sequence[str]) -> str:
-    """For a message: what a folder without demonstrations holds instead."""
-
-    def ending(*suffixes: str) -> list[str]:
-        return [name for name in names if name.lower().endswith(suffixes)]
-
-    if ending(".parquet") or (folder / "meta" / "info.json").exists():
-        return ". It holds a LeRobot data set (Parquet); give the HDF5 files it was made of"
-    if ending(".tfrecord") or "features.json" in names or any(".tfrecord-" in n for n in names):
-        return ". It holds an RLDS data set (TFRecord); give the HDF5 files it was made of"
-    if packed := ending(".zip", ".tar", ".gz", ".tgz"):
-        return f". It holds {packed[0]}: unpack that first"
-    if others := ending(".hdf5", ".h5"):
-        return f". It holds {others[0]}: to have such files read, name them themselves"
-    below = [name for name in names[:200] if any((folder / name).glob(f"*{SUFFIX}"))]
-    if below:
-        return f". Folders in it do: give {', '.join(str(folder / name) for name in below[:5])}"
-    return ""
