@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsd import conditions
-from rsd.books import Column, Committed, committed, read_run
+from rsd.books import Column, Committed, committed, read_rows, read_run
 from rsd.errors import UserError
 from rsd.outputs import write_atomically
 from rsd.report import (
@@ -254,16 +254,13 @@ def _split(passes: np.ndarray, episodes: int) -> list[list[int]]:
 def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """What made a compact file, and its rows. Raises UserError for another kind of file."""
     try:
-        table = pq.read_table(path)
-        origin: dict[str, Any] = json.loads(table.schema.metadata[b"run"])
+        origin: dict[str, Any] = json.loads(pq.read_schema(path).metadata[b"run"])
+        rows = read_rows([str(path)], SCHEMA).to_pandas()
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path} is no file of `jobs/results.py keep` ({error!r})") from error
-    missing = [field for field in SCHEMA if field.name not in table.schema.names and field.nullable]
-    for field in missing:
-        table = table.append_column(field, pa.nulls(len(table), field.type))
-    return origin, table.to_pandas()
+    return origin, rows
 
 
 def sum_by_layer(tokens: pd.Series) -> list[int] | None:

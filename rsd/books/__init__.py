@@ -7,7 +7,7 @@ where its episode part exists. So a writer may be killed between any two instruc
 """
 
 from rsd.books.description import holds_a_run, read_run
-from rsd.books.reader import Committed, committed, read_chunks, read_episodes
+from rsd.books.reader import Committed, committed, read_chunks, read_episodes, read_rows
 from rsd.books.schema import (
     CHUNK_SCHEMA,
     CHUNKS,
@@ -31,5 +31,6 @@ __all__ = [
     "holds_a_run",
     "read_chunks",
     "read_episodes",
+    "read_rows",
     "read_run",
 ]

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from rsd.books import CHUNK_SCHEMA, CHUNKS, EPISODE_SCHEMA, EPISODES, Books
+from rsd.books.schema import parquet
 from rsd.report import print_summary, summarise
 from rsd.suites import TRIALS_PER_TASK
 
@@ -71,11 +71,12 @@ def make_run(output: Path, episodes: int, episodes_per_part: int, seed: int = 0)
 
 
 def _write(path: Path, columns: dict[str, Any], schema: pa.Schema) -> None:
+    """Columns that are not made up are null where they may be."""
     path.parent.mkdir(exist_ok=True)
-    sink = io.BytesIO()
-    table = pa.table([columns[name] for name in schema.names], schema=schema)
-    pq.write_table(table, sink, compression="zstd")
-    path.write_bytes(sink.getvalue())
+    rows = len(columns["arm"])
+    nothing = {field.name: pa.nulls(rows, field.type) for field in schema if field.nullable}
+    columns = nothing | columns
+    path.write_bytes(parquet(pa.table([columns[name] for name in schema.names], schema=schema)))
 
 
 def _key(numbers: np.ndarray) -> dict[str, Any]:

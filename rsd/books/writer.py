@@ -260,7 +260,7 @@ def _describe(folder: Folder, run: dict[str, Any], resume: bool) -> Description:
 
 def _sweep(folder: Folder) -> None:
     """Delete what a killed writer left: files never renamed, chunk parts never committed."""
-    committed = folder.content(EPISODES)
+    committed = set(folder.content(EPISODES))
     for below in (EPISODES, CHUNKS):
         for name in folder.names(below):
             if name not in committed:

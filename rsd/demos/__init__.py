@@ -2,16 +2,15 @@
 
 from rsd.demos.collecting import (
     FIRST_SEED,
-    CollectionSettings,
     Failure,
     collect_demonstration,
 )
 from rsd.demos.demonstration import Demonstration, check_demonstration
 from rsd.demos.files import part_files, task_file
 from rsd.demos.layout import OSC_POSE
-from rsd.demos.noise import Disturbance, DriverSettings, Misses, NoiseSettings
 from rsd.demos.quota import Quota
 from rsd.demos.reading import check_files, named_demonstrations, read_demonstrations
+from rsd.demos.settings import CollectionSettings, DriverSettings, NoiseSettings
 from rsd.demos.store import Store
 from rsd.demos.writing import merge, stored_seeds, write_demonstration
 
@@ -20,10 +19,8 @@ __all__ = [
     "OSC_POSE",
     "CollectionSettings",
     "Demonstration",
-    "Disturbance",
     "DriverSettings",
     "Failure",
-    "Misses",
     "NoiseSettings",
     "Quota",
     "Store",

@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from rsd.demos.demonstration import Demonstration, check_demonstration
-from rsd.demos.noise import Disturbance, Driver, DriverSettings, Misses, NoiseSettings
+from rsd.demos.settings import CollectionSettings
+from rsd.demos.steering import Move, Steering
 from rsd.envs.looks import Looks
 from rsd.episode import Decide
 from rsd.suites import Task
@@ -49,19 +50,6 @@ class FreshEnvironment(Protocol):
 
 
 @dataclass(frozen=True)
-class CollectionSettings:
-    """How a demonstration is recorded."""
-
-    max_steps: int  # an expert that needs more has failed
-    frame_every: int = 2  # steps from frame to frame; step 0 always has one
-    hold_steps: int = 8  # steps recorded after the goal was reached: they fill the last chunk
-    noise: NoiseSettings | None = dataclasses.field(default_factory=NoiseSettings)
-    looks: Looks | None = None  # how much cameras, lamps and colours vary
-    driver: DriverSettings | None = None  # None: the expert drives
-    misses: float | None = None  # probability that a grasp is missed on purpose (`Misses`)
-
-
-@dataclass(frozen=True)
 class Failure:
     """A placement that gives no demonstration, whoever tries it again."""
 
@@ -87,41 +75,29 @@ def collect_demonstration(
     """
     env.reset_fresh(seed, settings.looks)
     model_xml = env.model_xml()
-    disturb = Disturbance(settings.noise, seed, task.task_id) if settings.noise else None
-    misses = Misses(settings.misses, seed, task.task_id) if settings.misses else None
-    driver = None
-    if settings.driver is not None:
-        assert decide is not None, "a driver needs its policy"
-        driver = Driver(settings.driver, decide, task, seed)
+    steer = Steering(settings, task, seed, decide)
+    moves: list[Move] = []
     labels: list[np.ndarray] = []
-    executed: list[np.ndarray] = []
-    driven: list[bool] = []
     proprio: list[np.ndarray] = []
     states: list[np.ndarray] = []
     frames: list[Observation] = []
     hold = None  # steps still to record, from the step that reached the goal
     while hold != 0:
-        if hold is None and len(labels) == settings.max_steps:
+        step = len(moves)
+        if hold is None and step == settings.max_steps:
             return Failure(seed, f"the goal was not reached in {settings.max_steps} steps")
-        drawn = len(labels) % settings.frame_every == 0
+        drawn = step % settings.frame_every == 0
         if drawn:
             frames.append(env.observe())
         states.append(env.state())
         proprio.append(env.proprio)
         labels.append(_checked(act()))
-        action = None
-        if hold is None and driver is not None:
-            observe = (lambda: frames[-1]) if drawn else env.observe
-            action = driver(len(labels) - 1, observe)
-        if hold is None and misses is not None:
-            missed = misses(labels[-1], driven=action is not None)
-            action = missed if action is None else action
-        driven.append(action is not None)
-        if action is None:
-            action = labels[-1] if disturb is None or hold is not None else disturb(labels[-1])
-        executed.append(action)
-        success = env.step(executed[-1])
-        if success and len(labels) == 1:  # the sampler drops an object on its goal now and then
+        if hold is None:
+            moves.append(steer(step, labels[-1], (lambda: frames[-1]) if drawn else env.observe))
+        else:
+            moves.append(Move(labels[-1]))
+        success = env.step(moves[-1].action)
+        if success and step == 0:  # the sampler drops an object on its goal now and then
             return Failure(seed, "the goal holds before anything was done", void=True)
         if hold is not None:
             hold -= 1
@@ -133,14 +109,14 @@ def collect_demonstration(
         task_id=task.task_id,
         seed=seed,
         actions=np.stack(labels),
-        executed_actions=np.stack(executed),
+        executed_actions=np.stack([move.action for move in moves]),
         proprio=np.stack(proprio),
         states=np.stack(states),
-        frame_steps=np.arange(0, len(labels), settings.frame_every),
+        frame_steps=np.arange(0, len(moves), settings.frame_every),
         agentview=np.stack([frame.agentview for frame in frames]),
         wrist=np.stack([frame.wrist for frame in frames]),
         assets=env.assets,
-        driven=None if driver is None and misses is None else np.array(driven),
+        driven=np.array([move.driven for move in moves]) if steer.drives else None,
         renderer=env.renderer,
         images=images,
         settings=dataclasses.asdict(settings),

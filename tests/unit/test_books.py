@@ -74,7 +74,22 @@ def test_every_column_carries_unit_and_description(schema: pa.Schema) -> None:
     for field in schema:
         assert field.metadata[b"unit"], field.name
         assert field.metadata[b"description"], field.name
-        assert field.nullable == (field.name == "codes"), field.name
+
+
+FROM_THE_START = {  # of schema version 2
+    *("run_id", "arm", "suite", "task_id", "trial", "seed", "instruction", "outcome", "steps"),
+    *("chunks", "attempts", "error", "physics_s", "render_s", "reset_s", "wait_s", "wall_s"),
+    *("worker", "node", "assets", "renderer", "final_state_sha256", "finished_at", "chunk_index"),
+    *("drafted", "accepted", "redrafted", "reaccepted", "passes", "layers", "batch_size"),
+    *("canonical", "queue_s", "vision_s", "draft_s", "target_s", "detokenise_s", "action_sha256"),
+}
+
+
+@pytest.mark.parametrize("schema", [EPISODE_SCHEMA, CHUNK_SCHEMA])
+def test_a_column_that_came_later_may_be_null(schema: pa.Schema) -> None:
+    """Where runs of the same schema version are read that lack it."""
+    for field in schema:
+        assert field.nullable == (field.name not in FROM_THE_START), field.name
 
 
 def test_every_field_of_a_result_has_its_column() -> None:
@@ -337,13 +352,40 @@ def test_tuples_in_the_configuration_are_no_change(tmp_path: Path) -> None:
         Books.open(str(tmp_path), run, resume=resume).close()
 
 
-def test_a_column_that_an_older_run_lacks_is_null(tmp_path: Path) -> None:
+def drop_column(output: Path, folder: str, name: str) -> None:
+    """As if the parts had been written before there was that column."""
+    for part in (output / folder).glob("*.parquet"):
+        pq.write_table(pq.read_table(part).drop_columns([name]), part)
+
+
+def test_an_older_run_is_resumed_and_lacks_nothing_but_its_missing_column(tmp_path: Path) -> None:
     write_trials(tmp_path, range(2))
-    for part in (tmp_path / "chunks").glob("*.parquet"):
-        pq.write_table(pq.read_table(part).drop_columns(["codes"]), part)
+    drop_column(tmp_path, "chunks", "codes")
     chunks = read_chunks(str(tmp_path))
     assert (chunks.num_rows, chunks["codes"].null_count) == (6, 6)
-    assert trials(tmp_path) == [0, 1]
+    write_trials(tmp_path, range(2, 3), resume=True)
+    chunks = read_chunks(str(tmp_path), ["trial", "codes"])
+    assert (chunks.num_rows, chunks["codes"].null_count) == (9, 6)
+    assert trials(tmp_path) == [0, 1, 2]
+
+
+def test_a_part_without_a_column_that_there_always_was_is_damaged(tmp_path: Path) -> None:
+    write_trials(tmp_path, range(2))
+    drop_column(tmp_path, "episodes", "outcome")
+    with pytest.raises(UserError, match="cannot be read: rows without outcome"):
+        read_episodes(str(tmp_path))
+    assert read_episodes(str(tmp_path), ["trial"])["trial"].to_pylist() == [0, 1]
+
+
+def test_a_full_disk_under_the_notes_of_a_run_is_told_as_such(tmp_path: Path) -> None:
+    """Another --output is no way out of a run that goes on."""
+    machine = Machine("worker", "node-0", "osmesa", "EPYC", 16, (), "x86-64-v3")
+    books = Books.open(str(tmp_path), RUN, resume=False)
+    with full_disk(64), pytest.raises(CannotWriteError, match=f"cannot write {tmp_path}: ") as told:
+        books.note_machine(machine)
+    assert "--output" not in str(told.value)
+    books.close()
+    assert len(read_run(str(tmp_path))["sessions"][0]["machines"]) == 1
 
 
 def test_a_policy_without_codes_has_null_codes(tmp_path: Path) -> None:

@@ -13,10 +13,8 @@ import pytest
 from rsd.demos import (
     CollectionSettings,
     Demonstration,
-    Disturbance,
     DriverSettings,
     Failure,
-    Misses,
     NoiseSettings,
     Quota,
     Store,
@@ -26,6 +24,7 @@ from rsd.demos import (
     task_file,
     write_demonstration,
 )
+from rsd.demos.steering import Disturbance, Misses
 from rsd.envs.looks import Looks
 from rsd.errors import UserError
 from rsd.suites import get_task

@@ -138,6 +138,19 @@ def test_who_leaves_in_a_hurry_waits_for_one_try_and_no_more(store: Store) -> No
     assert time.monotonic() - started < 5 and store.tries == 2
 
 
+def test_a_store_that_hangs_is_given_up_like_one_that_refuses() -> None:
+    """As a network's file system does for good."""
+    hangs = threading.Event()
+    outbox = Outbox("/mnt/away", IMPATIENT)
+    outbox.put(Parcel(lambda: bool(hangs.wait(60)), 1, frozenset({key(0)})))
+    started = time.monotonic()
+    outbox.wait()
+    assert time.monotonic() - started < 10
+    with pytest.raises(CannotWriteError, match=r"/mnt/away: it has not answered for \d+ s"):
+        outbox.take_stored()
+    hangs.set()
+
+
 def test_so_much_may_wait_in_memory_and_no_more_is_begun(store: Store) -> None:
     books = open_books(Patience(backlog_bytes=100_000, give_up_s=60, first_pause_s=0.01))
     store.away.set()

@@ -96,6 +96,17 @@ def test_where_codes_are_unknown_so_is_the_constant_guess(tmp_path: Path) -> Non
     assert row.split(" | ")[3] == "unknown" and "median unknown" not in row
 
 
+def test_a_run_from_before_a_column_is_summarised_and_kept(run: str, tmp_path: Path) -> None:
+    for part in (Path(run) / "chunks").glob("*.parquet"):
+        pq.write_table(pq.read_table(part).drop_columns(["codes"]), part)
+    summary = report.summarise(run)
+    layers = next(arm.acceptance for arm in summary.arms if arm.arm == "speculative")
+    assert layers[0].rate is not None and layers[0].majority_rate is None
+    results.keep(run, tmp_path / "old.parquet")
+    (group,) = results.published([tmp_path / "old.parquet"])
+    assert "unknown" in results.decoding_table(group.rows)[2]
+
+
 def test_files_of_an_older_layout_are_read_and_say_what_is_unknown(
     run: str, tmp_path: Path
 ) -> None:

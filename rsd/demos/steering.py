@@ -1,4 +1,4 @@
-"""What leads a collection off the expert's path: noise, missed grasps, a policy that drives."""
+"""Who moves the robot while the expert labels: it itself, a policy, a missed grasp, noise."""
 
 from __future__ import annotations
 
@@ -8,33 +8,52 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsd.demos.settings import CollectionSettings, DriverSettings, NoiseSettings
 from rsd.episode import Decide, check_actions
 from rsd.suites import Task
 from rsd.types import ChunkRequest, Decoding, EpisodeKey, Observation, draws_of
 
-
-@dataclass(frozen=True)
-class NoiseSettings:
-    """Disturbances that lead the robot off the expert's path, so that the labels show how to come
-    back (DART, arXiv:1703.09327, but in bursts: single steps of noise average out at 20 Hz)."""
-
-    sigma: float = 0.2  # of the xyz offset that a burst adds to every action, in action units
-    burst_probability: float = 0.05  # that a burst starts at a step outside of one
-    burst_steps: tuple[int, int] = (4, 10)  # length of a burst, both ends included
-    slip_probability: float = 0.002  # that the gripper starts to do the opposite
-    slip_steps: int = 4
+_DRIVERS_STREAM, _MISSES_STREAM = 11, 13  # apart from the noise of the same seed and task
+_DRIVERS_DECODING = Decoding("autoregressive")
 
 
 @dataclass(frozen=True)
-class DriverSettings:
-    """A policy that drives part of the way while the expert labels, so that the demonstrations
-    hold the states that it leads to (DAgger, arXiv:1011.0686). The expert ends the episode."""
+class Move:
+    """What is executed at a step."""
 
-    checkpoint_sha256: str
-    chunk_steps: int  # T
-    share: float  # probability that the policy drives the next chunk
-    steps: int  # of an episode, from which on the expert drives alone
-    expert_chunks: int = 2  # that the expert drives in a row where the policy does not
+    action: np.ndarray  # float32 (7,)
+    driven: bool = False  # a policy or a missed grasp chose it
+
+
+class Steering:
+    """Decides on every move of one episode until its goal is reached."""
+
+    def __init__(
+        self, settings: CollectionSettings, task: Task, seed: int, decide: Decide | None
+    ) -> None:
+        """`decide`: the policy that `settings.driver` wants."""
+        self._turns: PolicyTurns | None = None
+        if settings.driver is not None:
+            assert decide is not None, "a driver needs its policy"
+            self._turns = PolicyTurns(settings.driver, decide, task, seed)
+        self._misses = Misses(settings.misses, seed, task.task_id) if settings.misses else None
+        self._noise = Disturbance(settings.noise, seed, task.task_id) if settings.noise else None
+
+    @property
+    def drives(self) -> bool:
+        """Whether any move may be `driven`."""
+        return self._turns is not None or self._misses is not None
+
+    def __call__(self, step: int, label: np.ndarray, observe: Callable[[], Observation]) -> Move:
+        """The move in place of the expert's label float32 (7,); `observe` is asked where a policy
+        decides."""
+        action = self._turns(step, observe) if self._turns else None
+        if self._misses is not None:
+            missed = self._misses(label, driven=action is not None)
+            action = missed if action is None else action
+        if action is not None:
+            return Move(action, driven=True)
+        return Move(label if self._noise is None else self._noise(label))
 
 
 class Disturbance:
@@ -105,15 +124,15 @@ class Misses:
             self._planned.extend([action] * int(self._rng.integers(*steps, endpoint=True)))
 
 
-class Driver:
-    """Whose actions are executed, the expert's labels or a policy's, decided chunk by chunk from a
-    generator of its own. Only what follows a frame by the expert's own hand becomes an example
+class PolicyTurns:
+    """Whose turn it is, the expert's or a policy's, decided chunk by chunk from a generator of its
+    own. Only what follows a frame by the expert's own hand becomes an example
     (rsd/training/data.py), so the expert drives for more than a chunk at a time."""
 
     def __init__(self, settings: DriverSettings, decide: Decide, task: Task, seed: int) -> None:
         self._settings, self._decide = settings, decide
         self._key = EpisodeKey("driver", task.suite, task.task_id, seed)
-        self._rng = np.random.default_rng([seed, task.task_id, DRIVERS_STREAM])
+        self._rng = np.random.default_rng([seed, task.task_id, _DRIVERS_STREAM])
         self._planned: deque[np.ndarray | None] = deque()  # None: as the label says
         self._chunks = 0
 
@@ -137,7 +156,3 @@ class Driver:
         actions = self._decide(request).actions
         check_actions(actions)
         return list(actions)
-
-
-DRIVERS_STREAM, _MISSES_STREAM = 11, 13  # apart from the noise of the same seed and task
-_DRIVERS_DECODING = Decoding("autoregressive")
