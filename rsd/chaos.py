@@ -19,6 +19,7 @@ from pathlib import PurePath
 import pandas as pd
 
 from rsd.errors import unknown
+from rsd.locking import LOCK_FILE
 from rsd.types import EpisodeKey
 
 # --- what may be struck ------------------------------------------------------------------------
@@ -215,7 +216,6 @@ class Check:
 
 KEY = ["arm", "suite", "task_id", "trial", "seed"]
 DECIDED = ["outcome", "steps", "chunks", "final_state_sha256"]  # by world and policy alone
-LOCK = ".lock"  # the one hidden file that a finished run keeps
 
 
 def audit(evidence: Evidence) -> list[Check]:
@@ -385,7 +385,7 @@ def check_files(files: Mapping[str, Sequence[str]], uploads: Sequence[str]) -> C
         f"{folder}/{name}".lstrip("/")
         for folder, names in files.items()
         for name in names
-        if name.startswith(".") and name != LOCK
+        if name.startswith(".") and name != LOCK_FILE
     ]
     episodes, chunks = set(files.get("episodes", ())), set(files.get("chunks", ()))
     broken += [f"chunks/{name}: no episodes of that name" for name in sorted(chunks - episodes)]

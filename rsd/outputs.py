@@ -157,6 +157,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
+def write_file(path: Path, content: bytes | str, flag: str = "--output") -> None:
+    """The same for the user: raises CannotWriteError, where `flag` chooses another place."""
+    with writing(path, flag):
+        write_atomically(path, content.encode() if isinstance(content, str) else content)
+
+
 def prove_writable(path: Path, flag: str) -> None:
     """Raises CannotWriteError where a file could not be kept; before hours are spent on it."""
     with writing(path, flag):

@@ -17,7 +17,7 @@ from rsd.demos.writing import merge, stored_seeds, write_demonstration
 from rsd.errors import UserError, writing
 from rsd.foreign import MOST_BYTES, parse_json, read_bytes
 from rsd.locking import hold, let_go_on_failure
-from rsd.outputs import sweep, write_atomically
+from rsd.outputs import sweep, write_file
 from rsd.suites import Task
 
 
@@ -54,7 +54,7 @@ class Store:
         path = self.folder / "collection.json"
         if not path.exists():
             self._refuse_unknown()
-            self._write(path, json.dumps(shared, indent=2))
+            write_file(path, json.dumps(shared, indent=2))
             return
         try:
             stored = parse_json(read_bytes(path, MOST_BYTES))
@@ -98,12 +98,12 @@ class Store:
 
     def note_failure(self, task: Task, failure: Failure) -> None:
         """Remember that a placement gives no demonstration, so that no resume tries it again."""
-        self._write(self._text("failed", task, failure.seed), failure.reason + "\n")
+        write_file(self._text("failed", task, failure.seed), failure.reason + "\n")
         self._settle(task, failure.seed)
 
     def note_error(self, task: Task, seed: int, reason: str) -> None:
         """Keep why a placement was skipped; a resume tries it again."""
-        self._write(self._text("errors", task, seed), reason)
+        write_file(self._text("errors", task, seed), reason)
 
     def _settle(self, task: Task, seed: int | None) -> None:
         if seed is not None:
@@ -114,11 +114,6 @@ class Store:
 
     def _text(self, folder: str, task: Task, seed: int) -> Path:
         return self.folder / folder / task.name / f"{seed:08d}.txt"
-
-    @staticmethod
-    def _write(path: Path, content: str) -> None:
-        with writing(path):
-            write_atomically(path, content.encode())
 
     def merge(self, task: Task) -> None:
         """Move a task's parts into its file."""

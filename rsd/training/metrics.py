@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from rsd.books import Column
 from rsd.errors import UserError, writing
-from rsd.outputs import write_atomically
+from rsd.outputs import write_file
 
 FILE = "training.parquet"
 CURVES = "tensorboard"  # folder of event files
@@ -178,8 +178,7 @@ class TrainingLog:
         self._rows.append(row)
         whole = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), whole)
-        with writing(self._file):
-            write_atomically(self._file, whole.getvalue())
+        write_file(self._file, whole.getvalue())
         with writing(self._folder):
             self._draw(row)
 

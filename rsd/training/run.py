@@ -22,7 +22,7 @@ from rsd.errors import UserError, writing
 from rsd.locking import LOCK_FILE, hold
 from rsd.models import checkpoint, policy
 from rsd.models.small_vla import SmallVLA
-from rsd.outputs import sweep, write_atomically
+from rsd.outputs import sweep, write_file
 from rsd.provenance import code, packages
 from rsd.training import metrics
 from rsd.training.config import TrainJob
@@ -194,8 +194,7 @@ class Journal:
             }
             whole = io.BytesIO()
             torch.save(content, whole)
-            with writing(self._path):
-                write_atomically(self._path, whole.getvalue())
+            write_file(self._path, whole.getvalue())
             self._saved = time.monotonic()
 
     def close(self) -> None:
@@ -298,9 +297,7 @@ def _describe_tokeniser(job: TrainJob, model: SmallVLA, examples: Examples) -> s
     some = examples.actions[:: max(1, len(examples) // 4000)]
     table = truncation_table(model.tokeniser, some)
     content = [dataclasses.asdict(row) for row in table]
-    path = job.output / TOKENISER_FILE
-    with writing(path):
-        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_file(job.output / TOKENISER_FILE, json.dumps(content, indent=2) + "\n")
     return "what the first K layers reconstruct:\n" + "\n".join(table_lines(table))
 
 
