@@ -41,9 +41,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from rsd.architecture import from_json
 from rsd.errors import UserError, brief, reading, writing
-from rsd.foreign import expanded, parse_json
+from rsd.foreign import expanded, from_json, parse_json
 from rsd.hdf5 import SOURCE, check_kind, child, dataset, opened, text, understood
 from rsd.outputs import aside
 from rsd.provenance import flat

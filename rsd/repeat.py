@@ -15,7 +15,7 @@ from rsd import results
 from rsd.conditions import deciding
 from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig, resolve_arms
 from rsd.errors import UserError
-from rsd.models import checkpoint
+from rsd.models.small_vla import checkpoint
 from rsd.provenance import flat
 from rsd.records import read_chunks, read_episodes, read_run
 from rsd.types import EpisodeKey
