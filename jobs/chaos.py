@@ -64,7 +64,7 @@ import pyarrow.parquet as pq
 import tyro
 from rich.console import Console
 
-from rsd import chaos, provenance, records
+from rsd import books, chaos, provenance
 from rsd.chaos import STORE, VICTIMS, Blow, Check, Ending, Event, Evidence
 from rsd.cluster.worker import KILL_GRACE_S
 from rsd.config import parse
@@ -519,8 +519,8 @@ class Campaign:
         round_ = self.rounds[-1]
         files, root = filesystem(round_.seen)
         before = self._row_count
-        for name in names_in(files, f"{root}/{records.EPISODES}"):
-            path = f"{root}/{records.EPISODES}/{name}"
+        for name in names_in(files, f"{root}/{books.EPISODES}"):
+            path = f"{root}/{books.EPISODES}/{name}"
             if name.startswith(".") or path in self._rows:
                 continue
             self._rows[path] = pq.read_metadata(path, filesystem=files).num_rows
@@ -606,14 +606,14 @@ class Campaign:
 
     def evidence(self, round_: Round, calm: Round) -> Evidence:
         """What a complete round left."""
-        sessions = records.read_run(round_.seen)["sessions"]
+        sessions = books.read_run(round_.seen)["sessions"]
         uploads = self._store.unfinished_uploads() if self._store else []
         return Evidence(
             planned=self._plan.keys,
-            episodes=records.read_episodes(round_.seen).to_pandas(),
-            chunks=records.read_chunks(round_.seen).to_pandas(),
-            calm_episodes=records.read_episodes(calm.seen).to_pandas(),
-            calm_chunks=records.read_chunks(calm.seen).to_pandas(),
+            episodes=books.read_episodes(round_.seen).to_pandas(),
+            chunks=books.read_chunks(round_.seen).to_pandas(),
+            calm_episodes=books.read_episodes(calm.seen).to_pandas(),
+            calm_chunks=books.read_chunks(calm.seen).to_pandas(),
             session_starts=[
                 datetime.fromisoformat(session["started_at"]).timestamp() for session in sessions
             ],
@@ -645,7 +645,7 @@ def names_in(files: pafs.FileSystem, folder: str) -> list[str]:
 def files_of(output: str) -> dict[str, list[str]]:
     """Leaf names by folder: the output itself ("") and those of its parts."""
     files, root = filesystem(output)
-    folders = {"": root, **{f: f"{root}/{f}" for f in (records.EPISODES, records.CHUNKS)}}
+    folders = {"": root, **{f: f"{root}/{f}" for f in (books.EPISODES, books.CHUNKS)}}
     return {name: names_in(files, path) for name, path in folders.items()}
 
 

@@ -29,15 +29,15 @@ from rich.table import Table
 
 from rsd import arithmetic, installation
 from rsd.cluster.address import check_cluster
-from rsd.collection import (
+from rsd.config import ClusterConfig, Least, LocalFolder, check_least
+from rsd.console import LINE_PERIOD_S, PLAIN, complain, make_console
+from rsd.demos import (
     FIRST_SEED,
     CollectionSettings,
     DriverSettings,
     NoiseSettings,
     Store,
 )
-from rsd.config import ClusterConfig, Least, LocalFolder, check_least
-from rsd.console import LINE_PERIOD_S, PLAIN, complain, make_console
 from rsd.envs import assets, rendering
 from rsd.envs.looks import Looks
 from rsd.errors import RunStoppedError, UserError, unknown

@@ -28,7 +28,7 @@ from rsd.leaving import is_left_behind, terminable
 from rsd.preflight import RunPlan, check_output, open_books, output_of, prepare
 
 if TYPE_CHECKING:
-    from rsd.records import Books
+    from rsd.books import Books
 
 DONE, STOPPED, BAD_REQUEST, WITH_ERRORS, INTERRUPTED = 0, 1, 2, 3, commands.INTERRUPTED
 

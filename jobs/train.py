@@ -43,7 +43,7 @@ from rich.progress import Progress as Bar
 from rsd.cluster.address import check_cluster
 from rsd.config import LocalFolder
 from rsd.console import PLAIN, complain, make_console
-from rsd.demonstrations import check_files
+from rsd.demos import check_files
 from rsd.errors import RunStoppedError, UserError
 from rsd.leaving import terminable
 from rsd.provenance import cpus

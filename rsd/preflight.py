@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rsd import arithmetic
+from rsd.books import Books, holds_a_run
 from rsd.config import (
     EvaluateConfig,
     check,
@@ -27,7 +28,6 @@ from rsd.models import PolicyInfo, inspect_policy
 from rsd.models.small_vla.checkpoint import for_suites
 from rsd.outputs import lasting
 from rsd.provenance import provenance
-from rsd.records import Books, holds_a_run
 from rsd.types import Arm, EpisodeKey
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsd.demonstrations import Demonstration, named_demonstrations, read_demonstrations
+from rsd.demos import Demonstration, named_demonstrations, read_demonstrations
 from rsd.errors import UserError
 from rsd.models.small_vla.architecture import check_images
 from rsd.models.small_vla.model import word_ids

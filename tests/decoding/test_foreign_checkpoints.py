@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rsd.demonstrations import check_files
+from rsd.demos import check_files
 from rsd.errors import UserError
 from rsd.models.small_vla import checkpoint
 from rsd.models.small_vla.architecture import SmallVLAConfig, TransformerConfig, tensors

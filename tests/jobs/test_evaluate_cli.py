@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rsd import records, report
+from rsd import books, report
 from rsd.cluster import session
 from rsd.errors import CannotWriteError, RunStoppedError
 from rsd.models.small_vla import weights
@@ -57,7 +57,7 @@ def launch(*arguments: str) -> subprocess.Popen[str]:
 
 
 def episodes(output: Path) -> list[dict[str, object]]:
-    return records.read_episodes(str(output)).to_pylist()
+    return books.read_episodes(str(output)).to_pylist()
 
 
 def wait_for(what: Callable[[], bool], seconds: float) -> None:
@@ -212,7 +212,7 @@ def test_whatever_else_goes_wrong_a_run_says_why_it_ended_and_how_to_go_on(
 ) -> None:
     monkeypatch.setattr(session, "connected", nullcontext)
     monkeypatch.setattr(session, "evaluate", raising(evaluating))
-    monkeypatch.setattr(records.Books, "close", raising(closing))
+    monkeypatch.setattr(books.Books, "close", raising(closing))
     if summing is not None:
         monkeypatch.setattr(report, "summarise", raising(summing))
     output = tmp_path / "run"
@@ -255,7 +255,7 @@ def test_a_run_ends_in_a_summary_and_can_be_asked_for_again(
     assert again.returncode == 3, text
     assert "4 recorded" in text
     with monkeypatch.context() as away:
-        away.setattr(report, "summarise", lambda output: records.read_run(f"{output}/gone"))
+        away.setattr(report, "summarise", lambda output: books.read_run(f"{output}/gone"))
         assert main(flags) == 1  # as of an object store that went away after the last row
     assert "no summary: " in capsys.readouterr().err
     changed = launch(*flags, "--trials", "0")

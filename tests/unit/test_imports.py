@@ -116,7 +116,7 @@ def test_an_environment_worker_loads_no_torch_through_rsd(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("rsd/records.py", "import ray"),
+        ("rsd/books/reader.py", "import ray"),
         ("rsd/models/small.py", "def f():\n    from ray import serve"),
         ("rsd/envs/libero.py", "import torch.nn as nn"),
         ("rsd/cluster/worker.py", "import torch"),
