@@ -285,6 +285,11 @@ def _driver(config: CollectConfig, images: ImageSpec, max_steps: int) -> DriverS
             f"--driver {config.driver} reads frames drawn as {policy.images}, the demonstrations "
             f"would hold {images}; give its settings by --image-size, --samples, --reflection"
         )
+    if policy.chunk_steps is None:
+        raise UserError(
+            f"--driver {config.driver} decides chunk by chunk how long it acts; collecting needs "
+            "one whose chunks have a known length"
+        )
     steps = round(max_steps * DRIVERS_PART)
     share = DRIVERS_SHARE if config.driver_share is None else config.driver_share
     return DriverSettings(policy.sha256, policy.chunk_steps, share, steps)

@@ -35,11 +35,16 @@ ARMS: dict[str, Decoding] = {
     **{f"speculative-{rule}": Decoding("speculative", rule) for rule in RULES if rule != "exact"},
     "autoregressive-sampling": Decoding("autoregressive", "sampling"),
     "regression": Decoding("regression"),
+    "native": Decoding("native"),
     "expert": Decoding("expert"),
 }
 
 
-_WITHOUT_CODES = {"expert": "the expert", "regression": "a regression head"}
+_WITHOUT_CODES = {
+    "expert": "the expert",
+    "regression": "a regression head",
+    "native": "a policy without codes",
+}
 
 
 def _true_or_false(values: list[str]) -> bool:

@@ -25,7 +25,7 @@ from rsd.config import (
 from rsd.envs import FAMILIES, family_of
 from rsd.errors import UserError
 from rsd.models import PolicyInfo, inspect_policy
-from rsd.models.checkpoint import for_suites
+from rsd.models.small_vla.checkpoint import for_suites
 from rsd.outputs import lasting
 from rsd.provenance import provenance
 from rsd.types import Arm, EpisodeKey
@@ -60,8 +60,8 @@ def prepare(config: EvaluateConfig) -> RunPlan:
         config = dataclasses.replace(config, policy=chosen)
     family = FAMILIES[family_of(suites[0])]
     policy = inspect_policy(config.policy.policy)
+    _check_modes(config, policy)
     check_layers(config, policy.layers)
-    _check_heads(config, policy)
     _check_experts(config)
     return RunPlan(
         run_id=_new_run_id(suites),
@@ -74,12 +74,19 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     )
 
 
-def _check_heads(config: EvaluateConfig, policy: PolicyInfo) -> None:
-    if "regression" in modes_of(config) and not policy.regresses:
-        raise UserError(
-            f"arm 'regression': policy {config.policy.policy!r} was trained without a regression "
-            "head; leave the arm out, or train one that has it (the default of jobs/train.py)"
-        )
+def _check_modes(config: EvaluateConfig, policy: PolicyInfo) -> None:
+    """Raises UserError for an arm that the policy does not decode."""
+    known = (*policy.modes, "expert")
+    for arm in resolve_arms(config):
+        if arm.decoding.mode not in known:
+            raise UserError(
+                f"arm {arm.name!r}: policy {config.policy.policy!r} decodes "
+                f"{', '.join(policy.modes)} only; leave the arm out, or choose another policy"
+                f"{_HINTS.get(arm.decoding.mode, '')}"
+            )
+
+
+_HINTS = {"regression": " (jobs/train.py gives one a regression head by default)"}
 
 
 def _check_experts(config: EvaluateConfig) -> None:

@@ -15,7 +15,7 @@ from rsd import conditions, results
 from rsd.books import read_chunks, read_episodes, read_run
 from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig, resolve_arms
 from rsd.errors import UserError
-from rsd.models import checkpoint
+from rsd.models.small_vla import checkpoint
 from rsd.types import EpisodeKey
 
 COLUMNS = [*results.KEY, "outcome", "steps", "final_state", "near_ties"]

@@ -9,14 +9,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from rsd.architecture import from_json
 from rsd.demos.conventions import check_declared, check_fingers, task_of, upright
 from rsd.demos.demonstration import Demonstration, check_actions, check_demonstration
 from rsd.demos.files import files_of
 from rsd.demos.hdf5 import opened, text, understood
 from rsd.demos.layout import IMAGES, check_layout, demo_groups, rotated
 from rsd.demos.pairing import late, shifted
-from rsd.foreign import parse_json
+from rsd.foreign import from_json, parse_json
 from rsd.suites import Task
 from rsd.types import ImageSpec
 

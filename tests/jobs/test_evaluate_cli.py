@@ -21,7 +21,7 @@ import pytest
 from rsd import books, report
 from rsd.cluster import session
 from rsd.errors import CannotWriteError, RunStoppedError
-from rsd.models import policy
+from rsd.models.small_vla import weights
 from tests.decoding.small_policy import IMAGES, small_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +104,7 @@ def test_a_plan_says_what_the_policy_was_never_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     origin: dict[str, object] = {"data": {"suites": ["libero_spatial"]}}
-    policy.save(small_model(), tmp_path / "policy", IMAGES, origin)
+    weights.save(small_model(), tmp_path / "policy", IMAGES, origin)
     flags = ["--policy", str(tmp_path / "policy"), "--assets", "lite", "--dry-run"]
     assert main([*flags, "--task-suite", "libero_spatial", "libero_goal"]) == 0
     assert "trained on libero_spatial, never on libero_goal" in capsys.readouterr().out
