@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from rsd.envs import family_of, suite_of
 from rsd.errors import UserError, unknown
-from rsd.foreign import read_settings
-from rsd.outputs import check_address, check_name, local_folder
+from rsd.flags import WITHOUT_GROUPS, ExplicitBool, Least, check_least, read, with_config_files
+from rsd.outputs import check_address, check_name
 from rsd.suites import TRIALS_PER_TASK, Suite
 from rsd.types import Arm, Decoding, EpisodeKey, Mode
 
@@ -40,37 +39,6 @@ ARMS: dict[str, Decoding] = {
 
 
 _WITHOUT_CODES = {"expert": "the expert", "regression": "a regression head"}
-
-
-def _true_or_false(values: list[str]) -> bool:
-    if values[0] not in ("true", "false"):
-        raise ValueError(f"{values[0]!r} is neither true nor false")
-    return values[0] == "true"
-
-
-# A flag that wants its value spelt out: `bool` would read `maybe` as true or take no value at all.
-ExplicitBool = Annotated[
-    bool | None,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="{true,false}",
-        instance_from_str=_true_or_false,
-        is_instance=lambda value: value is None or isinstance(value, bool),
-        str_from_instance=lambda value: ["none" if value is None else str(value).lower()],
-    ),
-]
-
-# Read as it was written: `Path` would make s3:/b of s3://b, and . of an empty word.
-LocalFolder = Annotated[
-    Path,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="DIR",
-        instance_from_str=lambda words: local_folder(words[0]),
-        is_instance=lambda value: isinstance(value, Path),
-        str_from_instance=lambda value: [str(value)],
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -206,92 +174,18 @@ class EvaluateConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
-DESCRIPTION = """\
-Evaluate a policy on LIBERO in parallel on a Ray cluster; Parquet comes out.
-
-With RAY_ADDRESS set (`ray job submit` sets it) the run uses that cluster, else this machine.
---config run.yaml reads flags from a YAML file (task_suite: [libero_goal]); of several files the
-later one wins, and flags of the command line win over all.
-
-Examples:
-  python jobs/evaluate.py                                            # 10 tasks, 1 trial, 2 arms
-  python jobs/evaluate.py --task-suite libero_spatial --tasks 0 --num-trials 3
-  python jobs/evaluate.py --num-trials 50 --use-speculative-decoding true
-  python jobs/evaluate.py --arms autoregressive speculative parallel autoregressive@3 \\
-      --num-trials 50 --output results/spatial --resume
-  ray job submit --working-dir . -- python jobs/evaluate.py --num-trials 50
-
-Exit codes: 0 every episode is recorded; 1 the run stopped early; 2 the request cannot be run,
-nothing was started; 3 every episode is recorded, some as errors; 130 interrupted. After 1 and 130
---resume goes on.
-"""
-
-
-def parse(arguments: Sequence[str]) -> EvaluateConfig:
+def parse(
+    arguments: Sequence[str], prog: str = "rsd evaluate", description: str = ""
+) -> EvaluateConfig:
     """The configuration that the command line asks for.
 
     Raises UserError for an unreadable `--config` file; tyro prints its own errors and exits
     with 2.
     """
-    return tyro.cli(
-        EvaluateConfig,
-        prog="jobs/evaluate.py",
-        description=DESCRIPTION,
-        args=_with_config_file(arguments),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
-    )
-
-
-def _with_config_file(arguments: Sequence[str]) -> list[str]:
-    """Replace every `--config FILE` by the file's flags, put before all others in the order of the
-    files: the last one wins."""
-    flags: list[str] = []
-    rest: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        name, equals, path = word.partition("=")
-        if name != "--config":
-            rest.append(word)
-            continue
-        path = path if equals else next(words, "")
-        if not path:
-            raise UserError("--config needs the path of a YAML file")
-        flags += _flags_of(Path(path))
-    return [*flags, *rest]
-
-
-def _flags_of(path: Path) -> list[str]:
-    """A YAML mapping as flags: lists are several values, null is the default."""
-    flags: list[str] = []
-    for setting, value in read_settings(path, f"--config {path}").items():
-        if setting not in _FIELDS:
-            raise unknown(f"setting in {path}", setting, _FIELDS)
-        if value is None:
-            continue
-        flag = setting.replace("_", "-")
-        if _FIELDS[setting].type == "bool":
-            if not isinstance(value, bool):
-                raise UserError(f"{path}: {setting} is true or false, not {value!r}")
-            flags.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words = [_word(each) for each in (value if isinstance(value, list) else [value])]
-            for word in words:
-                if word.startswith("--"):
-                    raise UserError(f"{path}: {setting} holds {word!r}; a value is not a flag")
-            flags += [f"--{flag}", *words]
-    return flags
-
-
-def _word(value: object) -> str:
-    """YAML reads `true` as a boolean; as a flag's value it is a word again."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-_FIELDS: dict[str, dataclasses.Field[Any]] = {
-    setting.name: setting
-    for group in (EpisodesConfig, PolicyConfig, SimulatorConfig, OutputConfig, ClusterConfig)
-    for setting in dataclasses.fields(group)
-}
+    groups = (EpisodesConfig, PolicyConfig, SimulatorConfig, OutputConfig, ClusterConfig)
+    fields = (field for group in groups for field in dataclasses.fields(group))
+    words = with_config_files(arguments, fields)
+    return read(EvaluateConfig, words, prog, description, WITHOUT_GROUPS)
 
 
 def resolve_arms(config: EvaluateConfig) -> tuple[Arm, ...]:
@@ -398,14 +292,6 @@ def _tasks(episodes: EpisodesConfig, suite: Suite) -> Sequence[int]:
     return episodes.tasks or range(suite.num_tasks)
 
 
-@dataclass(frozen=True)
-class Least:
-    """The smallest value of a number in the configuration."""
-
-    value: float
-    why: str
-
-
 _LEAST: dict[str, Least] = {
     "workers": Least(1, "somebody has to simulate"),
     "replicas": Least(1, "somebody has to decide"),
@@ -421,18 +307,6 @@ _LEAST: dict[str, Least] = {
     "layers": Least(1, "layer 0 is the coarsest"),
     "draft_layers": Least(1, "use the arm autoregressive to draft nothing"),
 }
-
-
-def check_least(values: Mapping[str, Any], table: Mapping[str, Least]) -> None:
-    """Raises UserError, by its flag, for a number that is not finite or too small; None passes."""
-    for name, least in table.items():
-        value = values[name]
-        if value is not None and not math.isfinite(value):
-            raise UserError(f"--{name.replace('_', '-')} {value}: a finite number is needed")
-        if value is not None and value < least.value:
-            raise UserError(
-                f"--{name.replace('_', '-')} {value}: at least {least.value:g} ({least.why})"
-            )
 
 
 def check(config: EvaluateConfig) -> None:
