@@ -53,7 +53,7 @@ def _teach(name: str) -> int:
     if name and not asked:
         from rsd.errors import unknown
 
-        complain(f"error: {unknown('command', name, COMMANDS)}")
+        complain(f"error: {unknown('command', name, list(COMMANDS))}")
     console = make_console(stderr=not asked)
     width = max(len(called(command)) for command in COMMANDS)
     for line in (

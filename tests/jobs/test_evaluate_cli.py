@@ -246,9 +246,7 @@ def test_a_run_ends_in_a_summary_and_can_be_asked_for_again(
     assert "4 recorded" in text
     with monkeypatch.context() as away:
         away.setattr(report, "summarise", lambda output: records.read_run(f"{output}/gone"))
-        assert (
-            call("evaluate", flags) == 1
-        )  # as of an object store that went away after the last row
+        assert call("evaluate", flags) == 1  # as of a store that went away after the last row
     assert "no summary: " in capsys.readouterr().err
     changed = launch(*flags, "--trials", "0")
     text = finish(changed)
