@@ -37,6 +37,9 @@ MODES: dict[Mode, ModeWords] = {
         "a head of the same trunk that says actions as numbers; no codes",
         without_layers="a regression head",
     ),
+    "native": ModeWords(
+        "whatever a policy without codes does", without_layers="a policy without codes"
+    ),
     "expert": ModeWords(
         "the scripted expert, which sees the simulator's state and decides every step anew; an "
         "upper baseline",

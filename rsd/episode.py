@@ -81,7 +81,9 @@ def run_episode(
 
 
 def _record(index: int, chunk: Chunk) -> ChunkRecord:
-    decoded = chunk.codes[..., : chunk.trace.layers].astype(np.uint8)
+    decoded = None
+    if chunk.codes is not None:
+        decoded = chunk.codes[..., : chunk.trace.layers].astype(np.uint8)
     return ChunkRecord(index, chunk.trace, sha256_of(chunk.actions), decoded)
 
 

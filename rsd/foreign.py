@@ -3,7 +3,10 @@ exhaust whoever reads it."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +142,47 @@ def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Scalar:
     if printable(word) != word or "\n" in word:
         raise ValueError(f"{brief(word)} holds control characters; write it without")
     return word
+
+
+def from_json(kind: type, content: Any) -> Any:
+    """Rebuild a (nested) config dataclass from `dataclasses.asdict` after a trip through JSON.
+
+    Raises ValueError for fields that are missing, that the class does not have, or whose values are
+    of another type.
+    """
+    hints = typing.get_type_hints(kind)
+    names = {entry.name for entry in dataclasses.fields(kind)}
+    if not isinstance(content, dict):
+        raise ValueError(f"{kind.__name__} is {brief(content)}, expected its fields")
+    if set(content) != names:
+        difference = ", ".join(map(brief, sorted(set(content) ^ names)))
+        raise ValueError(f"{kind.__name__} has other fields than the file: {difference}")
+    return kind(
+        **{name: _typed(hints[name], f"{kind.__name__}.{name}", content[name]) for name in content}
+    )
+
+
+def _typed(hint: Any, name: str, value: Any) -> Any:
+    """A value out of JSON as a field's type has it; raises ValueError for another."""
+    if dataclasses.is_dataclass(hint):
+        return from_json(typing.cast(type, hint), value)
+    if typing.get_origin(hint) is tuple:  # all fields that are tuples hold integers
+        if not isinstance(value, list):
+            raise ValueError(f"{name} is {brief(value)}, expected a list of integers")
+        return tuple(_typed(int, name, each) for each in value)
+    fits = {
+        bool: isinstance(value, bool),
+        int: isinstance(value, int) and not isinstance(value, bool),
+        float: isinstance(value, int | float) and not isinstance(value, bool) and _finite(value),
+    }
+    if not fits[hint]:
+        raise ValueError(f"{name} is {brief(value)}, expected {_TYPES[hint]}")
+    return value
+
+
+_TYPES = {bool: "true or false", int: "an integer", float: "a finite number"}
+
+
+def _finite(value: float) -> bool:
+    """Also for integers beyond the range of floats."""
+    return abs(value) <= sys.float_info.max

@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rsd import arithmetic
+from rsd.books import Books, holds_a_run
 from rsd.config import EvaluateConfig
 from rsd.errors import UserError
 from rsd.models import PolicyInfo, inspect_policy
 from rsd.outputs import lasting
 from rsd.plan import Plan, check_layers, execution, identity, resolve
 from rsd.provenance import provenance
-from rsd.records import Books, holds_a_run
 
 if TYPE_CHECKING:
     from rsd.envs.assets import ResolvedAssets
@@ -42,8 +42,8 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     plan = resolve(config)
     suites = list(config.episodes.task_suite)
     policy = inspect_policy(plan.config.policy.policy)
+    _check_modes(plan, policy)
     check_layers(plan, policy.layers)
-    _check_heads(plan, policy)
     _check_experts(plan)
     return RunPlan(
         **vars(plan),
@@ -54,13 +54,19 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     )
 
 
-def _check_heads(plan: Plan, policy: PolicyInfo) -> None:
-    if "regression" in plan.modes and not policy.regresses:
-        raise UserError(
-            f"arm 'regression': policy {plan.config.policy.policy!r} was trained without a "
-            "regression head; leave the arm out, or train one that has it (the default of "
-            "`rsd train`)"
-        )
+def _check_modes(plan: Plan, policy: PolicyInfo) -> None:
+    """Raises UserError for an arm that the policy does not decode."""
+    known = (*policy.modes, "expert")
+    for arm in plan.arms.values():
+        if arm.decoding.mode not in known:
+            raise UserError(
+                f"arm {arm.name!r}: policy {plan.config.policy.policy!r} decodes "
+                f"{', '.join(policy.modes)} only; leave the arm out, or choose another policy"
+                f"{_HINTS.get(arm.decoding.mode, '')}"
+            )
+
+
+_HINTS = {"regression": " (`rsd train` gives one a regression head by default)"}
 
 
 def _check_experts(plan: Plan) -> None:

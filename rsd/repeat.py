@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from rsd import results
+from rsd.books import read_chunks, read_episodes, read_run
 from rsd.conditions import deciding
 from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig
 from rsd.errors import UserError
-from rsd.models import checkpoint
+from rsd.models.small_vla import checkpoint
 from rsd.plan import resolve_arms
 from rsd.provenance import flat
-from rsd.records import read_chunks, read_episodes, read_run
 from rsd.types import EpisodeKey
 
 COLUMNS = [*results.KEY, "outcome", "steps", "final_state", "near_ties"]

@@ -19,9 +19,9 @@ import pandas as pd
 from rich.console import Console
 
 from rsd import conditions
+from rsd.books import Committed, committed, read_run
 from rsd.console import PLAIN
 from rsd.errors import UserError
-from rsd.records import Committed, committed, read_run
 from rsd.statistics import (
     PairedComparison,
     Proportion,

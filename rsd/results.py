@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsd import conditions
+from rsd.books import Column, Committed, committed, read_run
 from rsd.errors import UserError
 from rsd.outputs import write_atomically
-from rsd.records import Column, Committed, committed, read_run
 from rsd.report import (
     COVERED,
     LOOKED_AT,

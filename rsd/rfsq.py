@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rsd.architecture import RFSQConfig
+from rsd.rfsq_config import RFSQConfig
 from rsd.types import ACTION_DIM
 
 

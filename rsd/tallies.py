@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from rsd.records import Committed
+from rsd.books import Committed
 from rsd.statistics import Quantiles, quantiles
 
 STAGES = ("queue", "vision", "draft", "target", "detokenise")

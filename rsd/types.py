@@ -17,7 +17,8 @@ Mode = Literal[
     "parallel",
     "autoregressive",
     "speculative",
-    "regression",  # actions as numbers, no codes decoded
+    "regression",  # actions as numbers, by a head beside those of the codes
+    "native",  # whatever a policy without codes does
     "expert",  # no policy
 ]
 
@@ -121,7 +122,7 @@ class Chunk:
     """A replica's answer."""
 
     actions: np.ndarray  # float32 (T, 7): dxyz, daxis-angle, gripper (-1 open, +1 close)
-    codes: np.ndarray  # int64 (T, D, L)
+    codes: np.ndarray | None  # int64 (T, D, L); None: the policy has none
     trace: DecodeTrace
 
 
@@ -163,9 +164,12 @@ Deliver = Callable[[int, Chunk], None]  # takes the answer to request i of a bat
 class Policy(Protocol):
     """A loaded model. Answers a batch of requests that share one decoding."""
 
-    chunk_steps: int  # T
     images: ImageSpec
     checkpoint_sha256: str
+
+    @property
+    def chunk_steps(self) -> int | None:
+        """T; None: it decides chunk by chunk."""
 
     def act(self, requests: list[ChunkRequest], deliver: Deliver | None = None) -> list[Chunk]:
         """Decode one chunk per request; raises on NaN or out-of-range output.

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from rsd.demonstrations import Demonstration, merge, task_file, write_demonstration
+from rsd.demos import Demonstration, merge, task_file, write_demonstration
 from rsd.suites import get_task
 from rsd.types import ImageSpec
 

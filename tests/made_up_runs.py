@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rsd.records import Books
+from rsd.books import Books
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeKey, EpisodeResult, Outcome
 
 LAYERS = 4

@@ -16,7 +16,7 @@ import psutil
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from rsd import records
+from rsd import books
 from rsd.chaos import blows
 from rsd.chaos.audit import Evidence
 from rsd.chaos.blows import STORE, Blow, Ending, Event
@@ -301,8 +301,8 @@ class Campaign:
         round_ = self.rounds[-1]
         files, root = filesystem(round_.seen)
         before = self._row_count
-        for name in names_in(files, f"{root}/{records.EPISODES}"):
-            path = f"{root}/{records.EPISODES}/{name}"
+        for name in names_in(files, f"{root}/{books.EPISODES}"):
+            path = f"{root}/{books.EPISODES}/{name}"
             if name.startswith(".") or path in self._rows:
                 continue
             self._rows[path] = pq.read_metadata(path, filesystem=files).num_rows
@@ -387,14 +387,14 @@ class Campaign:
 
     def evidence(self, round_: Round, calm: Round) -> Evidence:
         """What a complete round left."""
-        sessions = records.read_run(round_.seen)["sessions"]
+        sessions = books.read_run(round_.seen)["sessions"]
         uploads = self._store.unfinished_uploads() if self._store else []
         return Evidence(
             planned=self._planned,
-            episodes=records.read_episodes(round_.seen).to_pandas(),
-            chunks=records.read_chunks(round_.seen).to_pandas(),
-            calm_episodes=records.read_episodes(calm.seen).to_pandas(),
-            calm_chunks=records.read_chunks(calm.seen).to_pandas(),
+            episodes=books.read_episodes(round_.seen).to_pandas(),
+            chunks=books.read_chunks(round_.seen).to_pandas(),
+            calm_episodes=books.read_episodes(calm.seen).to_pandas(),
+            calm_chunks=books.read_chunks(calm.seen).to_pandas(),
             session_starts=[
                 datetime.fromisoformat(session["started_at"]).timestamp() for session in sessions
             ],
@@ -426,5 +426,5 @@ def names_in(files: pafs.FileSystem, folder: str) -> list[str]:
 def files_of(output: str) -> dict[str, list[str]]:
     """Leaf names by folder: the output itself ("") and those of its parts."""
     files, root = filesystem(output)
-    folders = {"": root, **{f: f"{root}/{f}" for f in (records.EPISODES, records.CHUNKS)}}
+    folders = {"": root, **{f: f"{root}/{f}" for f in (books.EPISODES, books.CHUNKS)}}
     return {name: names_in(files, path) for name, path in folders.items()}

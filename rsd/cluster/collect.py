@@ -41,16 +41,16 @@ from rsd.cluster.worker import (
     expert_of,
     time_limit,
 )
-from rsd.collection import (
+from rsd.config import ClusterConfig
+from rsd.demos import (
     CollectionSettings,
+    Demonstration,
     DriverSettings,
     Failure,
     Quota,
     Store,
     collect_demonstration,
 )
-from rsd.config import ClusterConfig
-from rsd.demonstrations import Demonstration
 from rsd.envs.libero import LiberoEnvironment
 from rsd.envs.rendering import process_variables
 from rsd.episode import Decide

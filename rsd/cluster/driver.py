@@ -6,6 +6,7 @@ import time
 import traceback
 from collections import Counter
 
+from rsd.books import Books
 from rsd.cluster.crew import Crew, Member, Report, worker_settings
 from rsd.cluster.leases import Leases
 from rsd.cluster.metrics import Metrics
@@ -15,7 +16,6 @@ from rsd.cluster.watch import Interrupts, check_cluster
 from rsd.cluster.worker import NoReplicaError, error_result
 from rsd.envs import suite_of
 from rsd.preflight import RunPlan
-from rsd.records import Books
 from rsd.types import EpisodeResult
 
 TICK_S = 0.5

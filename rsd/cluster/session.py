@@ -18,6 +18,7 @@ from ray._private.resource_and_label_spec import ResourceAndLabelSpec  # what Ra
 from rich.console import Console
 
 from rsd import provenance
+from rsd.books import Books
 from rsd.cluster import scaling
 from rsd.cluster.address import VARIABLE, cluster_address
 from rsd.cluster.crew import Crew, cluster_size, size_of, wishes_of
@@ -30,7 +31,6 @@ from rsd.envs import suite_of
 from rsd.errors import RunStoppedError, UserError
 from rsd.leaving import is_left_behind
 from rsd.preflight import RunPlan
-from rsd.records import Books
 
 OBJECT_STORE_BYTES = 512 * 1024**2  # of a local cluster: a frame pair is 0.4 MB, and shortly lived
 END_S = 1.0  # for killed processes to be gone

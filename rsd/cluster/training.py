@@ -21,7 +21,7 @@ from rsd.cluster.address import cluster_address
 from rsd.cluster.reasons import reason_of
 from rsd.cluster.scaling import Footprint
 from rsd.errors import CannotWriteError, RunStoppedError, UserError
-from rsd.models import checkpoint
+from rsd.models.small_vla import checkpoint
 from rsd.provenance import cpus
 from rsd.training.config import TrainJob
 from rsd.training.metrics import Progress

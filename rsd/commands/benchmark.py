@@ -167,8 +167,9 @@ class Decode:
         with commands.importing():
             import torch
 
-            from rsd.models.benchmark import benchmark, requests
-            from rsd.models.policy import NEAR_TIE, load
+            from rsd.decoding.settle import NEAR_TIE
+            from rsd.models.benchmark import benchmark, logit_difference, requests
+            from rsd.models.small_vla.weights import load
 
         if self.device not in ("cpu", "cuda") or (
             self.device == "cuda" and not torch.cuda.is_available()
@@ -193,7 +194,7 @@ class Decode:
             rows, f"{self.policy}, {self.device}, {self.threads} thread(s)"
         ):
             print_grid(console, table)
-        difference = policy.logit_difference(requests(observations, Decoding("autoregressive")))
+        difference = logit_difference(policy, requests(observations, Decoding("autoregressive")))
         console.print(
             f"logits are up to {difference:.1e} from double precision's, in one pass over a batch "
             f"of {len(observations)} and at batch 1 layer by layer; near ties are settled below "
@@ -391,7 +392,7 @@ class BooksOf:
     """Also write the figures to this file"""
 
     def run(self, console: Console) -> dict[str, Any]:
-        from rsd.books_benchmark import OPERATIONS, make_run, measure
+        from rsd.books.benchmark import OPERATIONS, make_run, measure
 
         with TemporaryDirectory(prefix="rsd-books-") as folder:
             make_run(Path(folder), self.episodes, self.part)

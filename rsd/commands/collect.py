@@ -18,16 +18,16 @@ from rich.table import Table
 
 from rsd import arithmetic, commands, installation
 from rsd.cluster.address import check_cluster
-from rsd.collection import (
+from rsd.commands import DONE, INTERRUPTED, STOPPED, as_called, called, go_on
+from rsd.config import ClusterConfig
+from rsd.console import LINE_PERIOD_S, PLAIN
+from rsd.demos import (
     FIRST_SEED,
     CollectionSettings,
     DriverSettings,
     NoiseSettings,
     Store,
 )
-from rsd.commands import DONE, INTERRUPTED, STOPPED, as_called, called, go_on
-from rsd.config import ClusterConfig
-from rsd.console import LINE_PERIOD_S, PLAIN
 from rsd.envs import assets, rendering
 from rsd.envs.looks import Looks
 from rsd.errors import RunStoppedError, UserError, unknown
@@ -263,6 +263,11 @@ def _driver(config: CollectConfig, images: ImageSpec, max_steps: int) -> DriverS
         raise UserError(
             f"--driver {config.driver} reads frames drawn as {policy.images}, the demonstrations "
             f"would hold {images}; give its settings by --image-size, --samples, --reflection"
+        )
+    if policy.chunk_steps is None:
+        raise UserError(
+            f"--driver {config.driver} decides chunk by chunk how long it acts; collecting needs "
+            "one whose chunks have a known length"
         )
     steps = round(max_steps * DRIVERS_PART)
     share = DRIVERS_SHARE if config.driver_share is None else config.driver_share

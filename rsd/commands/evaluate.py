@@ -18,7 +18,7 @@ from rsd.leaving import is_left_behind
 from rsd.preflight import RunPlan, check_output, open_books, output_of, prepare
 
 if TYPE_CHECKING:
-    from rsd.records import Books
+    from rsd.books import Books
 
 WITH_ERRORS = 3
 

@@ -16,7 +16,7 @@ from rsd import commands
 from rsd.cluster.address import check_cluster
 from rsd.commands import DONE, as_called, called, go_on
 from rsd.console import PLAIN, complain
-from rsd.demonstrations import check_files
+from rsd.demos import check_files
 from rsd.errors import RunStoppedError
 from rsd.flags import LocalFolder, read
 from rsd.provenance import cpus

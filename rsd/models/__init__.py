@@ -1,87 +1,68 @@
-"""Policies by name. Importing this package imports no torch; loading a policy may.
+"""Policies by what their spec says. Importing this package imports no torch; loading a policy may.
 
-A new kind of policy is one entry in `POLICIES`.
+A new family of policies is one module that holds a `Family`, and one entry below: in `NAMES` where
+single names stand for it, in `ARCHITECTURES` where a folder's config.json names it, in `SCHEMES`
+where an address does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
 
-from rsd.types import ImageSpec, Policy
+from rsd.errors import UserError, unknown
+from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
+from rsd.models import plugin, small_vla, toy
+from rsd.models.seam import Family, PolicyInfo
+from rsd.types import Policy
 
+__all__ = ["PolicyInfo", "family_of", "forms", "inspect_policy", "load_policy"]
 
-@dataclass(frozen=True)
-class PolicyInfo:
-    """What is known of a policy before it is loaded."""
+NAMES: dict[str, Family] = dict.fromkeys(toy.VARIANTS, toy.FAMILY)
+ARCHITECTURES: dict[str, Family] = {small_vla.ARCHITECTURE: small_vla.FAMILY}
+SCHEMES: dict[str, Family] = {}
 
-    sha256: str  # of the checkpoint
-    chunk_steps: int  # T
-    layers: int  # L
-    images: ImageSpec
-    regresses: bool  # has a regression head
-    suites: tuple[str, ...]  # that it was trained on; empty: not known
-
-
-@dataclass(frozen=True)
-class PolicyKind:
-    """How one kind of policy is checked without torch, and loaded."""
-
-    inspect: Callable[[str], PolicyInfo]
-    load: Callable[[str, bool, str], Policy]  # spec, deterministic, device
+_PLUGIN = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+_SCHEME = r"([a-z][a-z0-9+.-]*)://"
 
 
-def _inspect_toy(spec: str) -> PolicyInfo:
-    from rsd.models import toy
-
-    return PolicyInfo(toy.sha256(spec), toy.CHUNK_STEPS, toy.LAYERS, toy.IMAGES, False, ())
-
-
-def _load_toy(spec: str, deterministic: bool, device: str) -> Policy:
-    from rsd.models.toy import ToyPolicy
-
-    return ToyPolicy(spec)
-
-
-def _inspect_checkpoint(spec: str) -> PolicyInfo:
-    from rsd.models.checkpoint import inspect
-
-    info = inspect(spec)
-    return PolicyInfo(
-        info.sha256,
-        info.chunk_steps,
-        info.layers,
-        info.images,
-        info.model.regression,
-        info.suites,
-    )
+def family_of(spec: str) -> Family:
+    """Who loads a policy. Raises UserError for a scheme that nobody knows."""
+    if spec in NAMES:
+        return NAMES[spec]
+    if scheme := re.match(_SCHEME, spec):
+        if scheme[1] not in SCHEMES:
+            raise unknown("policy scheme", scheme[1], SCHEMES)
+        return SCHEMES[scheme[1]]
+    if re.fullmatch(_PLUGIN, spec):
+        return plugin.FAMILY
+    return ARCHITECTURES.get(_architecture(spec), small_vla.FAMILY)
 
 
-def _load_checkpoint(spec: str, deterministic: bool, device: str) -> Policy:
-    from rsd.models.policy import load
+def _architecture(spec: str) -> str:
+    """What the config.json of a folder names; empty where there is none that names one."""
+    path = expanded(spec) / "config.json"
+    try:
+        content = parse_json(read_bytes(path, MOST_BYTES))
+        return str(content["architecture"])
+    except (UserError, ValueError, KeyError, TypeError, OSError):
+        return ""  # the family that most folders are of says what is wrong with this one
 
-    return load(spec, deterministic=deterministic, device=device)
 
-
-_TOY = PolicyKind(_inspect_toy, _load_toy)
-_CHECKPOINT = PolicyKind(_inspect_checkpoint, _load_checkpoint)
-
-POLICIES: dict[str, PolicyKind] = {
-    "toy": _TOY,
-    "toy-nan": _TOY,
-    "toy-crash": _TOY,
-    "toy-hang": _TOY,
-}
+def forms() -> str:
+    """How specs look, a line a family."""
+    families = [*NAMES.values(), *ARCHITECTURES.values(), plugin.FAMILY, *SCHEMES.values()]
+    return "\n".join(dict.fromkeys(family.forms for family in families))
 
 
 def inspect_policy(spec: str) -> PolicyInfo:
-    """Check a policy (a name in `POLICIES`, a bundled checkpoint's, or a folder) without torch.
+    """Check a policy without loading it.
 
-    Raises UserError for a checkpoint that is missing, truncated or of another architecture.
+    Raises UserError for a checkpoint that is missing, truncated or of another architecture, a
+    plug-in that cannot be imported, a scheme that nobody knows.
     """
-    return POLICIES.get(spec, _CHECKPOINT).inspect(spec)
+    return family_of(spec).inspect(spec)
 
 
 def load_policy(spec: str, *, deterministic: bool, device: str) -> Policy:
     """Load a policy onto `device` (`cpu`, `cuda`)."""
-    return POLICIES.get(spec, _CHECKPOINT).load(spec, deterministic, device)
+    return family_of(spec).load(spec, deterministic, device)

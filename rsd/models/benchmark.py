@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from rsd.decoding.contracts import CodeModel
+from rsd.decoding.sequential import no_codes
 from rsd.errors import UserError
-from rsd.models.policy import SmallVLAPolicy
+from rsd.models.code_policy import CodePolicy
 from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, Observation, draws_of
 
 
@@ -35,7 +39,7 @@ class Latency:
 
 
 def benchmark(
-    policy: SmallVLAPolicy,
+    policy: CodePolicy,
     observations: Sequence[tuple[Observation, np.ndarray | None]],
     decodings: dict[str, Decoding],
     batches: Sequence[int],
@@ -109,11 +113,54 @@ def _latency(
         acceptance=_rates([t.accepted for t in traces], [t.drafted for t in traces]),
         reacceptance=_rates([t.reaccepted for t in traces], [t.redrafted for t in traces]),
         canonical=float(np.mean([trace.canonical for trace in traces])),
-        same_codes=float(np.mean([np.array_equal(a, b) for a, b in pairs])),
+        same_codes=float(np.mean([_same(a, b) for a, b in pairs])),
     )
+
+
+def _same(ours: np.ndarray | None, theirs: np.ndarray | None) -> bool:
+    return ours is not None and theirs is not None and np.array_equal(ours, theirs)
 
 
 def _rates(kept: Sequence[tuple[int, ...]], judged: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
     """Kept of judged tokens, by layer, for the layers in which any was judged."""
     k, n = np.sum(kept, axis=0), np.sum(judged, axis=0)
     return tuple((k[n > 0] / n[n > 0]).tolist())
+
+
+@torch.inference_mode()
+def logit_difference(policy: CodePolicy, asked: Sequence[ChunkRequest]) -> float:
+    """Largest distance of any logit from double precision's, at both extremes of computing it:
+    the whole batch with all layers in one pass, and each request alone, layer by layer. The policy
+    is a deterministic one."""
+    assert policy.precise is not None, "nothing in double precision to compare with"
+    codes = _layer_by_layer(policy.model, asked)[0]
+    exact = _in_one_pass(policy.precise, asked, codes)
+    together = _in_one_pass(policy.model, asked, codes)
+    worst = float((together - exact).abs().max())
+    for row, request in enumerate(asked):
+        _, alone = _layer_by_layer(policy.model, [request], codes[row : row + 1])
+        worst = max(worst, float((alone[0] - exact[row]).abs().max()))
+    return worst
+
+
+def _in_one_pass(model: CodeModel, asked: Sequence[ChunkRequest], codes: Tensor) -> Tensor:
+    """Logits (B, L, T, D, V) of all layers given codes (B, T, D, L - 1)."""
+    context = model.target_context(model.inputs(asked))
+    return model.target.prefill(context, codes)[0]
+
+
+def _layer_by_layer(
+    model: CodeModel, asked: Sequence[ChunkRequest], codes: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Codes (B, T, D, L - 1), given or else the best ones, and the logits of all layers."""
+    target = model.target
+    context = model.target_context(model.inputs(asked))
+    taken = no_codes(target, context, 0)
+    logits, cache = target.prefill(context, taken)
+    steps = [logits]
+    for layer in range(1, model.layers):
+        best = steps[-1][:, 0].argmax(dim=-1)[..., None]
+        before = best if codes is None else codes[..., layer - 1 : layer]
+        taken = torch.cat([taken, before], dim=-1)
+        steps.append(target.extend(cache, before, layer))
+    return taken, torch.cat(steps, dim=1)

@@ -15,7 +15,17 @@ import zlib
 import numpy as np
 
 from rsd.envs.toy import SPEED
-from rsd.types import ACTION_DIM, Chunk, ChunkRequest, DecodeTrace, Deliver, ImageSpec
+from rsd.models.seam import Family, PolicyInfo
+from rsd.types import (
+    ACTION_DIM,
+    Chunk,
+    ChunkRequest,
+    DecodeTrace,
+    Deliver,
+    ImageSpec,
+    Mode,
+    Policy,
+)
 
 VARIANTS = ("toy", "toy-nan", "toy-crash", "toy-hang")
 HANGS_AT = 30  # decodes of a process
@@ -87,3 +97,17 @@ def _trace(request: ChunkRequest, batch_size: int) -> DecodeTrace:
     accepted = tuple(max(0, count - (passes - 1)) for count in drafted)
     nothing = (0,) * layers
     return DecodeTrace(drafted, accepted, passes, layers, nothing, nothing, batch_size)
+
+
+_MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel")
+
+
+def _inspect(spec: str) -> PolicyInfo:
+    return PolicyInfo(sha256(spec), _MODES, CHUNK_STEPS, LAYERS, IMAGES)
+
+
+def _load(spec: str, deterministic: bool, device: str) -> Policy:
+    return ToyPolicy(spec)
+
+
+FAMILY = Family(f"a policy of the toy simulator ({', '.join(VARIANTS)})", _inspect, _load)

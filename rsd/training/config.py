@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
-from rsd.architecture import SmallVLAConfig
+from rsd.models.small_vla.architecture import SmallVLAConfig
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsd.architecture import check_images
-from rsd.demonstrations import Demonstration, named_demonstrations, read_demonstrations
+from rsd.demos import Demonstration, named_demonstrations, read_demonstrations
 from rsd.errors import UserError
-from rsd.models.small_vla import word_ids
+from rsd.models.small_vla.architecture import check_images
+from rsd.models.small_vla.model import word_ids
 from rsd.types import ImageSpec
 
 K = TypeVar("K")

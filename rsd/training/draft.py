@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rsd.decoding.modes import autoregressive
 from rsd.decoding.rules import Exact
+from rsd.decoding.sequential import autoregressive
 from rsd.decoding.stopwatch import Stopwatch
-from rsd.models.small_vla import Features, SmallVLA
+from rsd.models.small_vla.model import Features, SmallVLA
 from rsd.training.config import TrainConfig
 from rsd.training.data import Augmentation, Examples, batches, split
 from rsd.training.distributed import ALONE, Workers, check_batch

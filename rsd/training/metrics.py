@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsd.books import Column
 from rsd.errors import UserError, writing
 from rsd.outputs import write_atomically
-from rsd.records import Column
 
 FILE = "training.parquet"
 CURVES = "tensorboard"  # folder of event files

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from rsd.architecture import SmallVLAConfig
 from rsd.errors import UserError, writing
 from rsd.locking import LOCK_FILE, hold
-from rsd.models import checkpoint, policy
-from rsd.models.small_vla import SmallVLA
+from rsd.models.small_vla import checkpoint, weights
+from rsd.models.small_vla.architecture import SmallVLAConfig
+from rsd.models.small_vla.model import SmallVLA
 from rsd.outputs import unfinished, write_atomically
 from rsd.provenance import flat, provenance
 from rsd.training import metrics
@@ -131,7 +131,7 @@ def train(
             target.load(state)
         for _ in target.run(books.report, job.report_every, 10 * job.report_every):
             books.keep(target)
-        policy.round_to_storage(model)
+        weights.round_to_storage(model)
         state = None
     draft = DraftTraining(model, examples, job.train, device, workers)
     if state:
@@ -148,7 +148,7 @@ def train(
             "workers": workers.size,
             "device": torch.device(device).type,
         }
-        policy.save(model.cpu(), job.output, examples.spec, origin)
+        weights.save(model.cpu(), job.output, examples.spec, origin)
         (job.output / STATE_FILE).unlink(missing_ok=True)
 
 
@@ -231,14 +231,11 @@ def _finished(job: TrainJob) -> bool:
 def _model(job: TrainJob, examples: Examples, *, fresh: bool) -> SmallVLA:
     """The model that training starts from, or of the right shape for a saved state."""
     if job.draft_only:
-        loaded = policy.load(str(job.output), deterministic=False, device="cpu")
-        _check_start(str(job.output), loaded, examples, job.train.held_out)
-        return loaded.model
+        return _start(str(job.output), examples, job.train.held_out)
     model = SmallVLA(job.model, examples.spec.height)
     if job.start_from:
-        loaded = policy.load(job.start_from, deterministic=False, device="cpu")
-        _check_start(job.start_from, loaded, examples, job.train.held_out)
-        model.load_state_dict(model.state_dict() | loaded.model.state_dict())
+        start = _start(job.start_from, examples, job.train.held_out)
+        model.load_state_dict(model.state_dict() | start.state_dict())
     elif fresh:
         tokeniser = train_tokeniser(
             job.model.tokeniser,
@@ -255,23 +252,23 @@ def _model(job: TrainJob, examples: Examples, *, fresh: bool) -> SmallVLA:
 FAR = 10.0  # of the checkpoint's standard deviations: another unit or convention, no other task
 
 
-def _check_start(
-    name: str, start: policy.SmallVLAPolicy, examples: Examples, held_out: float
-) -> None:
-    """Raises UserError for frames drawn otherwise than the checkpoint's, for proprioception that
-    its statistics of normalisation cannot be of, and for a validation on what it has seen."""
-    least = min(_held_out(checkpoint.inspect(name).origin), default=held_out)
+def _start(name: str, examples: Examples, held_out: float) -> SmallVLA:
+    """The model to go on from. Raises UserError for frames drawn otherwise than the checkpoint's,
+    for proprioception that its statistics of normalisation cannot be of, and for a validation on
+    what it has seen."""
+    model, info = weights.load_model(name)
+    least = min(_held_out(info.origin), default=held_out)
     if held_out > least:
         raise UserError(
             f"--train.held-out {held_out:g}: {name} has been trained with {least:g}, so that some "
             f"of what would be held out is known to it; give {least:g} or less"
         )
-    if start.images != examples.spec:
+    if info.images != examples.spec:
         raise UserError(
-            f"{name} reads frames drawn as {start.images}, the demonstrations hold "
+            f"{name} reads frames drawn as {info.images}, the demonstrations hold "
             f"{examples.spec}; train it on its own kind of frames"
         )
-    mean, scale = start.model.proprio_mean, start.model.proprio_scale
+    mean, scale = model.proprio_mean, model.proprio_scale
     seen, spread = examples.proprio.mean(dim=0), examples.proprio.std(dim=0)
     for dim in range(len(mean)):
         if abs(seen[dim] - mean[dim]) > FAR * scale[dim] or spread[dim] > FAR * scale[dim]:
@@ -281,6 +278,7 @@ def _check_start(
                 "other units or conventions, or another model's statistics; train without "
                 "--start-from, or on its own kind of data"
             )
+    return model
 
 
 def _held_out(origin: dict[str, Any]) -> Iterator[float]:

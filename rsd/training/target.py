@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsd.models.small_vla import SmallVLA
+from rsd.models.small_vla.model import SmallVLA
 from rsd.training.config import TrainConfig
 from rsd.training.data import Augmentation, Examples, ahead, batches, split
 from rsd.training.distributed import ALONE, Workers, check_batch

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rsd.architecture import RFSQConfig, SmallVLAConfig
+from rsd.models.small_vla.architecture import SmallVLAConfig
 from rsd.rfsq import RFSQ
+from rsd.rfsq_config import RFSQConfig
 
 # OSC_POSE's output ranges (robosuite/controllers/config/osc_pose.json): what an action of 1 means.
 METRES_PER_UNIT = 0.05

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from rsd import records
+from rsd.books import read_episodes
 from rsd.cluster.progress import Standing
 from rsd.cluster.session import connected, evaluate
 from rsd.config import parse
@@ -38,7 +38,7 @@ def run_toy(output: Path, *flags: str) -> tuple[Standing, str]:
 
 
 def rows(output: Path) -> pd.DataFrame:
-    return records.read_episodes(str(output)).to_pandas()
+    return read_episodes(str(output)).to_pandas()
 
 
 def assert_exactly_once(output: Path, arms: int, episodes_per_arm: int) -> None:

@@ -11,8 +11,8 @@ from rsd.cluster import actors, collect, crew
 from rsd.cluster.collect import CollectionRun, TaskStanding
 from rsd.cluster.crew import LOOK_S, PATIENCE_S
 from rsd.cluster.scaling import GB, ClusterSize
-from rsd.collection import Store
 from rsd.commands.collect import CollectConfig, _shared, prepare
+from rsd.demos import Store
 
 HEAD = ClusterSize(cpus=0, gpus=0, memory_bytes=4 * GB)
 GROWN = ClusterSize(cpus=16, gpus=0, memory_bytes=64 * GB)

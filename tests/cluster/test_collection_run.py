@@ -12,9 +12,8 @@ import pytest
 from rsd.cluster import collect
 from rsd.cluster.actors import WorkerInfo
 from rsd.cluster.collect import Attempt, CollectionPlan, CollectionRun, Cost, TaskStanding
-from rsd.collection import Failure, Store
 from rsd.commands.collect import CollectConfig, _shared, prepare
-from rsd.demonstrations import stored_seeds, task_file
+from rsd.demos import Failure, Store, stored_seeds, task_file
 from rsd.envs.assets import ResolvedAssets
 from rsd.errors import RunStoppedError
 from rsd.provenance import machine, source_sha256

@@ -14,7 +14,7 @@ import pytest
 from conftest import TOY, assert_exactly_once, processes, rows, run_toy, same_worlds
 from rich.console import Console
 
-from rsd import records
+from rsd.books import read_chunks, read_run
 from rsd.cluster import actors, crew
 from rsd.cluster.session import evaluate
 from rsd.config import parse
@@ -54,7 +54,7 @@ def test_every_planned_episode_is_recorded_once_and_arms_are_paired(tmp_path: Pa
     assert standing.recorded == standing.planned == 150
     assert_exactly_once(tmp_path, arms=3, episodes_per_arm=50)
     assert all(len(states) == 1 for states in same_worlds(tmp_path).values())
-    chunks = records.read_chunks(str(tmp_path)).to_pandas()
+    chunks = read_chunks(str(tmp_path)).to_pandas()
     assert (chunks[chunks["arm"] == "parallel@2"]["layers"] == 2).all()
     assert (chunks["queue_s"] > 0).all()
 
@@ -101,7 +101,7 @@ def test_a_replica_whose_device_hangs_is_replaced_and_asked_again(
     flags = ["--task-suite", "toy", "--tasks", "0", "1", "--num-trials", "20"]
     limits = ["--workers", "2", "--decode-limit-s", "1"]
     _, text = run_toy(tmp_path, *flags, "--policy", "toy-hang", *limits)
-    assert len(records.read_chunks(str(tmp_path))) > 2 * 2 * HANGS_AT
+    assert len(read_chunks(str(tmp_path))) > 2 * 2 * HANGS_AT
     assert "a replica died and" in text
     assert_exactly_once(tmp_path, arms=2, episodes_per_arm=40)
     assert (rows(tmp_path)["attempts"] == 1).all()
@@ -135,7 +135,7 @@ def test_run_json_names_the_machines_of_replicas_and_workers(tmp_path: Path) -> 
     flags = ["--task-suite", "toy", "--tasks", "0", "--arms", "parallel"]
     run_toy(tmp_path, *flags)
     run_toy(tmp_path, *flags, "--num-trials", "1", "--resume")  # nothing left to run
-    first, second = records.read_run(str(tmp_path))["sessions"]
+    first, second = read_run(str(tmp_path))["sessions"]
     assert second["machines"] == []
     machines = {machine.pop("role"): machine for machine in first["machines"]}
     assert len(first["machines"]) == len(machines) == 2  # workers of one node are noted once

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rsd.architecture import RFSQConfig, TransformerConfig
-from rsd.decoding.modes import Backbone, Decoded, Part, speculative
+from rsd.decoding.contracts import Backbone, Decoded, Part
 from rsd.decoding.rules import Rule
+from rsd.decoding.speculative import speculative
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Uniforms
-from rsd.models.draft import Draft
-from rsd.models.transformer import CodeTransformer
+from rsd.models.small_vla.architecture import TransformerConfig
+from rsd.models.small_vla.draft import Draft
+from rsd.models.small_vla.transformer import CodeTransformer
+from rsd.rfsq_config import RFSQConfig
 
 T, D, L, V, WIDTH = 2, 3, 4, 7, 16
 
@@ -94,7 +96,7 @@ class TableBackbone:
 
 def together(parts: Iterable[Part]) -> Decoded:
     """A whole batch from its parts, in its own order."""
-    rows, decoded, _ = zip(*parts, strict=True)
+    rows, decoded = zip(*parts, strict=True)
     order = torch.cat(rows).argsort()
     return Decoded(*(torch.cat(field)[order] for field in zip(*decoded, strict=True)))
 
@@ -109,7 +111,7 @@ def speculate(
     draft_layers: int,
     uniforms: Uniforms | None = None,
 ) -> Decoded:
-    """`modes.speculative` to the end of the whole batch."""
+    """`speculative` to the end of the whole batch."""
     return together(
         speculative(
             target,

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rsd.architecture import DraftConfig, RFSQConfig, SmallVLAConfig, TransformerConfig
-from rsd.models import policy
-from rsd.models.small_vla import SmallVLA
+from rsd.models.small_vla import weights
+from rsd.models.small_vla.architecture import DraftConfig, SmallVLAConfig, TransformerConfig
+from rsd.models.small_vla.model import SmallVLA
+from rsd.rfsq_config import RFSQConfig
 from rsd.types import ChunkRequest, Decoding, EpisodeKey, ImageSpec, Observation, draws_of
 
 IMAGES = ImageSpec(48, 48, 0, False)
@@ -39,7 +40,7 @@ def small_model(seed: int = 0) -> SmallVLA:
 
 
 def small_checkpoint(path: Path, seed: int = 0) -> Path:
-    policy.save(small_model(seed), path, IMAGES, {"data": "none"})
+    weights.save(small_model(seed), path, IMAGES, {"data": "none"})
     return path
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rsd.decoding.modes import Decoded, autoregressive, speculative
+from rsd.decoding.contracts import Decoded
 from rsd.decoding.rules import Exact, Verdict
+from rsd.decoding.sequential import autoregressive
+from rsd.decoding.speculative import speculative
 from rsd.decoding.stopwatch import Stopwatch
 from tests.decoding.backbones import (
     D,

@@ -17,11 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rsd.architecture import RFSQConfig, SmallVLAConfig, TransformerConfig, tensors
-from rsd.demonstrations import check_files
+from rsd.demos import check_files
 from rsd.errors import UserError
-from rsd.models import checkpoint
-from rsd.models.small_vla import SmallVLA
+from rsd.models.small_vla import checkpoint
+from rsd.models.small_vla.architecture import SmallVLAConfig, TransformerConfig, tensors
+from rsd.models.small_vla.model import SmallVLA
+from rsd.rfsq_config import RFSQConfig
 from rsd.types import ImageSpec
 from tests.decoding.small_policy import CONFIG, IMAGES, small_checkpoint
 from tests.unprivileged import forbidden

@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rsd.decoding.modes import NonFiniteError
 from rsd.errors import UserError
-from rsd.models import checkpoint, policy
-from rsd.models.policy import NonFiniteError, SmallVLAPolicy
-from rsd.models.small_vla import SmallVLA
+from rsd.models.code_policy import CodePolicy
+from rsd.models.small_vla import checkpoint, weights
+from rsd.models.small_vla.model import SmallVLA
+from rsd.models.small_vla.weights import policy_of
 from rsd.types import Chunk, Decoding, Mode
 from tests.decoding.small_policy import CONFIG, IMAGES, requests, small_checkpoint, small_model
 
@@ -26,8 +28,8 @@ BATCH = 6
 
 
 @pytest.fixture(scope="module")
-def small() -> SmallVLAPolicy:
-    return SmallVLAPolicy(small_model(), IMAGES, "none")
+def small() -> CodePolicy:
+    return policy_of(small_model(), IMAGES, "none")
 
 
 def _actions(chunks) -> np.ndarray:  # type: ignore[no-untyped-def]
@@ -36,7 +38,7 @@ def _actions(chunks) -> np.ndarray:  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("layers", [None, 1, 3])
 def test_paired_exact_arms_give_the_same_actions_bit_for_bit(
-    small: SmallVLAPolicy, layers: int | None
+    small: CodePolicy, layers: int | None
 ) -> None:
     slow = small.act(requests(BATCH, dataclasses.replace(AUTOREGRESSIVE, layers=layers)))
     fast = small.act(requests(BATCH, dataclasses.replace(SPECULATIVE, layers=layers)))
@@ -47,13 +49,13 @@ def test_paired_exact_arms_give_the_same_actions_bit_for_bit(
 
 
 @pytest.mark.parametrize("mode", [AUTOREGRESSIVE, SPECULATIVE, Decoding("parallel"), REGRESSION])
-def test_an_answer_does_not_depend_on_the_batch(small: SmallVLAPolicy, mode: Decoding) -> None:
+def test_an_answer_does_not_depend_on_the_batch(small: CodePolicy, mode: Decoding) -> None:
     together = small.act(requests(BATCH, mode))
     alone = [small.act([request])[0] for request in requests(BATCH, mode)]
     assert np.array_equal(_actions(together), _actions(alone))
 
 
-def test_every_chunk_is_delivered_once_and_is_the_one_returned(small: SmallVLAPolicy) -> None:
+def test_every_chunk_is_delivered_once_and_is_the_one_returned(small: CodePolicy) -> None:
     delivered: dict[int, Chunk] = {}
     chunks = small.act(requests(BATCH, SPECULATIVE), lambda i, c: delivered.update({i: c}))
     assert sorted(delivered) == list(range(BATCH))
@@ -62,21 +64,21 @@ def test_every_chunk_is_delivered_once_and_is_the_one_returned(small: SmallVLAPo
     assert passes == sorted(passes)
 
 
-def test_sampled_answers_do_not_depend_on_the_batch(small: SmallVLAPolicy) -> None:
+def test_sampled_answers_do_not_depend_on_the_batch(small: CodePolicy) -> None:
     decoding = Decoding("speculative", rule="sampling")
     together = small.act(requests(BATCH, decoding))
     alone = [small.act([request])[0] for request in requests(BATCH, decoding)]
     assert np.array_equal(_actions(together), _actions(alone))
 
 
-def _nearly_tied_policy(deterministic: bool) -> SmallVLAPolicy:
+def _nearly_tied_policy(deterministic: bool) -> CodePolicy:
     """Two equal best levels everywhere, and rounding in single precision (made large enough to see)
     that favours one or the other by the number of blocks in a pass."""
     model = small_model()
     with torch.no_grad():
         model.target.heads.weight.zero_()
         model.target.heads.bias.zero_()
-    policy = SmallVLAPolicy(model, IMAGES, "none", deterministic=deterministic)
+    policy = policy_of(model, IMAGES, "none", deterministic=deterministic)
 
     def round_differently(logits: torch.Tensor) -> torch.Tensor:
         logits = logits.clone()
@@ -113,8 +115,8 @@ def test_near_ties_are_settled_in_double_precision() -> None:
     with torch.no_grad():
         model.target.heads.weight.zero_()
         model.target.heads.bias.fill_(1.0)  # in float32 the next number is 1.2e-7 away
-    policy = SmallVLAPolicy(model, IMAGES, "none")
-    bias = policy._precise.target.heads.bias.data
+    policy = policy_of(model, IMAGES, "none")
+    bias = policy.precise.model.target.heads.bias.data
     bias[..., 5 :: model.config.tokeniser.levels] += 1e-9
     for decoding in (AUTOREGRESSIVE, SPECULATIVE):
         for chunk in policy.act(requests(BATCH, decoding)):
@@ -127,7 +129,7 @@ def test_a_draft_of_nan_raises_instead_of_acting(rule: str) -> None:
     with torch.no_grad():
         model.draft.norm.weight.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="NaN"):
-        SmallVLAPolicy(model, IMAGES, "none").act(requests(2, Decoding("speculative", rule)))
+        policy_of(model, IMAGES, "none").act(requests(2, Decoding("speculative", rule)))
 
 
 def test_nan_weights_raise_instead_of_acting() -> None:
@@ -135,7 +137,7 @@ def test_nan_weights_raise_instead_of_acting() -> None:
     with torch.no_grad():
         model.target.norm.weight.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="NaN"):
-        SmallVLAPolicy(model, IMAGES, "none").act(requests(1, AUTOREGRESSIVE))
+        policy_of(model, IMAGES, "none").act(requests(1, AUTOREGRESSIVE))
 
 
 @pytest.mark.parametrize("mode", ["autoregressive", "speculative", "parallel"])
@@ -146,10 +148,10 @@ def test_an_infinite_logit_raises_instead_of_acting(mode: Mode, rule: str) -> No
         for heads in (model.target.heads, model.parallel_heads):
             heads.bias.flatten()[0] = float("inf")
     with pytest.raises(NonFiniteError, match="infinity"):
-        SmallVLAPolicy(model, IMAGES, "none").act(requests(2, Decoding(mode, rule)))
+        policy_of(model, IMAGES, "none").act(requests(2, Decoding(mode, rule)))
 
 
-def test_a_request_to_the_regression_head_waits_for_those_before_it(small: SmallVLAPolicy) -> None:
+def test_a_request_to_the_regression_head_waits_for_those_before_it(small: CodePolicy) -> None:
     chunks = small.act(requests(4, REGRESSION))
     target_s = [chunk.trace.target_s for chunk in chunks]
     assert target_s == sorted(set(target_s))
@@ -161,17 +163,17 @@ def test_a_regression_that_is_no_number_raises_instead_of_acting(number: float) 
     with torch.no_grad():
         model.regression_head.bias[5] = number
     with pytest.raises(NonFiniteError):
-        SmallVLAPolicy(model, IMAGES, "none").act(requests(2, REGRESSION))
+        policy_of(model, IMAGES, "none").act(requests(2, REGRESSION))
 
 
-def test_frames_of_another_size_are_refused(small: SmallVLAPolicy) -> None:
+def test_frames_of_another_size_are_refused(small: CodePolicy) -> None:
     request = requests(1, AUTOREGRESSIVE)[0]
     wide = dataclasses.replace(request.observation, agentview=np.zeros((64, 48, 3), dtype=np.uint8))
     with pytest.raises(ValueError, match="reads"):
         small.act([dataclasses.replace(request, observation=wide)])
 
 
-def test_the_draft_reads_nothing_from_the_targets_backbone(small: SmallVLAPolicy) -> None:
+def test_the_draft_reads_nothing_from_the_targets_backbone(small: CodePolicy) -> None:
     """With the target's trunk replaced by one that fails, the draft has still been launched."""
 
     class FailingError(Exception):
@@ -191,7 +193,7 @@ def test_the_draft_reads_nothing_from_the_targets_backbone(small: SmallVLAPolicy
     model.draft.prefill = prefill  # type: ignore[method-assign, assignment]
     model.target.prefill = fail  # type: ignore[method-assign, assignment]
     with pytest.raises(FailingError):
-        SmallVLAPolicy(model, IMAGES, "none").act(requests(1, SPECULATIVE))
+        policy_of(model, IMAGES, "none").act(requests(1, SPECULATIVE))
     assert launched == ["draft"]
 
 
@@ -200,8 +202,8 @@ def test_a_saved_checkpoint_acts_as_before(tmp_path: Path) -> None:
     info = checkpoint.inspect(str(path))
     assert (info.chunk_steps, info.layers, info.images) == (8, 4, IMAGES)
     assert info.model == CONFIG
-    loaded = policy.load(str(path), deterministic=True, device="cpu")
-    before = SmallVLAPolicy(small_model(), IMAGES, "none").act(requests(2, SPECULATIVE))
+    loaded = weights.load(str(path), deterministic=True, device="cpu")
+    before = policy_of(small_model(), IMAGES, "none").act(requests(2, SPECULATIVE))
     assert np.array_equal(_actions(before), _actions(loaded.act(requests(2, SPECULATIVE))))
 
 
@@ -252,12 +254,12 @@ def test_statistics_that_cannot_be_the_models_are_refused(
 ) -> None:
     tensors = load_file(small_checkpoint(tmp_path) / checkpoint.WEIGHTS_FILE)
     tensors[name].view(-1)[-1] = value
-    weights = tmp_path / checkpoint.WEIGHTS_FILE
-    save_file(tensors, weights)
-    described = checkpoint.described(CONFIG, IMAGES, {}, weights.read_bytes())
+    stored = tmp_path / checkpoint.WEIGHTS_FILE
+    save_file(tensors, stored)
+    described = checkpoint.described(CONFIG, IMAGES, {}, stored.read_bytes())
     (tmp_path / checkpoint.CONFIG_FILE).write_bytes(described)
     with pytest.raises(UserError, match=message):
-        policy.load(str(tmp_path), deterministic=True, device="cpu")
+        weights.load(str(tmp_path), deterministic=True, device="cpu")
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e6])
@@ -269,7 +271,7 @@ def test_weights_that_half_precision_cannot_hold_are_not_written(
     with pytest.raises(
         UserError, match=r"is not written: target\.code_embedding\.weight holds NaN"
     ):
-        policy.save(model, tmp_path, IMAGES, {})
+        weights.save(model, tmp_path, IMAGES, {})
     assert not list(tmp_path.iterdir())
 
 
@@ -278,17 +280,17 @@ def test_weights_of_another_checkpoint_of_the_same_sizes_are_refused(tmp_path: P
     mine, other = small_checkpoint(tmp_path / "mine"), small_checkpoint(tmp_path / "other", seed=1)
     (other / checkpoint.WEIGHTS_FILE).replace(mine / checkpoint.WEIGHTS_FILE)
     with pytest.raises(UserError, match="not written together, or changed since"):
-        policy.load(str(mine), deterministic=True, device="cpu")
+        weights.load(str(mine), deterministic=True, device="cpu")
 
 
-def test_regression_acts_on_what_its_head_says(small: SmallVLAPolicy) -> None:
+def test_regression_acts_on_what_its_head_says(small: CodePolicy) -> None:
     """Not on its codes, which are for the books: a head that says 0.3 moves by 0.3 all the way."""
     model = small_model()
     with torch.no_grad():
         model.regression_head.weight.zero_()
         model.regression_head.bias.zero_()
         model.regression_head.bias[:3] = 0.3  # the mean of the translation
-    policy = SmallVLAPolicy(model, IMAGES, "sha")
+    policy = policy_of(model, IMAGES, "sha")
     (chunk,) = policy.act(requests(1, REGRESSION))
     assert np.array_equal(chunk.actions[:, :3], np.full((8, 3), 0.3, np.float32))
     assert not chunk.actions[:, 3:6].any()
@@ -299,9 +301,9 @@ def test_regression_acts_on_what_its_head_says(small: SmallVLAPolicy) -> None:
 def test_a_policy_without_a_regression_head_refuses_the_arm(tmp_path: Path) -> None:
     model = SmallVLA(dataclasses.replace(CONFIG, regression=False), IMAGES.height)
     with pytest.raises(UserError, match="without a regression head"):
-        SmallVLAPolicy(model, IMAGES, "sha").act(requests(1, REGRESSION))
+        policy_of(model, IMAGES, "sha").act(requests(1, REGRESSION))
 
 
-def test_layers_that_the_policy_lacks_are_refused(small: SmallVLAPolicy) -> None:
+def test_layers_that_the_policy_lacks_are_refused(small: CodePolicy) -> None:
     with pytest.raises(UserError, match=r"layers 1\.\.4"):
         small.act(requests(1, Decoding("autoregressive", layers=9)))

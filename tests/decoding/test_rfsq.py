@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rsd.architecture import RFSQConfig
 from rsd.rfsq import RFSQ
+from rsd.rfsq_config import RFSQConfig
 from rsd.training.tokeniser import train_tokeniser, truncation_table
 
 IDENTITY = RFSQConfig(latent_dim=7, layers=6, hidden=0, overlap=3.0)
@@ -50,7 +50,7 @@ def test_codes_alone_decode_bit_for_bit_in_a_fresh_process(
     script = f"""
 import hashlib, torch
 from safetensors.torch import load_file
-from rsd.architecture import RFSQConfig
+from rsd.rfsq_config import RFSQConfig
 from rsd.rfsq import RFSQ
 tokeniser = RFSQ({config!r}).eval()
 tokeniser.load_state_dict(load_file("{tmp_path}/tokeniser.safetensors"))

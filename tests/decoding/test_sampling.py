@@ -10,8 +10,8 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from rsd.decoding.modes import autoregressive
 from rsd.decoding.rules import Rule, Sampling, Verdict, inverse_cdf
+from rsd.decoding.sequential import autoregressive
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Purpose, Uniforms
 from tests.decoding.backbones import TableBackbone, speculate

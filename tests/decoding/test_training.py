@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from rsd.architecture import TransformerConfig
 from rsd.errors import UserError
-from rsd.models.small_vla import word_ids
+from rsd.models.small_vla.architecture import TransformerConfig
+from rsd.models.small_vla.model import word_ids
 from rsd.suites import get_task
 from rsd.training.config import TrainConfig
 from rsd.training.data import (

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from rsd.architecture import RFSQConfig, SmallVLAConfig
 from rsd.errors import CannotWriteError, UserError
-from rsd.models import checkpoint, policy
-from rsd.models.small_vla import SmallVLA
+from rsd.models.small_vla import checkpoint, weights
+from rsd.models.small_vla.architecture import SmallVLAConfig
+from rsd.models.small_vla.model import SmallVLA
 from rsd.rfsq import RFSQ
+from rsd.rfsq_config import RFSQConfig
 from rsd.training.config import TrainConfig, TrainJob
 from rsd.training.data import load_examples, split
 from rsd.training.metrics import CURVES, FILE, Progress, TrainingLog, Validation
@@ -78,8 +79,7 @@ def test_a_run_killed_in_either_phase_goes_on_to_the_same_checkpoint(
     lines = _train(dataclasses.replace(job, resume=True))
     assert "going on from step 10 of the draft" in lines
     whole, killed = (
-        policy.load(str(tmp_path / name), deterministic=False, device="cpu").model.state_dict()
-        for name in ("whole", "killed")
+        weights.load_model(str(tmp_path / name))[0].state_dict() for name in ("whole", "killed")
     )
     for name, tensor in whole.items():
         assert torch.equal(tensor, killed[name]), name
@@ -147,7 +147,7 @@ def test_a_draft_is_not_trained_on_other_frames_than_its_target(data: Path, tmp_
 def test_a_draft_trained_again_leaves_the_policy_its_suites(data: Path, tmp_path: Path) -> None:
     """The suites are those of the target, which decides what the policy can do."""
     known = {"data": {"suites": ["libero_goal", "libero_10"]}}
-    policy.save(small_model(), tmp_path, IMAGES, known)
+    weights.save(small_model(), tmp_path, IMAGES, known)
     job = _job(data, tmp_path, draft_only=True)
     for _ in range(2):
         _train(job)
@@ -176,7 +176,7 @@ def test_a_training_that_diverges_leaves_no_checkpoint(data: Path, tmp_path: Pat
 def test_statistics_of_other_units_are_refused(data: Path, tmp_path: Path) -> None:
     model = small_model()
     model.proprio_mean[2], model.proprio_scale[2] = 1000.0, 50.0  # mm, as it were
-    policy.save(model, tmp_path / "start", IMAGES, {})
+    weights.save(model, tmp_path / "start", IMAGES, {})
     job = _job(data, tmp_path / "out", start_from=str(tmp_path / "start"))
     with pytest.raises(UserError, match=r"proprio dimension 2 is .* was trained on 1e\+03 \+- 50"):
         _train(job)
@@ -241,7 +241,7 @@ def test_a_target_starts_from_a_checkpoint_with_its_sizes_and_statistics(
 def test_a_target_gets_the_regression_head_that_its_start_lacks(data: Path, tmp_path: Path) -> None:
     headless = dataclasses.replace(CONFIG, regression=False)
     start = tmp_path / "start"
-    policy.save(SmallVLA(headless, IMAGES.height), start, IMAGES, {"data": "none"})
+    weights.save(SmallVLA(headless, IMAGES.height), start, IMAGES, {"data": "none"})
     job = _job(data, tmp_path / "out", start_from=str(start))
     _train(dataclasses.replace(job, model=SmallVLAConfig()))
     assert checkpoint.inspect(str(job.output)).model == CONFIG
@@ -340,9 +340,9 @@ def test_a_checkpoint_that_has_no_room_leaves_the_one_that_is_there(
     data: Path, tmp_path: Path
 ) -> None:
     model = small_model()
-    policy.save(model, tmp_path, IMAGES, {})
+    weights.save(model, tmp_path, IMAGES, {})
     before = checkpoint.inspect(str(tmp_path)).sha256
     with full_disk(1000), pytest.raises(CannotWriteError, match="make room"):
-        policy.save(model, tmp_path, IMAGES, {"another": "one"})
+        weights.save(model, tmp_path, IMAGES, {"another": "one"})
     assert checkpoint.inspect(str(tmp_path)).sha256 == before
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", checkpoint.WEIGHTS_FILE}

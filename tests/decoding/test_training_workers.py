@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.multiprocessing import spawn
 
 from rsd.errors import UserError
-from rsd.models.small_vla import SmallVLA
+from rsd.models.small_vla.model import SmallVLA
 from rsd.training.config import TrainConfig
 from rsd.training.data import Examples
 from rsd.training.distributed import ALONE, Workers, check_batch

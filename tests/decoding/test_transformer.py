@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rsd.models.transformer import CodeTransformer
+from rsd.models.small_vla.transformer import CodeTransformer
 from tests.decoding.backbones import D, L, T, V, real_backbone, real_context, real_draft
 
 BATCH = 3

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from rsd.demonstrations import OSC_POSE, write_demonstration
+from rsd.demos import OSC_POSE, write_demonstration
 from rsd.envs import rendering
 from rsd.envs.assets import resolve
 from rsd.envs.libero import LiberoEnvironment

@@ -18,10 +18,9 @@ from rich.console import Console
 
 from rsd.cluster import session
 from rsd.cluster.collect import TaskStanding
-from rsd.collection import Store
 from rsd.commands import call
 from rsd.commands.collect import CollectConfig, Ending, _shared, carry_out, conclude, prepare
-from rsd.demonstrations import read_demonstrations, stored_seeds, task_file
+from rsd.demos import Store, read_demonstrations, stored_seeds, task_file
 from rsd.errors import RunStoppedError, UserError
 from rsd.models import inspect_policy
 from rsd.suites import get_task, load_initial_states

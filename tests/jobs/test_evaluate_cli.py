@@ -17,11 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rsd import records, report
+from rsd import books, report
 from rsd.cluster import session
 from rsd.commands import call
 from rsd.errors import CannotWriteError, RunStoppedError
-from rsd.models import policy
+from rsd.models.small_vla import weights
 from tests.decoding.small_policy import IMAGES, small_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +46,7 @@ def launch(*arguments: str) -> subprocess.Popen[str]:
 
 
 def episodes(output: Path) -> list[dict[str, object]]:
-    return records.read_episodes(str(output)).to_pylist()
+    return books.read_episodes(str(output)).to_pylist()
 
 
 def wait_for(what: Callable[[], bool], seconds: float) -> None:
@@ -93,7 +93,7 @@ def test_a_plan_says_what_the_policy_was_never_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     origin: dict[str, object] = {"data": {"suites": ["libero_spatial"]}}
-    policy.save(small_model(), tmp_path / "policy", IMAGES, origin)
+    weights.save(small_model(), tmp_path / "policy", IMAGES, origin)
     flags = ["--policy", str(tmp_path / "policy"), "--assets", "lite", "--dry-run"]
     assert call("evaluate", [*flags, "--task-suite", "libero_spatial", "libero_goal"]) == 0
     assert "trained on libero_spatial, never on libero_goal" in capsys.readouterr().out
@@ -202,7 +202,7 @@ def test_whatever_else_goes_wrong_a_run_says_why_it_ended_and_how_to_go_on(
 ) -> None:
     monkeypatch.setattr(session, "connected", nullcontext)
     monkeypatch.setattr(session, "evaluate", raising(evaluating))
-    monkeypatch.setattr(records.Books, "close", raising(closing))
+    monkeypatch.setattr(books.Books, "close", raising(closing))
     if summing is not None:
         monkeypatch.setattr(report, "summarise", raising(summing))
     output = tmp_path / "run"
@@ -245,7 +245,7 @@ def test_a_run_ends_in_a_summary_and_can_be_asked_for_again(
     assert again.returncode == 3, text
     assert "4 recorded" in text
     with monkeypatch.context() as away:
-        away.setattr(report, "summarise", lambda output: records.read_run(f"{output}/gone"))
+        away.setattr(report, "summarise", lambda output: books.read_run(f"{output}/gone"))
         assert call("evaluate", flags) == 1  # as of a store that went away after the last row
     assert "no summary: " in capsys.readouterr().err
     changed = launch(*flags, "--trials", "0")

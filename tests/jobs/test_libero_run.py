@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_notebook import execute, outputs
 
-from rsd.records import read_chunks, read_episodes, read_run
+from rsd.books import read_chunks, read_episodes, read_run
 
 ROOT = Path(__file__).parents[2]
 ARMS = ("autoregressive", "speculative", "parallel", "expert")

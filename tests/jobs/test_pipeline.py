@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rsd.records import read_episodes, read_run
+from rsd.books import read_episodes, read_run
 
 ROOT = Path(__file__).parents[2]
 SMALL = " ".join(

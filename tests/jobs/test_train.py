@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rsd.commands import call
-from rsd.models import checkpoint
+from rsd.models.small_vla import checkpoint
 from tests.made_up_demonstrations import SMALL, TASK, made_up_demonstration, made_up_folder
 
 ROOT = Path(__file__).parents[2]

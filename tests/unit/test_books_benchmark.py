@@ -7,15 +7,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from made_up_runs import key, result, write
 
-from rsd import books_benchmark, records, report
+from rsd import books, report
+from rsd.books import benchmark
 
 
 def test_a_made_up_run_is_read_as_a_real_one(tmp_path: Path) -> None:
-    books_benchmark.make_run(tmp_path / "made-up", 300, 64)
+    benchmark.make_run(tmp_path / "made-up", 300, 64)
     output = str(tmp_path / "made-up")
     real = tmp_path / "real"
     write(real, [result(key(0))])
-    for folder in (records.EPISODES, records.CHUNKS):
+    for folder in (books.EPISODES, books.CHUNKS):
         (part,) = (real / folder).iterdir()
         made_up = sorted((tmp_path / "made-up" / folder).iterdir())
         assert len(made_up) == 5
@@ -30,7 +31,7 @@ def test_a_made_up_run_is_read_as_a_real_one(tmp_path: Path) -> None:
 
 
 def test_an_operation_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
-    books_benchmark.make_run(tmp_path, 20, 10)
-    cost = books_benchmark.measure("resume", str(tmp_path))
+    benchmark.make_run(tmp_path, 20, 10)
+    cost = benchmark.measure("resume", str(tmp_path))
     assert cost.cpu_s > 0 and 10e6 < cost.peak_rss_bytes < 1e9
-    assert set(books_benchmark.OPERATIONS) == {"summary", "resume"}
+    assert set(benchmark.OPERATIONS) == {"summary", "resume"}

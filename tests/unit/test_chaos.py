@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from made_up_runs import paired_results, write
 
-from rsd import records
+from rsd import books
 from rsd.chaos.audit import (
     Check,
     Evidence,
@@ -104,8 +104,8 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     output = tmp_path_factory.mktemp("run")
     results = [result for result in paired_results(tasks=3) if result.outcome != "error"]
     write(output, results)
-    episodes = records.read_episodes(str(output)).to_pandas()
-    chunks = records.read_chunks(str(output)).to_pandas()
+    episodes = books.read_episodes(str(output)).to_pandas()
+    chunks = books.read_chunks(str(output)).to_pandas()
     parts = [path.name for path in (output / "episodes").iterdir()]
     return Evidence(
         planned=[result.key for result in results],

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rsd.collection import (
+from rsd.demos import (
     CollectionSettings,
+    Demonstration,
     Disturbance,
     DriverSettings,
     Failure,
@@ -20,9 +21,6 @@ from rsd.collection import (
     Quota,
     Store,
     collect_demonstration,
-)
-from rsd.demonstrations import (
-    Demonstration,
     read_demonstrations,
     stored_seeds,
     task_file,

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from rsd.demonstrations import (
+from rsd.demos import (
     OSC_POSE,
     Demonstration,
     check_files,

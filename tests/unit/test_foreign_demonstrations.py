@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from rsd.demonstrations import check_files, read_demonstrations, stored_seeds, task_file
+from rsd.demos import check_files, read_demonstrations, stored_seeds, task_file
 from rsd.errors import UserError
 from rsd.training.data import load_examples
 from rsd.types import ImageSpec

@@ -124,7 +124,7 @@ def test_a_command_starts_without_ray_and_torch(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("rsd/records.py", "import ray"),
+        ("rsd/books/reader.py", "import ray"),
         ("rsd/models/small.py", "def f():\n    from ray import serve"),
         ("rsd/envs/libero.py", "import torch.nn as nn"),
         ("rsd/cluster/worker.py", "import torch"),

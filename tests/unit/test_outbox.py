@@ -13,11 +13,11 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from made_up_runs import RUN, key, result
 
-from rsd import records
+from rsd.books import Books, folder, read_chunks, read_episodes, read_run
+from rsd.books.folder import Folder, in_one_request
+from rsd.books.outbox import Outbox, Parcel, Patience
 from rsd.errors import CannotWriteError
-from rsd.outbox import Outbox, Parcel, Patience
 from rsd.provenance import Machine
-from rsd.records import Books, read_chunks, read_episodes, read_run
 
 OUTPUT = "memory://bucket/run"
 PATIENT = Patience(give_up_s=20, first_pause_s=0.01, longest_pause_s=0.05, leave_s=1)
@@ -45,7 +45,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     Store.tries = 0
     files = pafs.PyFileSystem(pafs.FSSpecHandler(made))
     monkeypatch.setattr(
-        records._Folder,
+        Folder,
         "at",
         classmethod(lambda cls, output: cls(files, output.removeprefix("memory:/"), output)),
     )
@@ -161,7 +161,7 @@ def test_a_disk_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(records, "write_atomically", full)
+        patched.setattr(folder, "write_atomically", full)
         with pytest.raises(OSError, match="No space"):
             add(books, 0)
     assert len(tries) == 1
@@ -187,7 +187,7 @@ def test_closed_books_write_nothing_into_a_folder_that_another_writer_holds(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(records, "write_atomically", full)
+        patched.setattr(folder, "write_atomically", full)
         with pytest.raises(OSError, match="No space"):
             books.close()
     machine = Machine("worker", "node-1", "none", "EPYC", 16, (), "x86-64-v3")
@@ -229,4 +229,4 @@ def test_pauses_grow_and_do_not_keep_step(failures: int, least: float, most: flo
 )
 def test_objects_of_s3_go_up_in_one_request(uri: str, opened: str) -> None:
     """A multipart upload that is never begun leaves nothing behind."""
-    assert records._in_one_request(uri) == opened
+    assert in_one_request(uri) == opened

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from rsd.books import holds_a_run
 from rsd.errors import UserError
 from rsd.outputs import check_address, lasting, local_folder
-from rsd.records import holds_a_run
 
 GOOD = [
     "results/run",

@@ -9,7 +9,7 @@ from rsd.envs import assets
 from rsd.envs.assets import resolve
 from rsd.errors import UserError
 from rsd.models import inspect_policy
-from rsd.models.checkpoint import bundled, inspect
+from rsd.models.small_vla.checkpoint import bundled, inspect
 from rsd.outputs import lasting
 from rsd.preflight import check_output, open_books, output_of, prepare
 
@@ -42,7 +42,7 @@ def test_in_an_uploaded_working_folder_an_output_lies_below_the_home_folder(
 
 
 def test_a_regression_arm_needs_a_policy_that_has_the_head() -> None:
-    with pytest.raises(UserError, match="policy 'toy' was trained without a regression head"):
+    with pytest.raises(UserError, match=r"policy 'toy' decodes .*regression head"):
         prepare(parse([*TOY, "run", "--arms", "regression"]))
 
 

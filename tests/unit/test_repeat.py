@@ -11,7 +11,7 @@ from made_up_runs import RUN, key, result, write
 
 from rsd import repeat, results
 from rsd.errors import UserError
-from rsd.models import checkpoint
+from rsd.models.small_vla import checkpoint
 from rsd.types import EpisodeResult
 
 

@@ -15,11 +15,11 @@ from made_up_runs import DIMS, LAYERS, RUN, STEPS, TOKENS, key, paired_results, 
 from rich.console import Console
 
 from rsd import console, report
+from rsd.books import Books, read_chunks
 from rsd.commands import call
 from rsd.console import make_console
 from rsd.errors import UserError
 from rsd.provenance import Machine
-from rsd.records import Books, read_chunks
 from rsd.statistics import holm, not_worse
 from rsd.tables import Grid, print_grid
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeResult

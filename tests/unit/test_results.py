@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from made_up_runs import LAYERS, RUN, key, paired_results, result, write
 
-from rsd import books_benchmark, report, results
+from rsd import report, results
+from rsd.books import Books, benchmark, read_chunks, read_episodes
 from rsd.errors import UserError
 from rsd.provenance import Machine
-from rsd.records import Books, read_chunks, read_episodes
 from rsd.statistics import holm, mcnemar_exact, not_worse
 from rsd.types import EpisodeResult
 
@@ -119,7 +119,7 @@ def test_the_kept_results_of_today_make_the_tables_of_the_readme() -> None:
 
 
 def test_two_thousand_episodes_are_kept_in_less_than_300_kb(tmp_path: Path) -> None:
-    books_benchmark.make_run(tmp_path / "run", 2000, 500)
+    benchmark.make_run(tmp_path / "run", 2000, 500)
     assert results.keep(str(tmp_path / "run"), tmp_path / "kept.parquet") == 2000
     assert (tmp_path / "kept.parquet").stat().st_size < 300_000
 

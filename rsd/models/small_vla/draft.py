@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsd.architecture import RFSQConfig, SmallVLAConfig
-from rsd.models.transformer import CodeEmbedding, LayerHeads
+from rsd.models.small_vla.architecture import SmallVLAConfig
+from rsd.models.small_vla.transformer import CodeEmbedding, LayerHeads
+from rsd.rfsq_config import RFSQConfig
 from rsd.types import PROPRIO_DIM
 
 
@@ -60,7 +61,8 @@ class DraftCache:
 
 
 class Draft(nn.Module):
-    """Implements `rsd.decoding.modes.Backbone` for all layers but the last, which needs none."""
+    """Implements `rsd.decoding.contracts.Backbone` for all layers but the last, which needs no
+    guess."""
 
     def __init__(self, tokeniser: RFSQConfig, width: int) -> None:
         super().__init__()

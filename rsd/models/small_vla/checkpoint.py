@@ -10,20 +10,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import os
 import re
-import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-
-from rsd.architecture import SmallVLAConfig, check_images, from_json, tensors
 from rsd.errors import UserError, brief, reading, unknown, using
-from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
+from rsd.foreign import MOST_BYTES, expanded, from_json, parse_json, read_bytes
+from rsd.models.safetensors_file import StoredTensor, contents, tensors_of
+from rsd.models.small_vla.architecture import SmallVLAConfig, check_images, tensors
 from rsd.types import ImageSpec
 
 FORMAT = 4
@@ -35,7 +31,7 @@ CONVENTIONS = {  # what a policy trained elsewhere may do otherwise; compared wo
     "image": "agentview and robot0_eye_in_hand, rotated by 180 degrees, uint8 RGB",
     "proprio": "eef_pos m, axis-angle rad without antipodal flip, gripper_qpos m",
 }
-_BUNDLED = Path(__file__).parent.parent / "checkpoints"
+_BUNDLED = Path(__file__).parents[2] / "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -116,11 +112,11 @@ def _inspect(spec: str) -> CheckpointInfo:
     config = _read_config(path / CONFIG_FILE)
     model, images = config["model"], config["images"]
     with reading(path / WEIGHTS_FILE), (path / WEIGHTS_FILE).open("rb") as stream:
-        stored = _tensors_of(stream, path / WEIGHTS_FILE)
+        stored = tensors_of(stream, path / WEIGHTS_FILE)
         unfit = _unfit(stored, model, images)
         described, digest = _sizes_digest(model, images), hashlib.sha256(config["content"])
         broken = ""
-        for name, content in _contents(stream, stored):
+        for name, content in contents(stream, stored):
             described.update(content)
             digest.update(content)
             if name and not broken and not stored[name].finite(content):
@@ -214,94 +210,7 @@ def _names_a_suite(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z0-9_.+-]{1,100}", value))
 
 
-_MOST_DIMENSIONS = 8
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of numbers that weights are made of
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor in a safetensors file."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    first: int  # byte behind the header
-    last: int  # the byte behind it
-
-    def finite(self, content: bytes) -> bool:
-        """Whether it holds neither NaN nor infinity."""
-        if self.dtype == "BF16":  # the upper half of a float32
-            return not bool(((np.frombuffer(content, "<u2") & 0x7F80) == 0x7F80).any())
-        numbers = np.frombuffer(content, f"<f{_BYTES[self.dtype]}")
-        return bool(np.isfinite(numbers).all())
-
-
-def _tensors_of(stream: IO[bytes], path: Path) -> dict[str, _Stored]:
-    """By name in their order, from the header of a safetensors file. Raises UserError for one that
-    is truncated or foreign, or whose tensors do not lie side by side to its end."""
-    size = os.fstat(stream.fileno()).st_size
-    prefix = stream.read(8)
-    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-    if 8 + length > size:
-        raise UserError(f"{path} is truncated or no safetensors file ({size} bytes)")
-    try:
-        if length > MOST_BYTES:
-            raise ValueError(f"a header of {length} bytes")
-        header = parse_json(stream.read(length))
-        if not isinstance(header, dict):
-            raise ValueError(f"its header is {brief(header)}")
-        header.pop("__metadata__", None)
-        stored = {name: _stored(name, entry) for name, entry in header.items()}
-    except ValueError as error:
-        raise UserError(f"{path} is no safetensors file: {error}") from error
-    stored = dict(sorted(stored.items(), key=lambda item: (item[1].first, item[1].last)))
-    end = 0
-    for name, tensor in stored.items():
-        if tensor.first != end:
-            raise UserError(
-                f"{path} is no safetensors file: {brief(name)} begins at byte {tensor.first} "
-                f"instead of {end}"
-            )
-        end = tensor.last
-    if 8 + length + end != size:
-        raise UserError(f"{path} is truncated: {size} bytes instead of {8 + length + end}")
-    return stored
-
-
-def _stored(name: str, entry: Any) -> _Stored:
-    """A tensor by its entry in the header; raises ValueError where that contradicts itself."""
-    fits = isinstance(entry, dict) and {"dtype", "shape", "data_offsets"} == set(entry)
-    if not fits or not (_sizes(entry["shape"]) and _sizes(entry["data_offsets"])):
-        raise ValueError(f"tensor {brief(name)} is {brief(entry)}")
-    shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
-    if not isinstance(dtype, str) or dtype not in _BYTES:
-        raise ValueError(f"tensor {brief(name)} holds {brief(dtype)}, expected floats")
-    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * _BYTES[dtype]:
-        raise ValueError(
-            f"tensor {brief(name)} lies at data_offsets {brief(offsets)}, which {brief(shape)} of "
-            f"{dtype} do not fill"
-        )
-    return _Stored(tuple(shape), dtype, *offsets)
-
-
-def _contents(stream: IO[bytes], stored: Mapping[str, _Stored]) -> Iterator[tuple[str, bytes]]:
-    """All bytes of a file: the header under no name, and each tensor's. `stream` is behind the
-    header."""
-    begin = stream.tell()
-    stream.seek(0)
-    yield "", stream.read(begin)
-    for name, tensor in stored.items():
-        yield name, stream.read(tensor.last - tensor.first)
-
-
-def _sizes(values: Any) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) <= _MOST_DIMENSIONS
-        and all(type(value) is int and 0 <= value < 2**63 for value in values)
-    )
-
-
-def _unfit(stored: Mapping[str, _Stored], model: SmallVLAConfig, images: ImageSpec) -> str:
+def _unfit(stored: Mapping[str, StoredTensor], model: SmallVLAConfig, images: ImageSpec) -> str:
     """In which tensor the stored ones first differ from the described ones; empty: in none."""
     left = set(stored)
     for name, shape in tensors(model, images):

@@ -19,10 +19,20 @@ import pyarrow.parquet as pq
 import pytest
 from made_up_runs import DIMS, LAYERS, RUN, STEPS, key, paired_results, result
 
-from rsd import records
+from rsd.books import (
+    CHUNK_SCHEMA,
+    EPISODE_SCHEMA,
+    SCHEMA_VERSION,
+    Books,
+    committed,
+    read_chunks,
+    read_episodes,
+    read_run,
+)
+from rsd.books.folder import Folder
+from rsd.books.reader import PARTS_AT_ONCE
 from rsd.errors import UserError
 from rsd.provenance import Machine
-from rsd.records import Books, read_chunks, read_episodes, read_run
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeKey, EpisodeResult
 from tests.full_disk import full_disk
 
@@ -58,9 +68,9 @@ def test_machines_are_noted_once_a_session(tmp_path: Path) -> None:
 # --- schemas -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schema", [records.EPISODE_SCHEMA, records.CHUNK_SCHEMA])
+@pytest.mark.parametrize("schema", [EPISODE_SCHEMA, CHUNK_SCHEMA])
 def test_every_column_carries_unit_and_description(schema: pa.Schema) -> None:
-    assert schema.metadata[b"rsd_schema_version"] == records.SCHEMA_VERSION.encode()
+    assert schema.metadata[b"rsd_schema_version"] == SCHEMA_VERSION.encode()
     for field in schema:
         assert field.metadata[b"unit"], field.name
         assert field.metadata[b"description"], field.name
@@ -74,8 +84,8 @@ def test_every_field_of_a_result_has_its_column() -> None:
     chunk = {field.name for field in dataclasses.fields(ChunkRecord)} - {"trace"}
     trace = {field.name for field in dataclasses.fields(DecodeTrace)}
     by_driver = {"run_id", "attempts", "worker", "node", "finished_at"}
-    assert set(records.EPISODE_SCHEMA.names) == key_fields | episode | by_driver
-    assert set(records.CHUNK_SCHEMA.names) == key_fields | chunk | trace | {"run_id"}
+    assert set(EPISODE_SCHEMA.names) == key_fields | episode | by_driver
+    assert set(CHUNK_SCHEMA.names) == key_fields | chunk | trace | {"run_id"}
 
 
 def test_what_was_added_is_read_back(tmp_path: Path) -> None:
@@ -85,8 +95,8 @@ def test_what_was_added_is_read_back(tmp_path: Path) -> None:
         add(books, good)
         books.add(bad, attempts=3, worker="worker-1", node="node-1")
     episodes, chunks = read_episodes(str(output)), read_chunks(str(output))
-    assert episodes.schema.equals(records.EPISODE_SCHEMA, check_metadata=True)
-    assert chunks.schema.equals(records.CHUNK_SCHEMA, check_metadata=True)
+    assert episodes.schema.equals(EPISODE_SCHEMA, check_metadata=True)
+    assert chunks.schema.equals(CHUNK_SCHEMA, check_metadata=True)
     first, second = episodes.to_pylist()
     for name in ("instruction", "outcome", "steps", "wall_s", "final_state_sha256", "assets"):
         assert first[name] == getattr(good, name)
@@ -169,7 +179,7 @@ def test_a_flush_that_failed_is_repeated_whole_and_once(
     """The worst case: the part arrived, its confirmation did not."""
     books = Books.open(str(tmp_path), RUN, resume=False)
     add(books, result(key(0)))
-    write = records._Folder.write
+    write = Folder.write
 
     def lose_the_confirmation(folder: Any, name: str, data: Any) -> None:
         write(folder, name, data)
@@ -177,7 +187,7 @@ def test_a_flush_that_failed_is_repeated_whole_and_once(
             raise OSError("connection reset")
 
     with monkeypatch.context() as patched:
-        patched.setattr(records._Folder, "write", lose_the_confirmation)
+        patched.setattr(Folder, "write", lose_the_confirmation)
         with pytest.raises(OSError, match="reset"):
             books.flush()
     add(books, result(key(1)))
@@ -346,9 +356,9 @@ def test_a_policy_without_codes_has_null_codes(tmp_path: Path) -> None:
 
 def test_chunks_come_a_few_at_a_time_and_are_those_of_the_episodes(tmp_path: Path) -> None:
     with Books.open(str(tmp_path), RUN, resume=False, flush_every=1) as books:
-        for trial in range(2 * records._PARTS_AT_ONCE + 1):
+        for trial in range(2 * PARTS_AT_ONCE + 1):
             add(books, result(key(trial)))
-    parts = records.committed(str(tmp_path))
+    parts = committed(str(tmp_path))
     with Books.open(str(tmp_path), RUN, resume=True) as books:
         add(books, result(key(1000)))  # committed afterwards: in neither
     batches = list(parts.chunks(["trial"]))
@@ -442,7 +452,7 @@ def test_a_whole_run_works_on_an_object_store(monkeypatch: pytest.MonkeyPatch) -
     memory.store.clear()  # which all of them share
     files = pafs.PyFileSystem(pafs.FSSpecHandler(memory))
     monkeypatch.setattr(
-        records._Folder,
+        Folder,
         "at",
         classmethod(lambda cls, output: cls(files, output.removeprefix("memory:/"), output)),
     )

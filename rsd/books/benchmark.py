@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from rsd.records import CHUNK_SCHEMA, CHUNKS, EPISODE_SCHEMA, EPISODES, Books
+from rsd.books import CHUNK_SCHEMA, CHUNKS, EPISODE_SCHEMA, EPISODES, Books
 from rsd.report import print_summary, summarise
 from rsd.suites import TRIALS_PER_TASK
 

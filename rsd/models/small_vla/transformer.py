@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsd.architecture import TransformerConfig
+from rsd.models.small_vla.architecture import TransformerConfig
 
 
 @dataclass
@@ -94,7 +94,7 @@ class LayerHeads(nn.Module):
 class CodeTransformer(nn.Module):
     """Predicts codes (B, T, D, L) with V levels over a context (B, S, W), coarse to fine.
 
-    Implements `rsd.decoding.modes.Backbone`.
+    Implements `rsd.decoding.contracts.Backbone`.
     """
 
     def __init__(

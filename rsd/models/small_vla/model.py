@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rsd.architecture import CAMERAS, MAX_WORDS, TEXT_HEADS, SmallVLAConfig
-from rsd.models.draft import Draft, DraftContext
-from rsd.models.transformer import CodeTransformer
+from rsd.models.small_vla.architecture import CAMERAS, MAX_WORDS, TEXT_HEADS, SmallVLAConfig
+from rsd.models.small_vla.draft import Draft, DraftContext
+from rsd.models.small_vla.transformer import CodeTransformer
 from rsd.rfsq import RFSQ
 from rsd.types import PROPRIO_DIM
 

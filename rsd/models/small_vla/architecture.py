@@ -1,58 +1,20 @@
-"""Sizes of tokeniser and models: the part of a checkpoint's description that shapes its tensors.
-No torch, so that a checkpoint can be checked where none is loaded."""
+"""Sizes of SmallVLA: the part of a checkpoint's description that shapes its tensors. No torch, so
+that a checkpoint can be checked where none is loaded."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import sys
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from rsd.errors import brief
+from rsd.rfsq_config import RFSQConfig
 from rsd.types import ACTION_DIM, PROPRIO_DIM, ImageSpec
 
 CAMERAS = 2
 MAX_WORDS = 24  # of an instruction that are read
 TEXT_HEADS = 4  # of the text encoder's attention
-MAX_LEVELS = 256  # of a code, which records hold in a byte
-
-
-@dataclass(frozen=True)
-class RFSQConfig:
-    """Residual finite scalar quantisation (DESIGN 3). The defaults are the published settings; the
-    bundled policy uses fewer (docs/decisions.md)."""
-
-    steps: int = 8  # T, steps of a chunk
-    latent_dim: int = 16  # D
-    layers: int = 8  # L
-    levels: int = 7  # V
-    hidden: int = 64  # width of the per-step encoder and decoder; 0: the action is the latent
-    overlap: float = 2.0  # reach of layer l+1 in half steps of layer l
-    scaled: bool = True  # False: every layer spans [-1, 1] (`naive`, shows dead layers)
-    cosine: bool = False  # motion as cosine coefficients over the chunk, gripper step by step
-
-    def __post_init__(self) -> None:
-        if self.hidden == 0 and self.latent_dim != ACTION_DIM:
-            raise ValueError(f"without an encoder latent_dim is {ACTION_DIM}: {self.latent_dim}")
-        if self.levels > MAX_LEVELS:
-            raise ValueError(f"{brief(self.levels)} levels: at most {MAX_LEVELS} (a byte a code)")
-        if min(self.steps, self.latent_dim, self.layers) < 1 or self.levels < 2 or self.hidden < 0:
-            raise ValueError(
-                f"{self.steps} steps, {self.latent_dim} dimensions, {self.layers} layers, "
-                f"{self.levels} levels, hidden {self.hidden}: give 1 or more (levels: 2, hidden: 0)"
-            )
-        if not 1 <= self.overlap < math.inf:
-            raise ValueError(f"overlap {self.overlap} < 1 leaves gaps between layers")
-        try:
-            (self.overlap / (self.levels - 1)) ** self.layers
-        except OverflowError:
-            raise ValueError(
-                f"overlap {self.overlap:g} with {brief(self.levels)} levels and "
-                f"{brief(self.layers)} layers: the scales leave what numbers hold"
-            ) from None
 
 
 @dataclass(frozen=True)
@@ -241,47 +203,3 @@ def _cells(pixels: int) -> int:
     for _ in range(3):
         side = (side - 1) // 2 + 1
     return side
-
-
-def from_json(kind: type, content: Any) -> Any:
-    """Rebuild a (nested) config dataclass from `dataclasses.asdict` after a trip through JSON.
-
-    Raises ValueError for fields that are missing, that the class does not have, or whose values are
-    of another type.
-    """
-    hints = typing.get_type_hints(kind)
-    names = {entry.name for entry in dataclasses.fields(kind)}
-    if not isinstance(content, dict):
-        raise ValueError(f"{kind.__name__} is {brief(content)}, expected its fields")
-    if set(content) != names:
-        difference = ", ".join(map(brief, sorted(set(content) ^ names)))
-        raise ValueError(f"{kind.__name__} has other fields than the file: {difference}")
-    return kind(
-        **{name: _typed(hints[name], f"{kind.__name__}.{name}", content[name]) for name in content}
-    )
-
-
-def _typed(hint: Any, name: str, value: Any) -> Any:
-    """A value out of JSON as a field's type has it; raises ValueError for another."""
-    if dataclasses.is_dataclass(hint):
-        return from_json(typing.cast(type, hint), value)
-    if typing.get_origin(hint) is tuple:  # all fields that are tuples hold integers
-        if not isinstance(value, list):
-            raise ValueError(f"{name} is {brief(value)}, expected a list of integers")
-        return tuple(_typed(int, name, each) for each in value)
-    fits = {
-        bool: isinstance(value, bool),
-        int: isinstance(value, int) and not isinstance(value, bool),
-        float: isinstance(value, int | float) and not isinstance(value, bool) and _finite(value),
-    }
-    if not fits[hint]:
-        raise ValueError(f"{name} is {brief(value)}, expected {_TYPES[hint]}")
-    return value
-
-
-_TYPES = {bool: "true or false", int: "an integer", float: "a finite number"}
-
-
-def _finite(value: float) -> bool:
-    """Also for integers beyond the range of floats."""
-    return abs(value) <= sys.float_info.max

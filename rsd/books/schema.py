@@ -1,0 +1,193 @@
+"""Rows of the books: every column with its type, unit and meaning, and the rows of an episode."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsd.types import ChunkRecord, EpisodeResult
+
+# Raise it with every change of a column's name, type, unit or meaning. A column that is added may
+# be null, and is where older runs are read.
+SCHEMA_VERSION = "2"
+
+EPISODES = "episodes"
+CHUNKS = "chunks"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as it is explained to a reader; unit "1" is a plain count or index."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    description: str
+    nullable: bool = False
+
+    def field(self) -> pa.Field:
+        """Unit and description travel in the field's metadata, into every Parquet file."""
+        metadata = {"unit": self.unit, "description": self.description}
+        return pa.field(self.name, self.type, nullable=self.nullable, metadata=metadata)
+
+
+_TEXT = pa.string()
+_COUNT = pa.int32()
+_SECONDS = pa.float64()
+_PER_LAYER = pa.list_(pa.field("item", pa.int32(), nullable=False))
+
+_KEY_COLUMNS = (
+    Column("run_id", _TEXT, "name", "the run; first part of the key"),
+    Column("arm", _TEXT, "name", "the (policy, decoding) setting; arms share every world"),
+    Column("suite", _TEXT, "name", "LIBERO suite"),
+    Column("task_id", _COUNT, "1", "task of the suite, 0-based, LIBERO's task order 0"),
+    Column("trial", _COUNT, "1", "row of LIBERO's stored initial states, 0..49"),
+    Column("seed", pa.int64(), "1", "seed of the policy's sampling; the world does not read it"),
+)
+
+_EPISODE_COLUMNS = (
+    *_KEY_COLUMNS,
+    Column("instruction", _TEXT, "text", "the task's instruction as the policy read it"),
+    Column(
+        "outcome",
+        _TEXT,
+        "name",
+        "success: the goal held after a step; timeout: out of steps; error: no verdict, not "
+        "a failure of the policy",
+    ),
+    Column("steps", _COUNT, "control steps", "policy steps executed (20 Hz), wait steps excluded"),
+    Column("chunks", _COUNT, "1", "decodes asked for; rows of this episode in chunks/"),
+    Column(
+        "attempts", _COUNT, "1", "times this session tried the episode until this row, 1 or more"
+    ),
+    Column("error", _TEXT, "text", "traceback; empty unless outcome is error"),
+    Column("physics_s", _SECONDS, "s", "wall time in control steps, the 10 wait steps included"),
+    Column("render_s", _SECONDS, "s", "wall time rendering the frames that the policy read"),
+    Column(
+        "reset_s",
+        _SECONDS,
+        "s",
+        "wall time putting the world in place, wait steps excluded; building the simulator and "
+        "recording the task's worlds included where this episode had to",
+    ),
+    Column("wait_s", _SECONDS, "s", "wall time the worker waited for the policy's answers"),
+    Column("wall_s", _SECONDS, "s", "wall time of the whole episode on its worker"),
+    Column("worker", _TEXT, "name", "the environment worker that ran the episode"),
+    Column("node", _TEXT, "name", "the machine of that worker"),
+    Column("assets", _TEXT, "name", "official, lite, or the sha256 of a local asset tree"),
+    Column("renderer", _TEXT, "name", "osmesa, egl or none"),
+    Column(
+        "final_state_sha256",
+        _TEXT,
+        "hex",
+        "of the flattened simulator state [time, qpos, qvel] at the end, float64 bytes",
+    ),
+    Column(
+        "finished_at",
+        pa.timestamp("us", tz="UTC"),
+        "UTC",
+        "when the driver entered the episode into the books",
+    ),
+)
+
+_CHUNK_COLUMNS = (
+    *_KEY_COLUMNS,
+    Column("chunk_index", _COUNT, "1", "position of the chunk in its episode, from 0"),
+    Column(
+        "drafted",
+        _PER_LAYER,
+        "tokens per layer",
+        "tokens of the draft's own guess that the first pass judged, layer 0 first",
+    ),
+    Column("accepted", _PER_LAYER, "tokens per layer", "of those, tokens kept"),
+    Column(
+        "redrafted",
+        _PER_LAYER,
+        "tokens per layer",
+        "tokens that the draft guessed after the first pass and later passes judged",
+    ),
+    Column("reaccepted", _PER_LAYER, "tokens per layer", "of those, tokens kept"),
+    Column(
+        "passes",
+        _COUNT,
+        "1",
+        "forwards of the target's backbone until the codes were final, a canonical recompute "
+        "not counted",
+    ),
+    Column("layers", _COUNT, "1", "layers decoded"),
+    Column("batch_size", _COUNT, "1", "requests that were decoded together"),
+    Column("canonical", pa.bool_(), "1", "near ties were settled by one canonical recompute"),
+    Column("queue_s", _SECONDS, "s", "wall time in the replica's queue"),
+    Column("vision_s", _SECONDS, "s", "device time of the image towers, whole batch"),
+    Column(
+        "draft_s",
+        _SECONDS,
+        "s",
+        "device time of the draft for the batch, until this request was final",
+    ),
+    Column(
+        "target_s",
+        _SECONDS,
+        "s",
+        "device time of the target's backbone for the batch, until this request was final",
+    ),
+    Column(
+        "detokenise_s",
+        _SECONDS,
+        "s",
+        "device time from codes to actions for the batch, until this request was final",
+    ),
+    Column("action_sha256", _TEXT, "hex", "of the chunk's actions, float32 bytes (T, 7)"),
+    Column(
+        "codes",
+        pa.list_(pa.field("item", pa.uint8(), nullable=False)),
+        "level",
+        "the decoded codes (T, D, layers), flattened in C order; null where the policy has none",
+        nullable=True,
+    ),
+)
+
+
+def _schema(columns: Sequence[Column], rows: str) -> pa.Schema:
+    metadata = {"rsd_schema_version": SCHEMA_VERSION, "rsd_rows": rows}
+    return pa.schema([column.field() for column in columns], metadata=metadata)
+
+
+EPISODE_SCHEMA = _schema(_EPISODE_COLUMNS, "one per episode")
+CHUNK_SCHEMA = _schema(_CHUNK_COLUMNS, "one per decode")
+
+
+def episode_row(
+    run_id: str, result: EpisodeResult, attempts: int, worker: str, node: str, finished_at: datetime
+) -> dict[str, Any]:
+    """Columns are named as the dataclass fields; names outside the schema are left out there."""
+    own = {
+        "run_id": run_id,
+        "chunks": len(result.chunks),
+        "attempts": attempts,
+        "worker": worker,
+        "node": node,
+        "finished_at": finished_at,
+    }
+    return vars(result.key) | vars(result) | own
+
+
+def chunk_rows(run_id: str, result: EpisodeResult) -> list[dict[str, Any]]:
+    key = {"run_id": run_id} | vars(result.key)
+    return [key | vars(chunk.trace) | vars(chunk) | _flat_codes(chunk) for chunk in result.chunks]
+
+
+def _flat_codes(chunk: ChunkRecord) -> dict[str, Any]:
+    return {"codes": None if chunk.codes is None else chunk.codes.ravel()}
+
+
+def parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    return sink.getvalue()

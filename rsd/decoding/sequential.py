@@ -1,0 +1,90 @@
+"""One pass a layer, or one pass for all: the decode loops without speculation (DESIGN 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rsd.decoding.contracts import Backbone, Decoded
+from rsd.decoding.rules import Rule
+from rsd.decoding.stopwatch import Stopwatch
+from rsd.decoding.uniforms import Purpose, Uniforms
+
+
+def parallel(
+    context: Tensor,
+    heads: Callable[[Tensor], Tensor],
+    layers: int,
+    stopwatch: Stopwatch,
+) -> Decoded:
+    """All layers from one pass, by heads that see the context only (as OpenVLA-OFT decodes).
+
+    `heads` maps a context to logits (B, L, T, D, V). Greedy.
+    """
+    with stopwatch("target"):
+        logits = heads(context)[:, :layers]
+        codes = logits.argmax(dim=-1).permute(0, 2, 3, 1)
+    ones = torch.ones(len(codes), dtype=torch.int64, device=codes.device)
+    return unspeculated(codes, ones, smallest_margin(logits).amin(dim=1))
+
+
+def autoregressive(
+    target: Backbone,
+    context: Tensor,
+    rule: Rule,
+    layers: int,
+    uniforms: Uniforms | None,
+    stopwatch: Stopwatch,
+) -> Decoded:
+    """Coarse to fine, one pass a layer. The baseline, and the definition of what is right."""
+    batch = len(context)
+    codes = no_codes(target, context, layers)
+    margin = torch.full((batch,), torch.inf, device=context.device)
+    cache = None
+    for layer in range(layers):
+        with stopwatch("target"):
+            if cache is None:
+                logits, cache = target.prefill(context, codes[..., :0])
+            else:
+                logits = target.extend(cache, codes[..., layer - 1 : layer], layer)
+            u = draw(rule, uniforms, Purpose.CHOOSE, 0, codes, range(layer, layer + 1))
+            codes[..., layer] = rule.take(logits, u)[:, 0]
+            margin = torch.minimum(margin, smallest_margin(logits)[:, 0])
+    passes = torch.full((batch,), layers, dtype=torch.int64, device=context.device)
+    return unspeculated(codes, passes, margin)
+
+
+def no_codes(backbone: Backbone, context: Tensor, layers: int) -> Tensor:
+    shape = (len(context), backbone.steps, backbone.latent_dim, layers)
+    return torch.zeros(shape, dtype=torch.int64, device=context.device)
+
+
+def smallest_margin(logits: Tensor) -> Tensor:
+    """(B, n, T, D, V) -> (B, n): the smallest gap between the two best levels of any token; NaN
+    where a logit is NaN or infinite."""
+    best = logits.topk(2, dim=-1).values
+    gap = best[..., 0] - best[..., 1] + 0 * logits.sum(dim=-1)
+    return gap.amin(dim=(-2, -1)).float()
+
+
+def draw(
+    rule: Rule,
+    uniforms: Uniforms | None,
+    purpose: Purpose,
+    round_: int,
+    codes: Tensor,
+    layers: range,
+) -> Tensor | None:
+    """float64 (B, n, T, D) for n layers of a rule that samples, else None."""
+    if not rule.samples:
+        return None
+    assert uniforms is not None, "this rule samples: it needs uniforms"
+    shape = tuple(codes.shape[1:3])
+    return torch.stack([uniforms.draw(purpose, layer, round_, shape) for layer in layers], dim=1)
+
+
+def unspeculated(codes: Tensor, passes: Tensor, margin: Tensor) -> Decoded:
+    nothing = torch.zeros(len(codes), 2, codes.shape[-1], dtype=torch.int64, device=codes.device)
+    return Decoded(codes, passes, nothing, nothing.clone(), margin)

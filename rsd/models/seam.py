@@ -1,0 +1,30 @@
+"""What every policy tells of itself before it is loaded, and what a family of policies provides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rsd.types import ImageSpec, Mode, Policy
+
+
+@dataclass(frozen=True)
+class PolicyInfo:
+    """What is known of a policy before it is loaded. Nothing else asks which family it is of."""
+
+    sha256: str = ""  # its identity: of the checkpoint, of a plug-in's sources
+    modes: tuple[Mode, ...] = ("native",)  # that it decodes, its best one first
+    chunk_steps: int | None = None  # T; None: it decides chunk by chunk
+    layers: int = 0  # L; 0: it has no codes, so neither layers nor acceptance
+    images: ImageSpec = field(default_factory=ImageSpec)
+    suites: tuple[str, ...] = ()  # that it was trained on; empty: not known
+    memory_bytes: int | None = None  # of a replica, on its device; None: not known
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of policy: how it is checked without loading it, and loaded."""
+
+    forms: str  # how its specs look, for people
+    inspect: Callable[[str], PolicyInfo]  # raises UserError for what cannot be
+    load: Callable[[str, bool, str], Policy]  # spec, deterministic, device

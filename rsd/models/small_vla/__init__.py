@@ -1,0 +1,34 @@
+"""SmallVLA: the bundled family of policies, a few million parameters, trained from scratch."""
+
+from __future__ import annotations
+
+from rsd.models.seam import Family, PolicyInfo
+from rsd.models.small_vla.checkpoint import ARCHITECTURE, bundled, inspect
+from rsd.types import Mode, Policy
+
+__all__ = ["ARCHITECTURE", "FAMILY"]
+
+_MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel")
+
+
+def _inspect(spec: str) -> PolicyInfo:
+    found = inspect(spec)
+    return PolicyInfo(
+        found.sha256,
+        (*_MODES, "regression") if found.model.regression else _MODES,
+        found.chunk_steps,
+        found.layers,
+        found.images,
+        found.suites,
+    )
+
+
+def _load(spec: str, deterministic: bool, device: str) -> Policy:
+    from rsd.models.small_vla.weights import load
+
+    return load(spec, deterministic=deterministic, device=device)
+
+
+FAMILY = Family(
+    f"a bundled policy ({', '.join(bundled())}) or a checkpoint's folder", _inspect, _load
+)
