@@ -15,7 +15,7 @@ PIPELINE_EVALUATE := --num-trials 2 --arms expert autoregressive speculative par
 .PHONY: demo test pipeline setup setup-dev system assets lint benchmark clean
 
 demo: setup
-	$(BIN)/python jobs/evaluate.py
+	$(BIN)/rsd evaluate
 
 test: setup-dev
 	$(BIN)/python -m pytest
@@ -23,9 +23,9 @@ test: setup-dev
 # Anew each time; every step names its folder, so that one can be repeated by hand.
 pipeline: setup
 	rm -rf $(PIPELINE)
-	$(BIN)/python jobs/collect.py $(PIPELINE_COLLECT) --output $(PIPELINE)/data
-	$(BIN)/python jobs/train.py --data $(PIPELINE)/data --output $(PIPELINE)/policy $(PIPELINE_TRAIN)
-	$(BIN)/python jobs/evaluate.py --policy $(PIPELINE)/policy --output $(PIPELINE)/run \
+	$(BIN)/rsd collect $(PIPELINE_COLLECT) --output $(PIPELINE)/data
+	$(BIN)/rsd train --data $(PIPELINE)/data --output $(PIPELINE)/policy $(PIPELINE_TRAIN)
+	$(BIN)/rsd evaluate --policy $(PIPELINE)/policy --output $(PIPELINE)/run \
 	    $(PIPELINE_EVALUATE)
 
 setup: system $(STAMP)
@@ -65,9 +65,9 @@ lint: setup-dev
 	$(BIN)/mypy
 
 benchmark: setup
-	$(BIN)/python jobs/benchmark.py rollout
-	$(BIN)/python jobs/benchmark.py decoding
-	$(BIN)/python jobs/benchmark.py driver
+	$(BIN)/rsd benchmark rollout
+	$(BIN)/rsd benchmark decoding
+	$(BIN)/rsd benchmark driver
 
 clean:
 	rm -rf $(VENV)

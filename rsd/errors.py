@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,9 +86,12 @@ def using(what: str, way_out: str) -> Iterator[None]:
 
 
 def unknown(what: str, value: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not in a table: the value, the nearest name, all names."""
+    """The error for a name that is not in a table: the value, the nearest name, all names, with
+    their descriptions where `known` has some."""
     names = sorted(known)
     value = value[:LONGEST]
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {what} {value!r}{hint} (known: {', '.join(names)})")
+    told = known if isinstance(known, Mapping) else {}
+    shown = [f"{name}: {told[name]}" if isinstance(told.get(name), str) else name for name in names]
+    return UserError(f"unknown {what} {value!r}{hint} (known: {', '.join(shown)})")

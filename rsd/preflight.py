@@ -12,36 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from rsd import arithmetic
 from rsd.books import Books, holds_a_run
-from rsd.config import (
-    EvaluateConfig,
-    check,
-    check_layers,
-    execution,
-    identity,
-    modes_of,
-    plan,
-    resolve_arms,
-)
-from rsd.envs import FAMILIES, family_of
+from rsd.config import EvaluateConfig
 from rsd.errors import UserError
 from rsd.models import PolicyInfo, inspect_policy
-from rsd.models.small_vla.checkpoint import for_suites
 from rsd.outputs import lasting
+from rsd.plan import Plan, check_layers, execution, identity, resolve
 from rsd.provenance import provenance
-from rsd.types import Arm, EpisodeKey
 
 if TYPE_CHECKING:
     from rsd.envs.assets import ResolvedAssets
 
 
 @dataclass(frozen=True)
-class RunPlan:
-    """A checked run: what is asked for, and what the machine has for it."""
+class RunPlan(Plan):
+    """A plan that this machine can carry out, and what it has for it."""
 
     run_id: str
-    config: EvaluateConfig
-    arms: dict[str, Arm]
-    keys: list[EpisodeKey]
     policy: PolicyInfo
     assets: ResolvedAssets
     renderer: str
@@ -53,48 +39,42 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     Raises UserError for whatever the user has to mend: names, numbers, checkpoint, assets,
     renderer. The cheapest checks come first.
     """
-    check(config)
+    plan = resolve(config)
     suites = list(config.episodes.task_suite)
-    if config.policy.policy == "auto":
-        chosen = dataclasses.replace(config.policy, policy=for_suites(suites))
-        config = dataclasses.replace(config, policy=chosen)
-    family = FAMILIES[family_of(suites[0])]
-    policy = inspect_policy(config.policy.policy)
-    _check_modes(config, policy)
-    check_layers(config, policy.layers)
-    _check_experts(config)
+    policy = inspect_policy(plan.config.policy.policy)
+    _check_modes(plan, policy)
+    check_layers(plan, policy.layers)
+    _check_experts(plan)
     return RunPlan(
+        **vars(plan),
         run_id=_new_run_id(suites),
-        config=config,
-        arms={arm.name: arm for arm in resolve_arms(config)},
-        keys=plan(config),
         policy=policy,
-        renderer=family.renderer(config.simulator.renderer),
-        assets=family.assets(config.simulator.assets, suites),
+        renderer=plan.family.renderer(config.simulator.renderer),
+        assets=plan.family.assets(config.simulator.assets, suites),
     )
 
 
-def _check_modes(config: EvaluateConfig, policy: PolicyInfo) -> None:
+def _check_modes(plan: Plan, policy: PolicyInfo) -> None:
     """Raises UserError for an arm that the policy does not decode."""
     known = (*policy.modes, "expert")
-    for arm in resolve_arms(config):
+    for arm in plan.arms.values():
         if arm.decoding.mode not in known:
             raise UserError(
-                f"arm {arm.name!r}: policy {config.policy.policy!r} decodes "
+                f"arm {arm.name!r}: policy {plan.config.policy.policy!r} decodes "
                 f"{', '.join(policy.modes)} only; leave the arm out, or choose another policy"
                 f"{_HINTS.get(arm.decoding.mode, '')}"
             )
 
 
-_HINTS = {"regression": " (jobs/train.py gives one a regression head by default)"}
+_HINTS = {"regression": " (`rsd train` gives one a regression head by default)"}
 
 
-def _check_experts(config: EvaluateConfig) -> None:
-    if "expert" not in modes_of(config):
+def _check_experts(plan: Plan) -> None:
+    if "expert" not in plan.modes:
         return
     from rsd.experts import EXPERTS
 
-    for suite in config.episodes.task_suite:
+    for suite in plan.config.episodes.task_suite:
         if suite not in EXPERTS:
             raise UserError(
                 f"arm 'expert': no expert solves {suite!r}; there are experts for "
@@ -138,15 +118,15 @@ def run_record(run: RunPlan) -> dict[str, Any]:
     """What run.json says of a run."""
     return {
         "run_id": run.run_id,
-        "config": identity(run.config),
+        "config": identity(run),
         "planned_episodes": len(run.keys),
-        "execution": execution(run.config),
+        "execution": execution(run),
         "checkpoint_sha256": run.policy.sha256,
         "assets": run.assets.name,
         "assets_fingerprint": run.assets.fingerprint,
         "renderer": run.renderer,
         "images": dataclasses.asdict(run.policy.images),
         "arithmetic": arithmetic.name(),
-        "simulator": FAMILIES[family_of(run.keys[0].suite)].content(),
+        "simulator": run.family.content(),
         **provenance(),
     }

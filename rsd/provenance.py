@@ -46,10 +46,12 @@ def provenance() -> dict[str, Any]:
 
 def code() -> dict[str, Any]:
     """The commit where there is one, and always a hash over the sources: a working folder that
-    `ray job submit` uploads has no history."""
-    changes = _git("status", "--porcelain", "--untracked-files=no")
+    `ray job submit` uploads has no history, and that of a repository in which this package is
+    merely installed is another's."""
+    is_ours = bool(_git("ls-files", "__init__.py"))
+    changes = _git("status", "--porcelain", "--untracked-files=no") if is_ours else None
     return {
-        "git_commit": _git("rev-parse", "HEAD"),
+        "git_commit": _git("rev-parse", "HEAD") if is_ours else None,
         "git_dirty": None if changes is None else bool(changes),
         "source_sha256": source_sha256(),
     }

@@ -1,5 +1,5 @@
 """Whether recorded results come out again: a sample of a run, evaluated here and compared row by
-row. Pure of Ray and torch; `jobs/repeat.py` runs the sample."""
+row. Pure of Ray and torch; `rsd repeat` runs the sample."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pandas as pd
 
 from rsd import conditions, results
 from rsd.books import read_chunks, read_episodes, read_run
-from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig, resolve_arms
+from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig
 from rsd.errors import UserError
 from rsd.models.small_vla import checkpoint
+from rsd.plan import resolve_arms
 from rsd.types import EpisodeKey
 
 COLUMNS = [*results.KEY, "outcome", "steps", "final_state", "near_ties"]
@@ -30,7 +31,7 @@ class Kept:
 
 
 def load(source: str) -> Kept:
-    """A run's folder or address, or a file of `jobs/results.py keep`; raises UserError."""
+    """A run's folder or address, or a file of `rsd results keep`; raises UserError."""
     if source.endswith(results.SUFFIX):
         origin, rows = results.read(Path(source))
         rows = rows.astype({"arm": "str", "suite": "str", "outcome": "str", "final_state": "str"})
@@ -106,7 +107,7 @@ def config_of(kept: Kept, arms: Sequence[str], policy: str | None) -> EvaluateCo
         ),
         policy=PolicyConfig(policy=spec, deterministic=config["deterministic"]),
     )
-    for arm in resolve_arms(asked):
+    for arm in resolve_arms(asked).values():
         recorded = config["arms"][arm.name]
         if recorded != vars(arm.decoding):
             raise UserError(

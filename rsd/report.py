@@ -1,19 +1,15 @@
-"""What a run says: a summary as values, read from its Parquet, and its tables for a terminal.
-
-python -m rsd.report results/<run> [--margin POINTS] [--json]
-"""
+"""What a run says: a summary as values, read from its Parquet, and its tables for a terminal."""
 
 from __future__ import annotations
 
-from rsd import commands
+if __name__ == "__main__":  # `python -m rsd.report`, which is `rsd report`
+    import sys
 
-if __name__ == "__main__":
-    commands.leave_on_interrupt()
+    from rsd.commands import start
 
-import argparse
-import dataclasses
+    start("report", sys.argv[1:])
+
 import itertools
-import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,7 +20,7 @@ from rich.console import Console
 
 from rsd import conditions
 from rsd.books import Committed, committed, read_run
-from rsd.console import PLAIN, complain, make_console
+from rsd.console import PLAIN
 from rsd.errors import UserError
 from rsd.statistics import (
     PairedComparison,
@@ -490,40 +486,8 @@ def notes(summary: Summary) -> list[str]:
     return lines
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m rsd.report`; 2 where the user has to mend something."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rsd.report", description="Tables of a run, finished or going on."
-    )
-    parser.add_argument("run", help="folder or URI of a run, such as results/<run_id>")
-    parser.add_argument(
-        "--margin",
-        type=float,
-        default=100 * MARGIN,
-        metavar="POINTS",
-        help="how much worse still counts as not worse (%(default)g)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the values, not the tables")
-    options = parser.parse_args(arguments)
-    try:
-        summary = summarise(options.run, margin_of(options.margin))
-    except UserError as error:
-        complain(f"error: {error}")
-        return 2
-    console = make_console()
-    if options.json:
-        console.print(json.dumps(dataclasses.asdict(summary), indent=2), **PLAIN)
-    else:
-        print_summary(summary, console)
-    return 0
-
-
 def margin_of(points: float) -> float:
     """Percentage points -> share; raises UserError unless between 0 and 100."""
     if not 0 < points < 100:
         raise UserError(f"--margin {points:g}: give points of success rate, between 0 and 100")
     return points / 100
-
-
-if __name__ == "__main__":
-    commands.run(main)

@@ -24,7 +24,6 @@ from rsd.cluster.reasons import in_a_line, killed_for_memory, reason_of
 from rsd.cluster.replica import ReplicaInfo, ReplicaSettings
 from rsd.cluster.scaling import ClusterSize, Footprint, Wishes
 from rsd.cluster.worker import KILL_GRACE_S, WorkerSettings
-from rsd.config import EvaluateConfig, modes_of
 from rsd.errors import RunStoppedError
 from rsd.preflight import RunPlan
 from rsd.provenance import Machine, source_sha256
@@ -102,13 +101,12 @@ class Report:
     error: Exception | None
 
 
-def wishes_of(config: EvaluateConfig) -> Wishes:
+def wishes_of(run: RunPlan) -> Wishes:
     """What the user asked for in workers and replicas; experts ask no replica."""
-    cluster = config.cluster
-    asked = bool(modes_of(config) - {"expert"})
+    cluster = run.config.cluster
     return Wishes(
         cluster.workers,
-        cluster.replicas if asked else 0,
+        cluster.replicas if run.asks_policy else 0,
         cluster.gpus_per_replica,
         cluster.worker_memory_gb,
         cluster.max_batch_size,
@@ -196,7 +194,7 @@ class Crew:
         self._clock = clock
         self._source_sha256 = source_sha256()
         self._cluster = run.config.cluster
-        self._wishes = wishes_of(run.config)
+        self._wishes = wishes_of(run)
         self._replicas: list[ActorHandle] = []
         self._pings: dict[ray.ObjectRef[ReplicaInfo], _Ping] = {}
         self._answering: set[ActorHandle] = set()

@@ -208,7 +208,7 @@ def forecast(run: RunPlan) -> Forecast:
     else:
         with connected():
             size = cluster_size()
-    wishes = wishes_of(run.config)
+    wishes = wishes_of(run)
     episodes = len(run.keys)
     replica = scaling.replica_footprint(size, wishes)
     replicas = scaling.scale_replicas(0, episodes, size, replica, wishes)

@@ -108,7 +108,7 @@ def _official() -> ResolvedAssets:
     if not _official_is_here():
         raise UserError(
             f"LIBERO's official assets are not in {official_dir()}; "
-            "`make assets` downloads them, `--assets lite` runs without"
+            "`python -m rsd.envs.assets` downloads them, `--assets lite` runs without"
         )
     digest = tree_sha256(official_dir())
     return ResolvedAssets("official", official_dir(), digest, "downloaded before")
@@ -121,7 +121,7 @@ def _refuse_suites_beyond_lite(suites: Iterable[str]) -> None:
     if beyond:
         raise UserError(
             f"the embedded assets do not cover {', '.join(beyond)} "
-            f"(only {', '.join(lite.SUITES)}); `make assets` downloads LIBERO's own, "
+            f"(only {', '.join(lite.SUITES)}); `python -m rsd.envs.assets` downloads LIBERO's own, "
             "`--assets PATH` takes a local tree"
         )
 
@@ -141,7 +141,7 @@ def _lite() -> ResolvedAssets:
             shutil.rmtree(aside)
             if not path.is_dir():
                 raise
-    reason = "embedded pack; `make assets` fetches LIBERO's own"
+    reason = "embedded pack; `python -m rsd.envs.assets` fetches LIBERO's own"
     return ResolvedAssets("lite", path, fingerprint, reason, simplify_robot=True)
 
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs.collect import CollectConfig, _shared, prepare
 from rsd.cluster import actors, collect, crew
 from rsd.cluster.collect import CollectionRun, TaskStanding
 from rsd.cluster.crew import LOOK_S, PATIENCE_S
 from rsd.cluster.scaling import GB, ClusterSize
+from rsd.commands.collect import CollectConfig, _shared, prepare
 from rsd.demos import Store
 
 HEAD = ClusterSize(cpus=0, gpus=0, memory_bytes=4 * GB)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.collect import CollectConfig, _shared, prepare
 from rsd.cluster import collect
 from rsd.cluster.actors import WorkerInfo
 from rsd.cluster.collect import Attempt, CollectionPlan, CollectionRun, Cost, TaskStanding
+from rsd.commands.collect import CollectConfig, _shared, prepare
 from rsd.demos import Failure, Store, stored_seeds, task_file
 from rsd.envs.assets import ResolvedAssets
 from rsd.errors import RunStoppedError

@@ -296,7 +296,7 @@ def test_a_picture_is_upright_and_not_mirrored(axis: int, sign: int) -> None:
 
 
 def test_suites_without_embedded_assets_are_refused_with_the_alternatives() -> None:
-    with pytest.raises(UserError, match=r"do not cover libero_90 .*make assets.*--assets PATH"):
+    with pytest.raises(UserError, match=r"do not cover libero_90 .*rsd.envs.assets.*--assets PATH"):
         resolve("lite", ["libero_spatial", "libero_90"])
     for suite in lite.SUITES:
         assert resolve("lite", [suite]).name == "lite"

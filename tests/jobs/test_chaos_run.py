@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.chaos import Proxy, Store, main, print_report
-from rsd.chaos import plan_events
+from rsd.chaos.blows import plan_events
+from rsd.chaos.store import Proxy, Store
+from rsd.commands import call
+from rsd.commands.chaos import print_report
 from rsd.console import make_console
 from rsd.outputs import check_address
 
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.timeout(300)
 
 def test_help_teaches_what_is_struck_and_audited(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["--help"])
+        call("chaos", ["--help"])
     text = capsys.readouterr().out
     assert end.value.code == 0
     for word in ("--victims", "SIGSTOP", "planned = rows = unique keys", "Exit codes", "-- --pol"):
@@ -46,7 +48,7 @@ def test_help_teaches_what_is_struck_and_audited(capsys: pytest.CaptureFixture[s
 def test_a_campaign_that_cannot_be_run_is_told_in_one_message(
     flags: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--output", str(tmp_path / "chaos"), *flags]) == 2
+    assert call("chaos", ["--output", str(tmp_path / "chaos"), *flags]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and told in captured.err
     assert not list(tmp_path.glob("chaos/*"))
@@ -56,7 +58,7 @@ def test_a_folder_that_holds_something_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    assert main(["--output", str(tmp_path)]) == 2
+    assert call("chaos", ["--output", str(tmp_path)]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
 
 
@@ -113,7 +115,7 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_struck(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = tmp_path / "missing" / "report.json"
-    assert main(["--output", str(tmp_path / "chaos"), "--report", str(report)]) == 2
+    assert call("chaos", ["--output", str(tmp_path / "chaos"), "--report", str(report)]) == 2
     captured = capsys.readouterr()
     assert f"cannot write {report}" in captured.err and not captured.out
 

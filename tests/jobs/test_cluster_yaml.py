@@ -82,9 +82,9 @@ def test_every_mounted_file_of_the_project_exists(cluster: dict[str, Any]) -> No
 def test_whatever_the_setup_needs_is_mounted(cluster: dict[str, Any]) -> None:
     mounts = cluster["file_mounts"]
     commands = "\n".join(cluster["setup_commands"])
-    needed = re.findall(r"-r (\S+)", commands) + re.findall(r"sh (~\S+)", commands)
+    needed = re.findall(r" -[bcr] (\S+)", commands) + re.findall(r"sh (~\S+)", commands)
     assert "~/rsd/install-system-packages" in needed
-    assert "~/rsd/requirements.txt" in needed
+    assert {"~/rsd/requirements.txt", "~/rsd/constraints.txt"} <= set(needed)
     while needed:
         remote = needed.pop()
         assert remote in mounts

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jobs.collect import CollectConfig, Ending, _shared, carry_out, conclude, main, prepare
 from rsd.cluster import session
 from rsd.cluster.collect import TaskStanding
+from rsd.commands import call
+from rsd.commands.collect import CollectConfig, Ending, _shared, carry_out, conclude, prepare
 from rsd.demos import Store, read_demonstrations, stored_seeds, task_file
 from rsd.errors import RunStoppedError, UserError
 from rsd.models import inspect_policy
@@ -116,7 +117,7 @@ def test_a_policy_drives_in_varied_light_and_the_expert_labels(tmp_path: Path) -
 def test_bad_requests_start_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert main(["--output", str(tmp_path / "out"), *arguments]) == 2
+    assert call("collect", ["--output", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -137,7 +138,7 @@ def test_a_damaged_folder_is_refused_by_the_name_of_its_file(
     store.close()
     (output / damaged).write_bytes((output / damaged).read_bytes()[:100])
     flags = ["--tasks", str(MADE_UP.task_id), "--demos", "2", "--assets", "lite", "--resume"]
-    assert main(["--output", str(output), *flags]) == 2
+    assert call("collect", ["--output", str(output), *flags]) == 2
     told = capsys.readouterr().err
     assert f"{damaged} is damaged" in told and "Traceback" not in told
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -20,6 +19,7 @@ import pytest
 
 from rsd import books, report
 from rsd.cluster import session
+from rsd.commands import call
 from rsd.errors import CannotWriteError, RunStoppedError
 from rsd.models.small_vla import weights
 from tests.decoding.small_policy import IMAGES, small_model
@@ -31,17 +31,6 @@ FORTY = ["--task-suite", "toy_slow", "--tasks", "0", "1", "2", "3", "--num-trial
 PATIENCE_S = 100  # for what takes 10 s on a machine with nothing else to do
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def load_main() -> Callable[[list[str]], int]:
-    spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-main = load_main()
 
 
 def launch(*arguments: str) -> subprocess.Popen[str]:
@@ -74,7 +63,7 @@ def test_help_explains_groups_defaults_examples_and_exit_codes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["--help"])
+        call("evaluate", ["--help"])
     text = capsys.readouterr().out
     assert end.value.code == 0
     for word in ("--task-suite", "(default: 600.0)", "Examples:", "Exit codes", "--config"):
@@ -86,7 +75,7 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing_behind(
 ) -> None:
     output = tmp_path / "run"
     flags = ["--task-suite", "toy", *TOY, "--num-trials", "5", "--output", str(output)]
-    assert main([*flags, "--dry-run"]) == 0
+    assert call("evaluate", [*flags, "--dry-run"]) == 0
     text = capsys.readouterr().out
     for word in (
         "episodes 100",
@@ -106,7 +95,7 @@ def test_a_plan_says_what_the_policy_was_never_trained_on(
     origin: dict[str, object] = {"data": {"suites": ["libero_spatial"]}}
     weights.save(small_model(), tmp_path / "policy", IMAGES, origin)
     flags = ["--policy", str(tmp_path / "policy"), "--assets", "lite", "--dry-run"]
-    assert main([*flags, "--task-suite", "libero_spatial", "libero_goal"]) == 0
+    assert call("evaluate", [*flags, "--task-suite", "libero_spatial", "libero_goal"]) == 0
     assert "trained on libero_spatial, never on libero_goal" in capsys.readouterr().out
 
 
@@ -129,7 +118,7 @@ def test_bad_input_is_told_in_one_message_and_nothing_starts(
     flags: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
-    assert main([*flags, "--output", str(output)]) == 2
+    assert call("evaluate", [*flags, "--output", str(output)]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert told in captured.err
@@ -138,7 +127,8 @@ def test_bad_input_is_told_in_one_message_and_nothing_starts(
 
 
 def test_a_missing_checkpoint_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--policy", str(tmp_path / "nothing"), "--output", str(tmp_path / "run")]) == 2
+    flags = ["--policy", str(tmp_path / "nothing"), "--output", str(tmp_path / "run")]
+    assert call("evaluate", flags) == 2
     assert "nothing" in capsys.readouterr().err
 
 
@@ -154,7 +144,7 @@ def test_a_flag_that_cannot_be_read_is_told(
     flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        main(flags)
+        call("evaluate", flags)
     assert end.value.code == 2
     assert told in capsys.readouterr().err
 
@@ -164,9 +154,9 @@ def test_an_output_that_cannot_be_used_is_told_and_kept(
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     toy = ["--task-suite", "toy", *TOY, "--output"]
-    assert main([*toy, str(tmp_path)]) == 2
+    assert call("evaluate", [*toy, str(tmp_path)]) == 2
     assert "is not empty" in capsys.readouterr().err
-    assert main([*toy, str(tmp_path / "notes.txt" / "run")]) == 2
+    assert call("evaluate", [*toy, str(tmp_path / "notes.txt" / "run")]) == 2
     assert "not writable" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -175,7 +165,7 @@ def test_a_dry_run_on_a_cluster_that_has_gone_away_meanwhile_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(session, "forecast", raising(LOST))
-    assert main(["--task-suite", "toy", *TOY, "--dry-run"]) == 2
+    assert call("evaluate", ["--task-suite", "toy", *TOY, "--dry-run"]) == 2
     assert "error: the Ray cluster is lost" in capsys.readouterr().err
 
 
@@ -217,7 +207,7 @@ def test_whatever_else_goes_wrong_a_run_says_why_it_ended_and_how_to_go_on(
         monkeypatch.setattr(report, "summarise", raising(summing))
     output = tmp_path / "run"
     flags = ["--task-suite", "toy", *TOY, "--tasks", "0", "--num-trials", "2"]
-    assert main([*flags, "--output", str(output)]) == code
+    assert call("evaluate", [*flags, "--output", str(output)]) == code
     err = capsys.readouterr().err
     for word in (*told, f"--output {output} --resume"):
         assert word in err
@@ -256,7 +246,7 @@ def test_a_run_ends_in_a_summary_and_can_be_asked_for_again(
     assert "4 recorded" in text
     with monkeypatch.context() as away:
         away.setattr(report, "summarise", lambda output: books.read_run(f"{output}/gone"))
-        assert main(flags) == 1  # as of an object store that went away after the last row
+        assert call("evaluate", flags) == 1  # as of a store that went away after the last row
     assert "no summary: " in capsys.readouterr().err
     changed = launch(*flags, "--trials", "0")
     text = finish(changed)
@@ -313,7 +303,7 @@ def test_books_that_cannot_be_written_stop_the_run_aloud_and_it_goes_on_when_the
     (output / "episodes").write_text("no folder")
     text = finish(driver)
     assert driver.returncode == 1, text
-    assert "stopped: " in text and "--resume goes on" in text
+    assert "stopped: " in text and "go on with `python" in text
     assert "Traceback" not in text
 
     (output / "episodes").unlink()

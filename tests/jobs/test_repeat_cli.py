@@ -1,4 +1,4 @@
-"""How `jobs/repeat.py` ends: what stops it, and with which exit code. What it compares is tested in
+"""How `rsd repeat` ends: what stops it, and with which exit code. What it compares is tested in
 tests/unit/test_repeat.py."""
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs import repeat as job
 from rsd.cluster import session
+from rsd.commands import call, repeat
 from rsd.errors import CannotWriteError
 
 KEPT = str(Path(__file__).parents[2] / "docs" / "results" / "libero_lite.parquet")
@@ -49,6 +49,6 @@ def test_a_repetition_that_is_cut_short_says_so_and_is_no_difference(
 
     monkeypatch.setattr(session, "evaluate", evaluate)
     monkeypatch.setattr(session, "connected", contextlib.nullcontext)
-    monkeypatch.setattr(job, "open_books", lambda run, say: contextlib.nullcontext())
-    assert job.main(FLAGS) == code
+    monkeypatch.setattr(repeat, "open_books", lambda run, say: contextlib.nullcontext())
+    assert call("repeat", FLAGS) == code
     assert told in capsys.readouterr().err

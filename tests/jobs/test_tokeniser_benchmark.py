@@ -1,27 +1,21 @@
-"""`jobs/benchmark.py tokeniser`: a truncation table for every setting."""
+"""`rsd benchmark tokeniser`: a truncation table for every setting."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-import pytest
-
+from rsd.commands import call
 from tests.made_up_demonstrations import made_up_demonstration, made_up_folder
 
 
-def test_tokeniser_settings_are_compared_on_the_same_chunks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from jobs import benchmark
+def test_tokeniser_settings_are_compared_on_the_same_chunks(tmp_path: Path) -> None:
     from rsd.training.tokeniser import VARIANTS
 
     data = made_up_folder(tmp_path / "data", [made_up_demonstration(1)])
     figures = tmp_path / "tokeniser.json"
     settings = ["--data", str(data), "--tokeniser-steps", "10", "--json", str(figures)]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "tokeniser", *settings])
-    assert benchmark.main() == 0
+    assert call("benchmark", ["tokeniser", *settings]) == 0
     content = json.loads(figures.read_text())
     rows = {one["name"]: one["rows"] for one in content["tokenisers"]}
     assert list(rows) == list(VARIANTS) and content["chunks"] == 10

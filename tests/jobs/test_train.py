@@ -13,6 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from rsd.commands import call
 from rsd.models.small_vla import checkpoint
 from tests.made_up_demonstrations import SMALL, TASK, made_up_demonstration, made_up_folder
 
@@ -62,7 +63,7 @@ def test_a_killed_worker_and_an_interrupt_lose_nothing(tmp_path: Path) -> None:
         job.send_signal(signal.SIGINT)
         said = job.communicate(timeout=PATIENCE_S)[0]
     assert job.returncode == 130, said
-    assert "going on from step" in said and "--resume goes on" in said
+    assert "going on from step" in said and "go on with `python jobs/train.py`" in said
     rows = pq.read_table(output / "training.parquet")["step"].to_pylist()
     assert rows == sorted(set(rows)) and rows[-1] < 3000
     assert not (output / checkpoint.WEIGHTS_FILE).exists()
@@ -103,8 +104,6 @@ def test_two_workers_write_one_checkpoint(tmp_path: Path) -> None:
 def test_bad_data_is_named_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
-    from jobs.train import main
-
     data = made_up_folder(tmp_path / "data", [made_up_demonstration(1)])
     (file,) = data.iterdir()
     message = "no demonstrations at"
@@ -121,6 +120,6 @@ def test_bad_data_is_named_before_anything_starts(
         with h5py.File(file, "r+") as other:
             other["data"].attrs["bddl_file_name"] = "somewhere/else.bddl"
         message = "names no LIBERO task"
-    assert main(["--data", str(data), "--output", str(tmp_path / "policy")]) == 2
+    assert call("train", ["--data", str(data), "--output", str(tmp_path / "policy")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "policy").exists()

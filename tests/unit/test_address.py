@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import benchmark, collect, evaluate, train
 from rsd.cluster import address
 from rsd.cluster.address import check_cluster, cluster_address
+from rsd.commands import call
 from rsd.errors import UserError
 from tests.made_up_demonstrations import made_up_demonstration, made_up_folder
 
@@ -66,16 +66,16 @@ def test_every_job_refuses_a_dead_address_before_it_touches_its_output(
     output = ["--output", str(tmp_path / "output")]
     toy = ["--task-suite", "toy", "--policy", "toy", *output]
     if job == "evaluate":
-        code = evaluate.main(toy)
+        code = call("evaluate", toy)
     elif job == "dry run":
-        code = evaluate.main([*toy, "--dry-run"])
+        code = call("evaluate", [*toy, "--dry-run"])
     elif job == "collect":
-        code = collect.main(["--assets", "lite", *output])
+        code = call("collect", ["--assets", "lite", *output])
     elif job == "train":
         data = made_up_folder(tmp_path / "data", [made_up_demonstration(1)])
-        code = train.main(["--data", str(data), *output])
+        code = call("train", ["--data", str(data), *output])
     else:
-        code = benchmark.main(["driver"])
+        code = call("benchmark", ["driver"])
     assert code == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: RAY_ADDRESS='127.0.0.1:1': nothing listens there")

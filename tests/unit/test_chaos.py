@@ -11,19 +11,21 @@ import pytest
 from made_up_runs import paired_results, write
 
 from rsd import books
-from rsd.chaos import (
-    STRIKES,
-    VICTIMS,
-    Blow,
+from rsd.chaos.audit import (
     Check,
-    Ending,
-    Event,
     Evidence,
     account,
     audit,
     check_endings,
     check_retries,
     keys_of,
+)
+from rsd.chaos.blows import (
+    STRIKES,
+    VICTIMS,
+    Blow,
+    Ending,
+    Event,
     kind_of,
     may_stand_still,
     plan_events,

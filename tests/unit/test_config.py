@@ -5,19 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from rsd.config import (
-    ARMS,
-    RULES,
-    EvaluateConfig,
-    check,
-    check_layers,
-    identity,
-    parse,
-    plan,
-    resolve_arms,
-)
+from rsd.arms import NAMES
+from rsd.config import EvaluateConfig, parse
 from rsd.errors import UserError
+from rsd.plan import check_layers, identity, resolve
 from rsd.types import EpisodeKey
+
+
+def plan(config: EvaluateConfig) -> list[EpisodeKey]:
+    return resolve(config).keys
 
 
 def test_the_defaults_are_the_demo() -> None:
@@ -42,15 +38,25 @@ def test_trials_and_tasks_can_be_named() -> None:
 
 def test_an_arms_name_says_how_it_decodes() -> None:
     arms = identity(
-        parse(["--arms", "autoregressive@3", "speculative", "parallel", "--layers", "5"])
+        resolve(parse(["--arms", "autoregressive@3", "speculative", "parallel", "--layers", "5"]))
     )["arms"]
     assert list(arms) == ["autoregressive@3", "speculative@5", "parallel@5"]
     assert arms["autoregressive@3"]["layers"] == 3
-    sampled = identity(parse(["--arms", "speculative", "--rule", "sampling"]))["arms"]
+    sampled = identity(resolve(parse(["--arms", "speculative", "--rule", "sampling"])))["arms"]
     assert list(sampled) == ["speculative-sampling"]
-    both = resolve_arms(parse(["--rule", "sampling"]))
-    assert [arm.name for arm in both] == ["autoregressive-sampling", "speculative-sampling"]
-    assert {arm.decoding.rule for arm in both} == {"sampling"}
+    both = resolve(parse(["--rule", "sampling"])).arms
+    assert list(both) == ["autoregressive-sampling", "speculative-sampling"]
+    assert {arm.decoding.rule for arm in both.values()} == {"sampling"}
+
+
+def test_a_plan_says_who_is_asked() -> None:
+    assert resolve(EvaluateConfig()).modes == {"autoregressive", "speculative"}
+    assert resolve(EvaluateConfig()).asks_policy
+    assert not resolve(parse(["--arms", "expert"])).asks_policy
+
+
+def test_auto_is_resolved_to_a_policys_own_name() -> None:
+    assert resolve(EvaluateConfig()).config.policy.policy == "spatial"
 
 
 @pytest.mark.parametrize(("value", "arm"), [("true", "speculative"), ("false", "autoregressive")])
@@ -140,7 +146,7 @@ def test_a_wrong_yaml_file_is_told(text: str, told: str, tmp_path: Path) -> None
 )
 def test_bad_requests_name_the_value_and_the_fix(flags: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        check(parse(flags.split()))
+        resolve(parse(flags.split()))
 
 
 @pytest.mark.parametrize("setting", ["output", "policy", "assets"])
@@ -151,25 +157,18 @@ def test_names_that_only_a_file_can_spell_are_refused(
     file = tmp_path / "run.yaml"
     file.write_text(f'{setting}: "{value}"')
     with pytest.raises(UserError, match=r"it holds|holds control characters"):
-        check(parse(["--config", str(file)]))
+        resolve(parse(["--config", str(file)]))
 
 
 def test_more_layers_than_the_policy_has_are_refused() -> None:
-    check_layers(parse(["--arms", "parallel@8"]), available=8)
+    plan = resolve(parse(["--arms", "parallel@8"]))
+    check_layers(plan, available=8)
     with pytest.raises(UserError, match="has 1 to 7"):
-        check_layers(parse(["--arms", "parallel@8"]), available=7)
+        check_layers(plan, available=7)
 
 
 def test_every_arm_of_the_table_can_be_asked_for() -> None:
-    config = parse(["--arms", *ARMS])
-    check(config)
-    assert {key.arm for key in plan(config)} == set(ARMS)
-
-
-def test_every_rule_that_is_described_exists_and_the_other_way_round() -> None:
-    from rsd.decoding import rules
-
-    assert set(RULES) == set(rules.RULES)
+    assert tuple(resolve(parse(["--arms", *NAMES])).arms) == NAMES
 
 
 def test_how_a_run_is_spread_is_no_part_of_its_identity() -> None:
@@ -177,4 +176,4 @@ def test_how_a_run_is_spread_is_no_part_of_its_identity() -> None:
     spread = dataclasses.replace(
         config, cluster=dataclasses.replace(config.cluster, workers=7, max_batch_size=2)
     )
-    assert identity(config) == identity(spread)
+    assert identity(resolve(config)) == identity(resolve(spread))

@@ -17,13 +17,13 @@ import sys
 from rsd import commands
 from rsd.console import complain, make_console
 
-def main(words):
+def work():
     for number in range(2000):
         make_console().print({ODD!r}, number)
     complain("the end")
     return 3
 
-commands.run(main)
+commands.run(work)
 """
 
 

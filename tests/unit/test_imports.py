@@ -26,10 +26,11 @@ class Line:
 
 
 LINES = (
-    Line(("ray", "rsd.cluster"), ("rsd/cluster/", "jobs/")),
+    Line(("ray", "rsd.cluster"), ("rsd/cluster/", "rsd/commands/")),
+    Line(("rsd.commands",), ("rsd/commands/", "rsd/__main__.py", "rsd/report.py", "jobs/")),
     Line(
         ("torch", "torchvision"),
-        ("rsd/rfsq.py", "rsd/decoding/", "rsd/models/", "rsd/training/", "jobs/"),
+        ("rsd/rfsq.py", "rsd/decoding/", "rsd/models/", "rsd/training/", "rsd/commands/"),
     ),
     Line(("robosuite", "libero", "mujoco"), ("rsd/envs/", "rsd/experts/")),
 )
@@ -113,6 +114,13 @@ def test_an_environment_worker_loads_no_torch_through_rsd(path: str) -> None:
     assert not [name for name in loads(path, SOURCES) if is_within(name, "torch")]
 
 
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.startswith("rsd/commands/")])
+def test_a_command_starts_without_ray_and_torch(path: str) -> None:
+    """It imports them, which takes seconds, once it knows that it can be carried out."""
+    heavy = [name for name in loads(path, SOURCES) if name.partition(".")[0] in ("ray", "torch")]
+    assert not heavy
+
+
 @pytest.mark.parametrize(
     ("path", "source"),
     [
@@ -122,6 +130,8 @@ def test_an_environment_worker_loads_no_torch_through_rsd(path: str) -> None:
         ("rsd/cluster/worker.py", "import torch"),
         ("rsd/episode.py", "from robosuite.utils import transform_utils"),
         ("rsd/envs/toy.py", "from rsd import cluster"),
+        ("rsd/cluster/session.py", "from rsd.commands import call"),
+        ("jobs/evaluate.py", "import ray"),
     ],
 )
 def test_a_crossing_would_be_seen(path: str, source: str) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from rsd import console, report
 from rsd.books import Books, read_chunks
+from rsd.commands import call
 from rsd.console import make_console
 from rsd.errors import UserError
 from rsd.provenance import Machine
@@ -160,7 +161,7 @@ def test_p_values_of_several_pairs_are_adjusted(tmp_path: Path) -> None:
 def test_a_margin_is_a_number_of_points(capsys: pytest.CaptureFixture[str]) -> None:
     assert report.margin_of(2) == 0.02
     for points in ("0", "100", "-1", "nan"):
-        assert report.main(["results/none", "--margin", points]) == 2
+        assert call("report", ["results/none", "--margin", points]) == 2
         assert "between 0 and 100" in capsys.readouterr().err
 
 
@@ -256,7 +257,7 @@ def test_a_run_of_errors_only_has_a_summary(tmp_path: Path) -> None:
     output = write(tmp_path, [result(key(i), "error") for i in range(2)])
     arm = only_arm(output)
     assert (arm.success.finished, arm.success.rate, arm.errors) == (0, None, 2)
-    assert report.main([output]) == 0
+    assert call("report", [output]) == 0
 
 
 @pytest.mark.parametrize("width", [80, 100])
@@ -345,11 +346,11 @@ def test_the_command_prints_values_as_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = write(tmp_path, paired_results(trials=2))
-    assert report.main([output, "--json"]) == 0
+    assert call("report", [output, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == dataclasses.asdict(report.summarise(output))
 
 
 def test_the_command_says_what_to_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main([str(tmp_path)]) == 2
+    assert call("report", [str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+import rsd
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "install-system-packages"
@@ -113,6 +117,64 @@ def test_an_environment_that_is_there_keeps_its_python(tmp_path: Path) -> None:
     refused = script(PYTHON=str(older), **variables)
     assert refused.returncode == 1
     assert "an environment of Python 3.13" in refused.stderr and "make clean" in refused.stderr
+
+
+# --- a wheel -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a wheel of this checkout holds, unpacked as an installer does, inside somebody else's
+    repository."""
+    source, elsewhere = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("elsewhere")
+    for name in ("pyproject.toml", "requirements.txt", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "rsd", source / "rsd", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", "--wheel-dir", str(elsewhere), str(source)]
+    subprocess.run(command, check=True)
+    (wheel,) = elsewhere.glob("rsd-*.whl")
+    site = elsewhere / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    subprocess.run(["git", "init", "--quiet", str(elsewhere)], check=True)
+    return site
+
+
+def test_a_wheel_asks_for_the_direct_requirements_and_brings_the_command(installed: Path) -> None:
+    (distribution,) = metadata.distributions(path=[str(installed)])
+    asked = [str(Requirement(line)) for line in distribution.requires or ()]
+    assert asked == [str(pin) for pin in requirements("requirements.txt")]
+    (entry,) = distribution.entry_points
+    assert (entry.name, entry.value) == ("rsd", "rsd.commands:main")
+    assert distribution.version == rsd.__version__
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--task-suite", "toy", "--policy", "toy"], "policy   toy"),
+        (["--assets", "lite"], "policy   spatial"),
+    ],
+)
+def test_outside_a_clone_a_wheel_has_all_that_an_evaluation_needs(
+    installed: Path, flags: list[str], told: str, tmp_path: Path
+) -> None:
+    script = (
+        "import sys, rsd; from rsd.commands import start; sys.argv[0] = '/venv/bin/rsd'\n"
+        "from rsd import provenance; print(rsd.__file__, provenance.code()['git_commit'])\n"
+        "start('evaluate', sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--dry-run", *flags],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == f"{installed / 'rsd' / '__init__.py'} None"
+    assert told in done.stdout and "dry run: nothing was started" in done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 # --- one set of pins ---------------------------------------------------------------------------

@@ -1,0 +1,427 @@
+"""Measure what RSD costs: `rsd benchmark --help`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from rsd import commands
+from rsd.cluster.address import check_cluster
+from rsd.commands import DONE, as_called, called
+from rsd.console import PLAIN
+from rsd.envs.rendering import NO_RENDERER
+from rsd.errors import UserError, writing
+from rsd.flags import Least, check_least, read
+from rsd.models import inspect_policy
+from rsd.outputs import prove_writable, write_atomically
+from rsd.provenance import hardware
+from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
+from rsd.tables import Grid, print_grid
+from rsd.types import Decoding, Observation
+
+if TYPE_CHECKING:
+    from rsd.models.benchmark import Latency
+
+DESCRIPTION = """\
+Measure what RSD costs: latencies, simulator, tokeniser and driver.
+
+  rsd benchmark rollout     simulator: reference loop, ours, floor
+  rsd benchmark decoding    policy: parallel, autoregressive, speculative
+  rsd benchmark tokeniser   codes: what K layers reconstruct, by settings
+  rsd benchmark driver      bookkeeping: driver time an episode, 2,000 toy episodes
+  rsd benchmark books       a large run: time and memory of its summary and of a resume
+
+Ratios of one run are what counts: absolute times depend on machine and load, processor times less.
+`--json FILE` writes the figures.
+Exit codes: 0 done, 1 no Ray starts, 2 bad request, 130 interrupted.
+"""
+
+_ONE = Least(1, "there is nothing to measure otherwise")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Control steps per second of the reference loop, ours and the floor; one process each."""
+
+    suite: str = "libero_spatial"
+    """LIBERO suite"""
+
+    task: int = 2
+    """Task of the suite, from 0"""
+
+    trials: int = 5
+    """Episodes, from stored initial states 0, 1, ... on"""
+
+    steps: int = 110
+    """Control steps of an episode"""
+
+    chunk: int = 8
+    """Steps between two looks of the policy"""
+
+    assets: str = "auto"
+    """auto, lite, official, or the folder of an asset tree"""
+
+    renderer: str = "auto"
+    """auto, osmesa, egl"""
+
+    json: Path | None = None
+    """Also write the figures to this file"""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        check_least(vars(self), dict.fromkeys(("trials", "steps", "chunk"), _ONE))
+        if self.trials > TRIALS_PER_TASK:
+            raise UserError(f"--trials {self.trials}: a task has {TRIALS_PER_TASK}")
+        get_task(self.suite, self.task)
+        _check_renderer(self.renderer)
+        with commands.importing():
+            from rsd.envs import assets, benchmark, rendering
+
+        resolved = assets.resolve(self.assets, [self.suite])
+        renderer = rendering.resolve(self.renderer)
+        work = benchmark.Workload(
+            self.suite, self.task, self.trials, self.steps, self.chunk, 256, resolved, renderer
+        )
+        costs = []
+        for name in benchmark.SIDES:
+            with ProcessPoolExecutor(
+                1,
+                mp_context=get_context("spawn"),
+                initializer=signal.signal,
+                initargs=(signal.SIGINT, signal.SIG_DFL),  # Ctrl-C reaches both; one speaks
+            ) as pool:
+                costs.append(pool.submit(benchmark.SIDES[name], work).result())
+        times = ("build s", "episode s", "steps/s", "x reference", "cpu s", "x cpu")
+        table = Grid(
+            f"{self.suite} task {self.task}, {self.trials} x {self.steps} steps, 256 px, "
+            f"{renderer}, assets {resolved.name[:12]}",
+            ("side", *times, "same states"),
+        )
+        for cost in costs:
+            same = {True: "all", False: "NO"}[cost.finals == costs[0].finals]
+            table.add(
+                cost.side,
+                f"{cost.build_s:.1f}",
+                f"{cost.episode_s:.2f}",
+                f"{cost.steps_per_s:.1f}",
+                f"{costs[0].episode_s / cost.episode_s:.2f}",
+                f"{cost.cpu_s:.2f}",
+                f"{costs[0].cpu_s / cost.cpu_s:.2f}",
+                same if cost.finals else "-",
+            )
+        print_grid(console, table)
+        return {"costs": [dataclasses.asdict(cost) for cost in costs]}
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Chunk latency and passes of the decode modes: same weights, same observations, one run."""
+
+    policy: str = "spatial"
+    """Name of a bundled checkpoint, or the folder of one"""
+
+    suite: str = "libero_spatial"
+    """LIBERO suite"""
+
+    batches: tuple[int, ...] = (1, 8)
+    """Requests that are decoded together"""
+
+    chunks: int = 64
+    """Observations, taken along the policy's own episodes"""
+
+    repeats: int = 3
+    """Times that every mode decodes all of them"""
+
+    threads: int = 1
+    """Of torch"""
+
+    device: str = "cpu"
+    """cpu, cuda"""
+
+    draft_layers: int | None = None
+    """Layers drafted before the first pass; None: as many as the policy likes"""
+
+    assets: str = "auto"
+    """auto, lite, official, or the folder of an asset tree"""
+
+    renderer: str = "auto"
+    """auto, osmesa, egl"""
+
+    json: Path | None = None
+    """Also write the figures to this file"""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        self._check()
+        with commands.importing():
+            import torch
+
+            from rsd.decoding.settle import NEAR_TIE
+            from rsd.models.benchmark import benchmark, logit_difference, requests
+            from rsd.models.small_vla.weights import load
+
+        if self.device not in ("cpu", "cuda") or (
+            self.device == "cuda" and not torch.cuda.is_available()
+        ):
+            raise UserError(f"--device {self.device}: torch finds no such device here; choose cpu")
+        torch.set_num_threads(self.threads)
+        policy = load(self.policy, deterministic=True, device=self.device)
+        observations = self._observations(policy)
+        if len(observations) < self.chunks:
+            console.print(
+                f"{len(observations)} observations instead of {self.chunks}: the suite's first "
+                "trials have no more",
+                **PLAIN,
+            )
+        decodings = {
+            "autoregressive": Decoding("autoregressive"),
+            "speculative": Decoding("speculative", draft_layers=self.draft_layers),
+            "parallel": Decoding("parallel"),
+        }
+        rows = benchmark(policy, observations, decodings, self.batches, self.repeats)
+        for table in _decoding_tables(
+            rows, f"{self.policy}, {self.device}, {self.threads} thread(s)"
+        ):
+            print_grid(console, table)
+        difference = logit_difference(policy, requests(observations, Decoding("autoregressive")))
+        console.print(
+            f"logits are up to {difference:.1e} from double precision's, in one pass over a batch "
+            f"of {len(observations)} and at batch 1 layer by layer; near ties are settled below "
+            f"{NEAR_TIE:.1e}"
+        )
+        if 2 * difference > NEAR_TIE:
+            raise UserError(f"NEAR_TIE {NEAR_TIE:.1e} is too small for this machine")
+        return {
+            "latencies": [dataclasses.asdict(row) for row in rows],
+            "logit_difference": difference,
+        }
+
+    def _check(self) -> None:
+        """Raises UserError for numbers and names that nothing can be measured with."""
+        names = ("chunks", "repeats", "threads", "draft_layers")
+        check_least(vars(self), dict.fromkeys(names, _ONE))
+        for batch in self.batches:
+            check_least({"batches": batch}, {"batches": _ONE})
+        if not self.batches:
+            raise UserError("--batches needs a number")
+        layers = inspect_policy(self.policy).layers
+        if self.draft_layers is not None and self.draft_layers > layers:
+            raise UserError(
+                f"--draft-layers {self.draft_layers}: {self.policy!r} has {layers} layers"
+            )
+        get_suite(self.suite)
+        _check_renderer(self.renderer)
+
+    def _observations(self, policy: Any) -> list[tuple[Observation, np.ndarray | None]]:
+        """What the policy sees along its own autoregressive episodes: trial 0 of task 0, 1, ...
+        until there are enough."""
+        with commands.importing():
+            from rsd.envs import assets, rendering
+            from rsd.envs.libero import LiberoEnvironment
+            from rsd.episode import run_episode
+            from rsd.types import Chunk, ChunkRequest, EpisodeKey
+
+        seen: list[tuple[Observation, np.ndarray | None]] = []
+
+        def decide(request: ChunkRequest) -> Chunk:
+            seen.append((request.observation, request.previous_codes))
+            return policy.act([request])[0]
+
+        resolved = assets.resolve(self.assets, [self.suite])
+        renderer = rendering.resolve(self.renderer)
+        suite = get_suite(self.suite)
+        for task in range(suite.num_tasks):
+            key = EpisodeKey("benchmark", self.suite, task, 0)
+            with closing(
+                LiberoEnvironment(self.suite, task, resolved, renderer, policy.images)
+            ) as env:
+                run_episode(env, key, Decoding("autoregressive"), decide, suite.max_steps)
+            if len(seen) >= self.chunks:
+                break
+        return seen[: self.chunks]
+
+
+def _check_renderer(choice: str) -> None:
+    if choice == NO_RENDERER:
+        raise UserError(f"--renderer {choice}: frames are drawn here; choose auto, osmesa or egl")
+
+
+def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
+    """What each mode costs, and what it did."""
+    times = ("B", "answer", "p95", "x AR", "batch", "x AR", "vision", "draft", "target")
+    costs = Grid(f"{title}: medians, ms", ("mode", *times))
+    done = ("B", "passes", "same codes", "near ties", "draft", "redraft")
+    works = Grid("Passes a chunk; guesses kept, % by layer", ("mode", *done))
+    for row in rows:
+        baseline = next(r for r in rows if r.batch == row.batch)
+        costs.add(
+            row.name,
+            str(row.batch),
+            f"{row.answer_ms:.1f}",
+            f"{row.answer_p95_ms:.1f}",
+            f"{baseline.answer_ms / row.answer_ms:.2f}",
+            f"{row.batch_ms:.1f}",
+            f"{baseline.batch_ms / row.batch_ms:.2f}",
+            f"{row.vision_ms:.1f}",
+            f"{row.draft_ms:.1f}",
+            f"{row.target_ms:.1f}",
+        )
+        kept = [
+            " ".join(f"{100 * value:.1f}" for value in rates) or "-"
+            for rates in (row.acceptance, row.reacceptance)
+        ]
+        same, ties = f"{row.same_codes:.0%}", f"{row.canonical:.0%}"
+        works.add(row.name, str(row.batch), f"{row.passes:.2f}", same, ties, *kept)
+    return costs, works
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Driver time an episode over a toy run on a local Ray."""
+
+    episodes: int = 2000
+    """1 to 3,000: the toy suite has 10 tasks of 50 trials, its policy 6 arms. Measured is the next
+    number that whole arms and trials give"""
+
+    workers: int = 2
+    """Environment workers"""
+
+    json: Path | None = None
+    """Also write the figures to this file"""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        check_cluster()
+        with commands.importing():
+            from rsd.cluster.benchmark import driver_cost
+
+        cost = driver_cost(self.episodes, self.workers)
+        console.print(
+            f"{cost.episodes} episodes ({self.episodes} asked for): "
+            f"driver busy {cost.busy_ms:.2f} ms and {cost.cpu_ms:.2f} ms of processor time "
+            f"an episode; memory grew by {cost.rss_growth_bytes / 2**20:.1f} MiB to "
+            f"{cost.peak_rss_bytes / 2**20:.0f} MiB; {cost.wall_s:.1f} s"
+        )
+        return dataclasses.asdict(cost)
+
+
+@dataclass(frozen=True)
+class Tokeniser:
+    """Truncation tables of tokeniser settings on demonstrations, all of them on the same chunks."""
+
+    data: tuple[Path, ...]
+    """HDF5 files, or folders of them, with demonstrations"""
+
+    chunks: int = 4000
+    """Chunks that the tables are measured on, evenly from all; encoders are fitted to all"""
+
+    tokeniser_steps: int = 2000
+    """Steps of an encoder, where there is one"""
+
+    seed: int = 0
+    """Of the encoders' weights and batches"""
+
+    json: Path | None = None
+    """Also write the figures to this file"""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        check_least(vars(self), dict.fromkeys(("chunks", "tokeniser_steps"), _ONE))
+        with commands.importing():
+            from rsd.training.data import load_chunks
+            from rsd.training.tokeniser import (
+                VARIANTS,
+                table_lines,
+                train_tokeniser,
+                truncation_table,
+            )
+
+        (steps,) = {config.steps for config in VARIANTS.values()}
+        actions = load_chunks(self.data, steps)
+        some = actions[:: max(1, len(actions) // self.chunks)]
+        figures = []
+        for name, config in VARIANTS.items():
+            tokeniser = train_tokeniser(
+                config, actions, steps=self.tokeniser_steps, batch_size=256, seed=self.seed
+            )
+            rows = truncation_table(tokeniser, some)
+            bits = config.latent_dim * config.layers * np.log2(config.levels)
+            console.print(
+                f"{name}: D={config.latent_dim} L={config.layers} V={config.levels}, "
+                f"{bits:.0f} bits a step, {len(some)} chunks of {steps} steps",
+                **PLAIN,
+            )
+            for line in table_lines(rows):
+                console.print(line, **PLAIN)
+            figures.append(
+                {
+                    "name": name,
+                    "settings": dataclasses.asdict(config),
+                    "bits_per_step": float(bits),
+                    "rows": [dataclasses.asdict(row) for row in rows],
+                }
+            )
+        return {
+            "chunks": len(some),
+            "data": [str(path) for path in self.data],
+            "tokenisers": figures,
+        }
+
+
+@dataclass(frozen=True)
+class BooksOf:
+    """Reading a made-up run as large as asked for: the summary that ends every evaluation, and what
+    --resume does before anything runs; each in a process of its own."""
+
+    episodes: int = 20_000
+    """Of 20 decodes each, 8 x 7 x 6 codes a decode"""
+
+    part: int = 64
+    """Episodes a part; a driver writes one every 10 seconds or 20 episodes"""
+
+    json: Path | None = None
+    """Also write the figures to this file"""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        from rsd.books.benchmark import OPERATIONS, make_run, measure
+
+        with TemporaryDirectory(prefix="rsd-books-") as folder:
+            make_run(Path(folder), self.episodes, self.part)
+            costs = [measure(operation, folder) for operation in OPERATIONS]
+        for cost in costs:
+            console.print(
+                f"{cost.operation} of {self.episodes} episodes: {cost.wall_s:.1f} s, "
+                f"{cost.cpu_s:.1f} s of processor time, {cost.peak_rss_bytes / 1e6:.0f} MB at most"
+            )
+        return {"costs": [dataclasses.asdict(cost) for cost in costs]}
+
+
+Job = (
+    Annotated[Rollout, tyro.conf.subcommand("rollout")]
+    | Annotated[Decode, tyro.conf.subcommand("decoding")]
+    | Annotated[Tokeniser, tyro.conf.subcommand("tokeniser")]
+    | Annotated[Driver, tyro.conf.subcommand("driver")]
+    | Annotated[BooksOf, tyro.conf.subcommand("books")]
+)
+
+
+def main(words: Sequence[str], console: Console) -> int:
+    """Run one benchmark; returns the exit code that `--help` explains."""
+    job: Any = read(Job, words, called("benchmark"), as_called(DESCRIPTION))
+    if job.json:
+        prove_writable(job.json, "--json")
+    figures = job.run(console)
+    if job.json:
+        with writing(job.json, "--json"):
+            text = json.dumps({"hardware": hardware(), **figures}, indent=2) + "\n"
+            write_atomically(job.json, text.encode())
+    return DONE

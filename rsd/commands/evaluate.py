@@ -1,0 +1,173 @@
+"""Evaluate a policy: `rsd evaluate --help`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from rsd import arithmetic, commands
+from rsd.cluster.address import check_cluster, cluster_address
+from rsd.commands import DONE, INTERRUPTED, STOPPED, as_called, called, go_on
+from rsd.config import parse
+from rsd.console import PLAIN, complain
+from rsd.errors import RunStoppedError, UserError
+from rsd.leaving import is_left_behind
+from rsd.preflight import RunPlan, check_output, open_books, output_of, prepare
+
+if TYPE_CHECKING:
+    from rsd.books import Books
+
+WITH_ERRORS = 3
+
+DESCRIPTION = """\
+Evaluate a policy on LIBERO in parallel on a Ray cluster; Parquet comes out.
+
+With RAY_ADDRESS set (`ray job submit` sets it) the run uses that cluster, else this machine.
+--config run.yaml reads flags from a YAML file (task_suite: [libero_goal]); of several files the
+later one wins, and flags of the command line win over all.
+
+Examples:
+  rsd evaluate                                                        # 10 tasks, 1 trial, 2 arms
+  rsd evaluate --task-suite libero_spatial --tasks 0 --num-trials 3
+  rsd evaluate --num-trials 50 --use-speculative-decoding true
+  rsd evaluate --arms autoregressive speculative parallel autoregressive@3 \\
+      --num-trials 50 --output results/spatial --resume
+  ray job submit --working-dir . -- python jobs/evaluate.py --num-trials 50
+
+Exit codes: 0 every episode is recorded; 1 the run stopped early; 2 the request cannot be run,
+nothing was started; 3 every episode is recorded, some as errors; 130 interrupted. After 1 and 130
+--resume goes on.
+"""
+
+
+def main(words: Sequence[str], console: Console) -> int:
+    """Parse, check, plan, run, summarise; returns the exit code that `--help` explains."""
+    run = prepare(parse(words, called("evaluate"), as_called(DESCRIPTION)))
+    check_place(run)
+    if run.config.output.dry_run:
+        check_output(run)
+    describe(run, console)
+    return DONE if run.config.output.dry_run else carry_out(run, console)
+
+
+def check_place(run: RunPlan) -> None:
+    """Raises UserError where a run finds no cluster, or asks for GPUs that this machine lacks."""
+    check_cluster()
+    if run.config.cluster.gpus_per_replica and cluster_address() is None:
+        with commands.importing():
+            from rsd.cluster.session import check_gpus  # ray takes a second to import
+        check_gpus(run.config.cluster.gpus_per_replica)
+
+
+def describe(run: RunPlan, console: Console) -> None:
+    """Say what is going to run on what; in a dry run also what it will take."""
+    arms = ", ".join(run.arms)
+    worlds = len(run.keys) // len(run.arms)
+    lines = [
+        f"episodes {len(run.keys)}: {worlds} worlds (suite, task, trial) x arms {arms}",
+        f"policy   {run.config.policy.policy} (sha256 {run.policy.sha256[:12]}){_training(run)}",
+        f"assets   {run.assets.name}: {run.assets.reason}",
+        f"renderer {run.renderer}",
+    ]
+    if (computes := arithmetic.name()) != arithmetic.REFERENCE:
+        lines.append(
+            f"numbers  {computes}: not the arithmetic of other machines ({arithmetic.REFERENCE}), "
+            "so states can be compared bit for bit with runs of this kind of machine only"
+        )
+    if run.config.output.dry_run:
+        lines += _forecast_lines(run)
+    for line in lines:
+        console.print(line, **PLAIN)
+
+
+def _training(run: RunPlan) -> str:
+    """What the policy was trained on, and what it has never seen."""
+    known = run.policy.suites
+    if not known:
+        return ""
+    new = [suite for suite in run.config.episodes.task_suite if suite not in known]
+    never = f", never on {', '.join(new)}" if new else ""
+    return f", trained on {', '.join(known)}{never}"
+
+
+def _forecast_lines(run: RunPlan) -> list[str]:
+    with commands.importing():
+        from rsd.cluster.session import forecast  # ray takes a second to import
+
+    try:
+        plan = forecast(run)
+    except RunStoppedError as error:  # a cluster that went away since it was looked for
+        raise UserError(str(error)) from error
+    kind = f"{plan.gpus_per_replica:g} GPU each" if plan.gpus_per_replica else "on CPUs"
+    return [
+        f"output   {output_of(run)}",
+        f"cluster  {plan.cluster}",
+        f"workers  {plan.workers}: {plan.workers_reason}",
+        f"replicas {plan.replicas} {kind}: {plan.replicas_reason}",
+        f"time     about {timedelta(seconds=round(plan.seconds))} if every episode takes all steps",
+        "dry run: nothing was started",
+    ]
+
+
+def carry_out(run: RunPlan, console: Console) -> int:
+    """Run on Ray what is not recorded of a checked plan, and print the summary.
+
+    There is none where the run is left in a hurry: `rsd report` makes it at leisure.
+    """
+    planned = set(run.keys)
+    books = open_books(run, lambda line: console.print(line, **PLAIN))
+    output, done = books.output, len(books.recorded())
+    again = go_on("evaluate", f"--output {output}")
+    stopped, hurry = "", False
+    try:
+        with books:
+            console.print(f"output   {output} (run {books.run_id}, {done} recorded)", **PLAIN)
+            if not planned <= books.recorded():
+                try:
+                    stopped = work(run, books, console)
+                except KeyboardInterrupt:
+                    hurry = True
+    except (UserError, OSError) as error:  # the books cannot be written
+        complain(f"{stopped or 'stopped'}: {error}; make room or mend it, then {again}")
+        return INTERRUPTED if hurry else STOPPED
+    except KeyboardInterrupt:  # while the books waited for their store
+        hurry = True
+    left = len(planned - books.recorded())
+    hurry = hurry or is_left_behind()
+    try:
+        errors = 0 if left and hurry else summarise(output, console)
+    except (UserError, OSError) as error:  # a store that is away now; what is recorded is recorded
+        later = f"`{called('report')} {output}` prints it when it can"
+        complain(f"no summary: {error}; {later}")
+        if not left:
+            return STOPPED
+    if left:
+        complain(f"{stopped or 'interrupted'}: {left} episodes left; {again}")
+        return STOPPED if stopped else INTERRUPTED
+    return WITH_ERRORS if errors else DONE
+
+
+def work(run: RunPlan, books: Books, console: Console) -> str:
+    """Run a plan to its end or to an interrupt; returns why it cannot go on, if so."""
+    with commands.importing():  # after all checks: ray takes a second
+        from rsd.cluster.session import connected, evaluate
+
+    try:
+        with connected():
+            evaluate(run, books, console)
+    except RunStoppedError as error:
+        return f"stopped: {error}"
+    return ""
+
+
+def summarise(output: str, console: Console) -> int:
+    """Print the tables of everything that is recorded in `output`; returns its error rows."""
+    with commands.importing():
+        from rsd import report  # so does pandas
+
+    summary = report.summarise(output)
+    report.print_summary(summary, console)
+    return summary.errors

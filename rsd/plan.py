@@ -1,0 +1,208 @@
+"""What an evaluation's configuration asks for, resolved once. No look at the machine is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rsd.arms import NAMES, RULES, read_arm
+from rsd.config import EpisodesConfig, EvaluateConfig, settings
+from rsd.envs import FAMILIES, Family, family_of
+from rsd.errors import UserError, unknown
+from rsd.flags import Least, check_least
+from rsd.models.small_vla.checkpoint import for_suites
+from rsd.outputs import check_address, check_name
+from rsd.suites import TRIALS_PER_TASK, Suite
+from rsd.types import Arm, EpisodeKey, Mode
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A configuration whose every name and number exists, and what follows from it."""
+
+    config: EvaluateConfig  # the policy by its own name, never `auto`
+    family: Family  # the simulator of all its suites
+    arms: dict[str, Arm]  # by name
+    keys: list[EpisodeKey]  # every episode: long suites first, arms of a world side by side
+
+    @property
+    def modes(self) -> set[Mode]:
+        """How its arms decide."""
+        return {arm.decoding.mode for arm in self.arms.values()}
+
+    @property
+    def asks_policy(self) -> bool:
+        """Whether any arm does; the expert decides alone."""
+        return self.modes != {"expert"}
+
+
+def resolve(config: EvaluateConfig) -> Plan:
+    """Resolve a configuration; raises UserError for names and numbers that do not exist or do not
+    go together."""
+    _check_numbers(config)
+    _check_places(config)
+    episodes = config.episodes
+    arms = resolve_arms(config)
+    trials = _trials(episodes)
+    family = _family(episodes.task_suite)
+    _refuse_repeats("suite", episodes.task_suite)
+    suites = [family.suites[name] for name in episodes.task_suite]
+    suites.sort(key=lambda suite: -suite.max_steps)
+    keys = [
+        EpisodeKey(arm, suite.name, task, trial, episodes.seed)
+        for suite in suites
+        for task in _tasks(episodes, suite)
+        for trial in trials
+        for arm in arms
+    ]
+    return Plan(_with_policy(config), family, arms, keys)
+
+
+def _with_policy(config: EvaluateConfig) -> EvaluateConfig:
+    if config.policy.policy != "auto":
+        return config
+    spec = for_suites(list(config.episodes.task_suite))
+    return dataclasses.replace(config, policy=dataclasses.replace(config.policy, policy=spec))
+
+
+def resolve_arms(config: EvaluateConfig) -> dict[str, Arm]:
+    """The arms by their full names.
+
+    `--rule sampling` turns `speculative` into `speculative-sampling` (and `autoregressive`, its
+    baseline, likewise), `--layers 3` turns `parallel` into `parallel@3`. Raises UserError for
+    unknown and repeated names.
+    """
+    policy = config.policy
+    names: Sequence[str] = config.episodes.arms
+    if config.episodes.use_speculative_decoding is not None:
+        if config.episodes.arms != EpisodesConfig.arms:
+            raise UserError("--use-speculative-decoding chooses the arms: leave --arms out")
+        names = ["speculative" if config.episodes.use_speculative_decoding else "autoregressive"]
+    if not names:
+        raise UserError(f"--arms needs a name ({', '.join(NAMES)})")
+    if policy.rule not in RULES:
+        raise unknown("acceptance rule", policy.rule, RULES)
+    arms = [read_arm(name, policy.rule, policy.layers, policy.draft_layers) for name in names]
+    _refuse_repeats("arm", [arm.name for arm in arms])
+    return {arm.name: arm for arm in arms}
+
+
+def _family(suites: Sequence[str]) -> Family:
+    names = {family_of(suite) for suite in suites}
+    if len(names) != 1:
+        raise UserError(
+            f"--task-suite needs one or more suites of one simulator, not {list(suites)}"
+        )
+    return FAMILIES[names.pop()]
+
+
+def _trials(episodes: EpisodesConfig) -> Sequence[int]:
+    if not episodes.trials:
+        if not 1 <= episodes.num_trials <= TRIALS_PER_TASK:
+            raise UserError(
+                f"--num-trials {episodes.num_trials}: LIBERO stores {TRIALS_PER_TASK} trials a "
+                f"task; choose 1 to {TRIALS_PER_TASK}"
+            )
+        return range(episodes.num_trials)
+    if episodes.num_trials not in (EpisodesConfig.num_trials, len(episodes.trials)):
+        raise UserError(
+            f"--num-trials {episodes.num_trials} beside --trials of {len(episodes.trials)}: "
+            "leave one of them out"
+        )
+    for trial in episodes.trials:
+        if not 0 <= trial < TRIALS_PER_TASK:
+            raise UserError(
+                f"trial {trial} does not exist; a task has trials 0..{TRIALS_PER_TASK - 1}"
+            )
+    _refuse_repeats("trial", episodes.trials)
+    return episodes.trials
+
+
+def _tasks(episodes: EpisodesConfig, suite: Suite) -> Sequence[int]:
+    for task in episodes.tasks:
+        if not 0 <= task < suite.num_tasks:
+            raise UserError(
+                f"{suite.name} has tasks 0..{suite.num_tasks - 1}; task {task} does not exist"
+            )
+    _refuse_repeats("task", episodes.tasks)
+    return episodes.tasks or range(suite.num_tasks)
+
+
+def _refuse_repeats(what: str, values: Sequence[object]) -> None:
+    repeated = sorted({str(value) for value in values if values.count(value) > 1})
+    if repeated:
+        raise UserError(f"{what} named twice: {', '.join(repeated)}")
+
+
+_LEAST: dict[str, Least] = {
+    "workers": Least(1, "somebody has to simulate"),
+    "replicas": Least(1, "somebody has to decide"),
+    "gpus_per_replica": Least(0, "0 is a CPU replica"),
+    "replica_threads": Least(1, "a model needs a thread"),
+    "worker_memory_gb": Least(0.1, "a simulator takes more than 1"),
+    "max_batch_size": Least(1, "1 is no batching"),
+    "max_wait_ms": Least(0, "0 never waits"),
+    "decode_limit_s": Least(1, "a model needs time"),
+    "retries": Least(0, "0 records the first error"),
+    "time_limit_s": Least(1, "a simulator takes seconds to make"),
+    "episodes_per_worker": Least(1, "1 is a process an episode"),
+    "layers": Least(1, "layer 0 is the coarsest"),
+    "draft_layers": Least(1, "use the arm autoregressive to draft nothing"),
+}
+
+
+def _check_numbers(config: EvaluateConfig) -> None:
+    check_least(settings(config), _LEAST)
+    cluster = config.cluster
+    if cluster.decode_limit_s >= cluster.time_limit_s:
+        raise UserError(
+            f"--decode-limit-s {cluster.decode_limit_s:g} is not below --time-limit-s "
+            f"{cluster.time_limit_s:g}: a hung replica would cost its episodes attempts before it "
+            "is replaced; lower the one or raise the other"
+        )
+    gpus = cluster.gpus_per_replica
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
+        raise UserError(
+            f"--gpus-per-replica {gpus:g}: above 1 Ray gives whole GPUs only; choose {int(gpus)} "
+            f"or {math.ceil(gpus)}"
+        )
+
+
+def _check_places(config: EvaluateConfig) -> None:
+    for name in (config.policy.policy, config.simulator.assets):
+        check_name(name)
+    if config.output.output is not None:
+        check_address(config.output.output)
+    if config.output.resume and config.output.output is None:
+        raise UserError("--resume needs --output: the folder of the run to go on with")
+
+
+def check_layers(plan: Plan, available: int) -> None:
+    """Check the arms against the layers that the policy has; raises UserError."""
+    for arm in plan.arms.values():
+        for asked in (arm.decoding.layers, arm.decoding.draft_layers):
+            if asked is not None and not 1 <= asked <= available:
+                raise UserError(
+                    f"arm {arm.name!r} asks for {asked} layers; policy "
+                    f"{plan.config.policy.policy!r} has 1 to {available}"
+                )
+
+
+def identity(plan: Plan) -> dict[str, Any]:
+    """The settings that decide what a run's rows hold; a resumed run must have the same."""
+    decided = {
+        **dataclasses.asdict(plan.config.episodes),
+        **dataclasses.asdict(plan.config.policy),
+        "arms": {arm.name: dataclasses.asdict(arm.decoding) for arm in plan.arms.values()},
+    }
+    del decided["use_speculative_decoding"]  # the arms say it
+    return decided
+
+
+def execution(plan: Plan) -> dict[str, Any]:
+    """The settings that decide how a run is carried out; they may change on resume."""
+    config = plan.config
+    return {**dataclasses.asdict(config.simulator), **dataclasses.asdict(config.cluster)}

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from rsd.arms import ARMS_HELP, MODES, NAMES, RULE_HELP, RULES, name_of, read_arm
+from rsd.errors import UserError
+from rsd.types import Arm, Decoding, Mode
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "decoding"),
+    [
+        ("speculative", "speculative", Decoding("speculative")),
+        ("speculative-exact@3", "speculative@3", Decoding("speculative", "exact", 3)),
+        ("autoregressive@03", "autoregressive@3", Decoding("autoregressive", layers=3)),
+        ("speculative-sampling", "speculative-sampling", Decoding("speculative", "sampling")),
+        ("expert", "expert", Decoding("expert")),
+    ],
+)
+def test_a_name_is_read_as_one_decoding_and_written_in_full(
+    name: str, full: str, decoding: Decoding
+) -> None:
+    assert read_arm(name) == Arm(full, decoding)
+
+
+@pytest.mark.parametrize("layers", [None, 1, 7])
+def test_what_is_written_is_read_again(layers: int | None) -> None:
+    for mode, words in MODES.items():
+        for rule in words.rules or ("exact",):
+            decoding = Decoding(mode, rule, None if words.without_layers else layers)
+            assert read_arm(name_of(decoding)).decoding == decoding
+
+
+def test_what_a_name_leaves_open_is_filled_in_where_it_means_something() -> None:
+    def read(name: str) -> Arm:
+        return read_arm(name, rule="sampling", layers=4, draft_layers=2)
+
+    assert read("speculative").decoding == Decoding("speculative", "sampling", 4, 2)
+    assert read("speculative-exact@3").decoding == Decoding("speculative", "exact", 3, 2)
+    assert read("parallel").decoding == Decoding("parallel", "exact", 4, 2)
+    assert read("regression").decoding == Decoding("regression")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("speculativ@3", "unknown arm 'speculativ'; did you mean 'speculative'"),
+        ("parallel-sampling", "unknown arm 'parallel-sampling'; did you mean"),
+        ("autoregressive-smapling", "unknown acceptance rule 'smapling'; did you mean 'sampling'"),
+        ("parallel@", "after @ comes a number of layers, as in parallel@3"),
+        ("expert@2", "the expert decodes no layers; write expert"),
+    ],
+)
+def test_what_means_nothing_is_told(name: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        read_arm(name)
+
+
+def test_every_mode_and_rule_is_described_in_help_and_errors() -> None:
+    from rsd.decoding import rules
+
+    assert set(MODES) == set(get_args(Mode))
+    assert set(RULES) == set(rules.RULES)
+    assert all(name in ARMS_HELP for name in NAMES)
+    assert all(f"{mode}: {words.what}" in ARMS_HELP for mode, words in MODES.items())
+    with pytest.raises(UserError) as raised:
+        read_arm("speculative-exat")
+    for rule, what in RULES.items():
+        assert f"{rule}: {what}" in RULE_HELP and f"{rule}: {what}" in str(raised.value)
