@@ -23,10 +23,10 @@ from rsd.cluster.address import check_cluster
 from rsd.commands import DONE, as_called, called
 from rsd.console import PLAIN
 from rsd.envs.rendering import NO_RENDERER
-from rsd.errors import UserError, writing
+from rsd.errors import UserError
 from rsd.flags import Least, check_least, read
 from rsd.models import inspect_policy
-from rsd.outputs import prove_writable, write_atomically
+from rsd.outputs import prove_writable, write_file
 from rsd.provenance import hardware
 from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
 from rsd.tables import Grid, print_grid
@@ -421,7 +421,6 @@ def main(words: Sequence[str], console: Console) -> int:
         prove_writable(job.json, "--json")
     figures = job.run(console)
     if job.json:
-        with writing(job.json, "--json"):
-            text = json.dumps({"hardware": hardware(), **figures}, indent=2) + "\n"
-            write_atomically(job.json, text.encode())
+        text = json.dumps({"hardware": hardware(), **figures}, indent=2) + "\n"
+        write_file(job.json, text, "--json")
     return DONE

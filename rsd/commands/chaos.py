@@ -25,9 +25,9 @@ from rsd.cluster.worker import KILL_GRACE_S
 from rsd.commands import DONE, as_called, called, program
 from rsd.config import parse
 from rsd.console import PLAIN
-from rsd.errors import UserError, writing
+from rsd.errors import UserError
 from rsd.flags import read
-from rsd.outputs import prove_writable, write_atomically
+from rsd.outputs import prove_writable, write_file
 from rsd.preflight import RunPlan, prepare
 from rsd.tables import Grid, print_grid
 
@@ -210,8 +210,7 @@ def carry_out(config: ChaosConfig, flags: Sequence[str], console: Console) -> in
             ],
             "audit": [{"run": run, **asdict(check)} for run, check in audits],
         }
-        with writing(config.report, "--report"):
-            write_atomically(config.report, (json.dumps(record, indent=1) + "\n").encode())
+        write_file(config.report, json.dumps(record, indent=1) + "\n", "--report")
     return DONE if held else BROKEN
 
 

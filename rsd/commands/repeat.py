@@ -102,8 +102,6 @@ def carry_out(config: RepeatConfig, console: Console) -> int:
             (alone if config.alone else on_ray)(plan_in(plan, output), console)
         except CannotWriteError as error:
             raise RunStoppedError(str(error)) from error
-        except OSError as error:  # the books cannot be written
-            raise RunStoppedError(f"cannot write {output}: {error}") from error
         return compared(plan, kept, output, console)
 
 

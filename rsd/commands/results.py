@@ -14,9 +14,9 @@ from rich.console import Console
 from rsd import results
 from rsd.commands import DONE, as_called, called
 from rsd.console import PLAIN
-from rsd.errors import UserError, writing
+from rsd.errors import UserError
 from rsd.flags import read
-from rsd.outputs import write_atomically
+from rsd.outputs import write_file
 from rsd.report import MARGIN, margin_of
 
 FOLDER = Path("docs/results")
@@ -90,8 +90,7 @@ class TableOf:
             page = self.write.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{self.write} is no page in UTF-8: {error}") from error
-        with writing(self.write, "--write"):
-            write_atomically(self.write, results.replaced(page, TOPIC, lines).encode())
+        write_file(self.write, results.replaced(page, TOPIC, lines), "--write")
         console.print(f"wrote {self.write}", **PLAIN)
 
 

@@ -20,10 +20,6 @@ KEPT = str(Path(__file__).parents[2] / "docs" / "results" / "libero_lite.parquet
 FLAGS = [KEPT, "--worlds", "1", "--arms", "speculative"]
 
 
-def full() -> None:
-    raise OSError(28, "No space left on device")
-
-
 def away() -> None:
     raise CannotWriteError("cannot write s3://bucket/run (9 tries in 300 s)")
 
@@ -31,7 +27,6 @@ def away() -> None:
 ENDS = {
     "one Ctrl-C: what was running has ended": (lambda: None, 130, ""),
     "SIGTERM": (lambda: os.kill(os.getpid(), signal.SIGTERM), 130, ""),
-    "a full disk": (full, 1, "stopped: cannot write "),
     "a store that stays away": (away, 1, "stopped: cannot write s3://bucket/run"),
 }
 
