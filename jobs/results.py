@@ -3,7 +3,7 @@
   python jobs/results.py keep results/spatial --name lite     # -> docs/results/lite.parquet
   python jobs/results.py table                                # print the tables of docs/results
   python jobs/results.py table --tasks                        # and the successes of every task
-  python jobs/results.py table --write README.md              # put them where the page has them
+  python jobs/results.py table --write docs/results.md            # put them where the page has them
 
 Exit codes: 0 done, 2 bad request.
 """
@@ -33,7 +33,8 @@ from rsd import results
 from rsd.console import PLAIN, complain, make_console
 from rsd.errors import UserError, writing
 from rsd.outputs import write_atomically
-from rsd.report import MARGIN, margin_of
+from rsd.summary import markdown
+from rsd.summary.rules import MARGIN, margin_of
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 TOPIC = "results"
@@ -81,14 +82,12 @@ class TableOf:
         files = sorted(self.folder.glob(f"*{results.SUFFIX}"))
         if not files:
             raise UserError(f"no results in {self.folder}; `jobs/results.py keep` makes some")
+        margin = margin_of(self.margin)
+        summaries = [results.summary(group, margin) for group in results.published(files)]
         lines: list[str] = []
-        groups, margin = results.published(files), margin_of(self.margin)
-        for group in groups:
-            lines += [*([""] if lines else []), *results.section(group, margin)]
-            if self.tasks:
-                lines += ["", *results.task_table(group.rows)]
-        for note in results.notes(groups, margin):
-            lines += ["", note]
+        for summary in summaries:
+            lines += [*markdown.section(summary, self.tasks), ""]
+        lines += ["\n\n".join(markdown.all_notes(summaries))]
         if self.write is None:
             console.print("\n".join(lines), **PLAIN)
             return
@@ -97,7 +96,7 @@ class TableOf:
         except UnicodeDecodeError as error:
             raise UserError(f"{self.write} is no page in UTF-8: {error}") from error
         with writing(self.write, "--write"):
-            write_atomically(self.write, results.replaced(page, TOPIC, lines).encode())
+            write_atomically(self.write, markdown.replaced(page, TOPIC, lines).encode())
         console.print(f"wrote {self.write}", **PLAIN)
 
 
