@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rsd import conditions
 from rsd.errors import UserError
@@ -129,8 +129,7 @@ def decoding_table(summary: Summary) -> list[str]:
     arms = {arm.arm: arm for arm in summary.arms}
     if not {_SPECULATIVE, BASELINE} <= arms.keys():
         return lines
-    (pair,) = (one for one in summary.pairs if (one.first, one.second) == (BASELINE, _SPECULATIVE))
-    states = {one.suite: f"{one.identical} of {one.pairs}" for one in pair.final_states}
+    states = _same_states(summary)
     for suite in _suites(summary):
         fast, slow = (_in_suite(arms[name], suite) for name in (_SPECULATIVE, BASELINE))
         if not fast or not slow or not fast.cost.chunks or not slow.cost.chunks:
@@ -144,6 +143,40 @@ def decoding_table(summary: Summary) -> list[str]:
         ]
         lines.append(_row([suite, *cells]))
     return lines
+
+
+def brief_table(summary: Summary) -> list[str]:
+    """Of the arms that most people ask for, a row a suite: success in percent, and what speculation
+    did."""
+    arms = [arm for arm in _ordered(summary) if arm.arm in _BRIEF]
+    lines = _head(["suite", *(arm.arm for arm in arms), "passes a chunk", "same final state"])
+    states = _same_states(summary)
+    for suite in [*_suites(summary), "all"]:
+        found = {arm.arm: arm if suite == "all" else _in_suite(arm, suite) for arm in arms}
+        fast = found.get(_SPECULATIVE)
+        cells = [
+            *(_percent(one.success if one else None).partition(" = ")[2] for one in found.values()),
+            _mean_passes(fast) if fast else "",
+            states.get(suite, ""),
+        ]
+        lines.append(_row([suite, *cells]))
+    return lines
+
+
+_BRIEF = _FIRST[:4]
+
+
+def _same_states(summary: Summary) -> dict[str, str]:
+    """Of the two exact arms: `500 of 500` pairs, by suite and of all."""
+    found = [one for one in summary.pairs if (one.first, one.second) == (BASELINE, _SPECULATIVE)]
+    return {
+        suite: f"{same} of {pairs}"
+        for pair in found
+        for suite, same, pairs in [
+            *((one.suite, one.identical, one.pairs) for one in pair.final_states),
+            ("all", pair.identical_final_states, pair.comparison.pairs),
+        ]
+    }
 
 
 def _ordered(summary: Summary) -> list[ArmSummary]:
@@ -176,7 +209,7 @@ def _counts(task: Success) -> str:
     return ", ".join(parts)
 
 
-def _mean_passes(suite: SuiteSummary) -> str:
+def _mean_passes(suite: SuiteSummary | ArmSummary) -> str:
     mean = suite.cost.passes_mean
     return conditions.UNKNOWN if mean is None else f"{mean:.2f}"
 
@@ -207,7 +240,7 @@ def _row(cells: Sequence[str]) -> str:
 
 def begin(topic: str) -> str:
     """The line of a page behind which its tables are written anew."""
-    return f"<!-- {topic}: made by `python jobs/results.py table --write` -->"
+    return f"<!-- {topic}: made by `rsd results table --write` -->"
 
 
 def end(topic: str) -> str:
@@ -215,10 +248,16 @@ def end(topic: str) -> str:
     return f"<!-- end of {topic} -->"
 
 
-def replaced(page: str, topic: str, lines: Sequence[str]) -> str:
-    """A page with the text between the lines of `topic` replaced; raises UserError without them."""
-    head, opened, rest = page.partition(begin(topic))
-    _, closed, tail = rest.partition(end(topic))
-    if not opened or not closed:
-        raise UserError(f"the page lacks the lines {begin(topic)!r} and {end(topic)!r}")
-    return "".join([head, opened, "\n\n", "\n".join(lines), "\n\n", closed, tail])
+def filled(page: str, topics: Mapping[str, Sequence[str]]) -> str:
+    """A page with the text between the lines of each topic that it has replaced; raises UserError
+    where it has none, or one without an end."""
+    present = [topic for topic in topics if begin(topic) in page]
+    if not present:
+        raise UserError(f"the page lacks a line such as {begin(next(iter(topics)))!r}")
+    for topic in present:
+        head, _, rest = page.partition(begin(topic))
+        _, closed, tail = rest.partition(end(topic))
+        if not closed:
+            raise UserError(f"the page lacks the line {end(topic)!r} behind {begin(topic)!r}")
+        page = "\n\n".join([head + begin(topic), "\n".join(topics[topic]), closed + tail])
+    return page

@@ -365,12 +365,26 @@ def _describe(path: Path, copy: Path, other: dict[str, Any]) -> None:
 
 
 def test_a_page_keeps_what_stands_around_its_tables() -> None:
-    page = f"above\n{markdown.begin('x')}\nold\n{markdown.end('x')}\nbelow\n"
-    once = markdown.replaced(page, "x", ["new"])
-    assert "old" not in once and once.startswith("above\n") and once.endswith("\nbelow\n")
-    assert markdown.replaced(once, "x", ["new"]) == once
-    with pytest.raises(UserError, match="lacks the lines"):
-        markdown.replaced("nothing here", "x", ["new"])
+    page = "".join(
+        f"above {topic}\n{markdown.begin(topic)}\nold\n{markdown.end(topic)}\nbelow\n"
+        for topic in ("x", "y")
+    )
+    once = markdown.filled(page, {"x": ["new"], "y": ["newer"], "z": ["not there"]})
+    assert "old" not in once and once.startswith("above x\n") and once.endswith("\nbelow\n")
+    assert once.count("new") == 2 and "not there" not in once
+    assert markdown.filled(once, {"x": ["new"], "y": ["newer"]}) == once
+    with pytest.raises(UserError, match="lacks a line such as"):
+        markdown.filled("nothing here", {"x": ["new"]})
+    with pytest.raises(UserError, match="lacks the line '<!-- end of x"):
+        markdown.filled(markdown.begin("x"), {"x": ["new"]})
+
+
+def test_the_brief_table_has_a_row_a_suite_and_one_of_all(run: str, tmp_path: Path) -> None:
+    results.keep(run, tmp_path / "small.parquet")
+    shown = said(tmp_path / "small.parquet")
+    head, _, suite, both = (row.split(" | ") for row in markdown.brief_table(shown))
+    assert head[1:] == ["autoregressive", "speculative", "passes a chunk", "same final state |"]
+    assert suite[1:] == both[1:] and both[-1] == "48 of 49 |"
 
 
 def test_what_cannot_be_kept_or_read_is_refused(tmp_path: Path) -> None:
