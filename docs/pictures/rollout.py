@@ -9,6 +9,7 @@ and drawn larger afterwards.
 from __future__ import annotations
 
 import argparse
+import io
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from rsd.envs.libero import LiberoEnvironment
 from rsd.envs.rendering import resolve as resolve_renderer
 from rsd.episode import run_episode
 from rsd.models import load_policy
+from rsd.outputs import write_atomically
 from rsd.suites import get_suite
 from rsd.types import (
     Chunk,
@@ -152,8 +154,10 @@ def main() -> None:
     result, states = roll_out(key, assets)
     frames = draw(key, assets, states, result)
     frames += [frames[-1]] * 15  # a moment to look at the end
+    content = io.BytesIO()
     frames[0].save(
-        options.output,
+        content,
+        "WEBP",
         save_all=True,
         append_images=frames[1:],
         duration=1000 * EVERY // 20,
@@ -161,7 +165,8 @@ def main() -> None:
         quality=50,
         method=6,
     )
-    size = options.output.stat().st_size / 1024
+    write_atomically(options.output, content.getvalue())
+    size = len(content.getvalue()) / 1024
     print(f"{options.output}: {result.outcome}, {result.steps} steps, {size:.0f} KiB")
 
 

@@ -134,12 +134,9 @@ def summary_of(
     by_arm = {str(arm): own for arm, own in episodes.groupby("arm", observed=True)}
     return Summary(
         names=names,
-        output=None,
         episodes=len(episodes),
         errors=_errors(episodes),
         provenance=made_by,
-        elapsed_s=None,
-        episodes_per_hour=None,
         margin=margin,
         comparisons=comparisons.description,
         arms=[_arm(arm, own, rows.counts.get(arm, {})) for arm, own in by_arm.items()],

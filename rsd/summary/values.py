@@ -134,14 +134,14 @@ class Summary:
     """A run, finished or going on, or published results that share a table."""
 
     names: tuple[str, ...]  # the run's id, or the files
-    output: str | None  # where the run is
     episodes: int
     errors: int
     provenance: Provenance
-    elapsed_s: float | None  # sum over sessions, from the opening of the books to the last episode
-    episodes_per_hour: float | None
     margin: float  # of success rate, for not_worse
     comparisons: str  # which arms are compared, in words
     arms: list[ArmSummary]
     pairs: list[ArmPair]
     shared_draws: list[tuple[str, ...]]  # arms that sample with the same random numbers
+    output: str | None = None  # where the run is
+    elapsed_s: float | None = None  # sum over sessions, from their start to their last episode
+    episodes_per_hour: float | None = None

@@ -397,6 +397,22 @@ def test_what_a_policy_does_not_say_is_unknown_and_not_nothing() -> None:
     assert [one.passes for one in found] == [{2: 1}, None, None]
 
 
+def test_the_rules_that_apply_are_told(tmp_path: Path) -> None:
+    some = list(paired_results(trials=2))
+    told = "\n".join(rules.notes(summarise(write(tmp_path / "two", some), margin=0.03)))
+    for words in (
+        rules.COVERED,
+        rules.POOLED,
+        rules.GUESSES,
+        rules.EVERY_TWO.description,
+        "by less",
+    ):
+        assert words in told
+    assert "less than 3 points" in told
+    alone = summarise(write(tmp_path / "one", some[::2]))
+    assert rules.notes(alone) == [rules.COVERED, rules.POOLED]
+
+
 def test_arms_without_a_common_world_are_no_test(tmp_path: Path) -> None:
     """They are listed, and the p-values of the others are not adjusted for them."""
     some = [result(key(trial, arm)) for arm in ("a", "b") for trial in range(10)]
