@@ -166,8 +166,8 @@ def work(run: RunPlan, books: Books, console: Console) -> str:
 def summarise(output: str, console: Console) -> int:
     """Print the tables of everything that is recorded in `output`; returns its error rows."""
     with commands.importing():
-        from rsd import report  # so does pandas
+        from rsd.summary import compute, terminal  # so does pandas
 
-    summary = report.summarise(output)
-    report.print_summary(summary, console)
+    summary = compute.summarise(output)
+    terminal.print_summary(summary, console)
     return summary.errors
