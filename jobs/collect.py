@@ -32,8 +32,8 @@ from rsd.cluster.address import check_cluster
 from rsd.collection import (
     FIRST_SEED,
     CollectionSettings,
-    DriverSettings,
     NoiseSettings,
+    NoviceSettings,
     Store,
 )
 from rsd.config import ClusterConfig, Least, LocalFolder, check_least
@@ -277,7 +277,7 @@ def _check(config: CollectConfig) -> None:
         raise unknown("suite with an expert", config.suite, EXPERTS)
 
 
-def _driver(config: CollectConfig, images: ImageSpec, max_steps: int) -> DriverSettings:
+def _driver(config: CollectConfig, images: ImageSpec, max_steps: int) -> NoviceSettings:
     policy = inspect_policy(str(config.driver))
     if policy.images != images:
         raise UserError(
@@ -286,7 +286,7 @@ def _driver(config: CollectConfig, images: ImageSpec, max_steps: int) -> DriverS
         )
     steps = round(max_steps * DRIVERS_PART)
     share = DRIVERS_SHARE if config.driver_share is None else config.driver_share
-    return DriverSettings(policy.sha256, policy.chunk_steps, share, steps)
+    return NoviceSettings(policy.sha256, policy.chunk_steps, share, steps)
 
 
 def _tasks(config: CollectConfig) -> tuple[Task, ...]:

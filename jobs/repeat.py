@@ -161,7 +161,8 @@ def on_ray(run: RunPlan, console: Console) -> bool:
     """Evaluate a plan as jobs/evaluate.py does; False where it stopped early. Raises
     KeyboardInterrupt where the user interrupts it."""
     with commands.importing():  # after all checks: ray takes a second
-        from rsd.cluster.session import connected, evaluate
+        from rsd.cluster.evaluate import evaluate
+        from rsd.cluster.session import connected
 
     with open_books(run, lambda line: console.print(line, **PLAIN)) as books:
         try:

@@ -88,7 +88,7 @@ class NoiseSettings:
 
 
 @dataclass(frozen=True)
-class DriverSettings:
+class NoviceSettings:
     """A policy that drives part of the way while the expert labels, so that the demonstrations
     hold the states that it leads to (DAgger, arXiv:1011.0686). The expert ends the episode."""
 
@@ -108,7 +108,7 @@ class CollectionSettings:
     hold_steps: int = 8  # steps recorded after the goal was reached: they fill the last chunk
     noise: NoiseSettings | None = dataclasses.field(default_factory=NoiseSettings)
     looks: Looks | None = None  # how much cameras, lamps and colours vary
-    driver: DriverSettings | None = None  # None: the expert drives
+    driver: NoviceSettings | None = None  # None: the expert drives; named as in files, --driver
     misses: float | None = None  # probability that a grasp is missed on purpose (`Misses`)
 
 
@@ -189,15 +189,15 @@ class Misses:
             self._planned.extend([action] * int(self._rng.integers(*steps, endpoint=True)))
 
 
-class Driver:
+class Novice:
     """Whose actions are executed, the expert's labels or a policy's, decided chunk by chunk from a
     generator of its own. Only what follows a frame by the expert's own hand becomes an example
     (rsd/training/data.py), so the expert drives for more than a chunk at a time."""
 
-    def __init__(self, settings: DriverSettings, decide: Decide, task: Task, seed: int) -> None:
+    def __init__(self, settings: NoviceSettings, decide: Decide, task: Task, seed: int) -> None:
         self._settings, self._decide = settings, decide
         self._key = EpisodeKey("driver", task.suite, task.task_id, seed)
-        self._rng = np.random.default_rng([seed, task.task_id, _DRIVERS_STREAM])
+        self._rng = np.random.default_rng([seed, task.task_id, _NOVICES_STREAM])
         self._planned: deque[np.ndarray | None] = deque()  # None: as the label says
         self._chunks = 0
 
@@ -216,15 +216,15 @@ class Driver:
 
     def _ask(self, observation: Observation) -> list[np.ndarray]:
         draws = draws_of(self._key, self._chunks)
-        request = ChunkRequest(observation, _DRIVERS_DECODING, draws, self._chunks)
+        request = ChunkRequest(observation, _NOVICES_DECODING, draws, self._chunks)
         self._chunks += 1
         actions = self._decide(request).actions
         check_actions(actions)
         return list(actions)
 
 
-_DRIVERS_STREAM, _MISSES_STREAM = 11, 13  # apart from the noise of the same seed and task
-_DRIVERS_DECODING = Decoding("autoregressive")
+_NOVICES_STREAM, _MISSES_STREAM = 11, 13  # apart from the noise of the same seed and task
+_NOVICES_DECODING = Decoding("autoregressive")
 
 
 def collect_demonstration(
@@ -246,10 +246,10 @@ def collect_demonstration(
     model_xml = env.model_xml()
     disturb = Disturbance(settings.noise, seed, task.task_id) if settings.noise else None
     misses = Misses(settings.misses, seed, task.task_id) if settings.misses else None
-    driver = None
+    novice = None
     if settings.driver is not None:
-        assert decide is not None, "a driver needs its policy"
-        driver = Driver(settings.driver, decide, task, seed)
+        assert decide is not None, "a novice needs its policy"
+        novice = Novice(settings.driver, decide, task, seed)
     labels: list[np.ndarray] = []
     executed: list[np.ndarray] = []
     driven: list[bool] = []
@@ -267,9 +267,9 @@ def collect_demonstration(
         proprio.append(env.proprio)
         labels.append(_checked(act()))
         action = None
-        if hold is None and driver is not None:
+        if hold is None and novice is not None:
             observe = (lambda: frames[-1]) if drawn else env.observe
-            action = driver(len(labels) - 1, observe)
+            action = novice(len(labels) - 1, observe)
         if hold is None and misses is not None:
             missed = misses(labels[-1], driven=action is not None)
             action = missed if action is None else action
@@ -297,7 +297,7 @@ def collect_demonstration(
         agentview=np.stack([frame.agentview for frame in frames]),
         wrist=np.stack([frame.wrist for frame in frames]),
         assets=env.assets,
-        driven=None if driver is None and misses is None else np.array(driven),
+        driven=None if novice is None and misses is None else np.array(driven),
         renderer=env.renderer,
         images=images,
         settings=dataclasses.asdict(settings),

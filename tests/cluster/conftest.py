@@ -14,8 +14,9 @@ import pytest
 from rich.console import Console
 
 from rsd import records
-from rsd.cluster.progress import Standing
-from rsd.cluster.session import connected, evaluate
+from rsd.cluster.display import Standing
+from rsd.cluster.evaluate import evaluate
+from rsd.cluster.session import connected
 from rsd.config import parse
 from rsd.preflight import open_books, prepare
 

@@ -11,8 +11,9 @@ import pytest
 
 from jobs.collect import CollectConfig, _shared, prepare
 from rsd.cluster import collect
-from rsd.cluster.actors import WorkerInfo
-from rsd.cluster.collect import Attempt, CollectionPlan, CollectionRun, Cost, TaskStanding
+from rsd.cluster.collect import CollectionPlan, CollectionRun, TaskStanding
+from rsd.cluster.collector import Attempt, Cost
+from rsd.cluster.worker import WorkerInfo
 from rsd.collection import Failure, Store
 from rsd.demonstrations import stored_seeds, task_file
 from rsd.envs.assets import ResolvedAssets

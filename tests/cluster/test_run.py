@@ -15,8 +15,8 @@ from conftest import TOY, assert_exactly_once, processes, rows, run_toy, same_wo
 from rich.console import Console
 
 from rsd import records
-from rsd.cluster import actors, crew
-from rsd.cluster.session import evaluate
+from rsd.cluster import actors, pool, replicas
+from rsd.cluster.evaluate import evaluate
 from rsd.config import parse
 from rsd.envs.assets import ResolvedAssets
 from rsd.errors import RunStoppedError
@@ -81,7 +81,7 @@ def test_where_one_of_two_replicas_is_dead_for_good_the_other_one_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actors, "REPLICA_RESTARTS", 0)
-    monkeypatch.setattr(crew, "LOOK_S", 0.5)
+    monkeypatch.setattr(replicas, "PING_PERIOD_S", 0.5)
     killer = kill_at_random("PolicyReplicaActor", seed=3, kills=1)
     _, text = run_toy(tmp_path, *FORTY, "--replicas", "2")
     killer.join(1)
@@ -97,7 +97,7 @@ def test_a_replica_whose_device_hangs_is_replaced_and_asked_again(
 ) -> None:
     """Batches hold two chunks at most, so at least two processes hang: the second is looked at
     while it does."""
-    monkeypatch.setattr(crew, "LOOK_S", 0.2)
+    monkeypatch.setattr(replicas, "PING_PERIOD_S", 0.2)
     flags = ["--task-suite", "toy", "--tasks", "0", "1", "--num-trials", "20"]
     limits = ["--workers", "2", "--decode-limit-s", "1"]
     _, text = run_toy(tmp_path, *flags, "--policy", "toy-hang", *limits)
@@ -111,8 +111,8 @@ def test_a_replica_that_does_not_answer_at_all_is_killed_and_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its whole process stands still, the thread included that watches over decodes."""
-    monkeypatch.setattr(crew, "LOOK_S", 0.5)
-    monkeypatch.setattr(crew, "KILL_GRACE_S", 2.0)
+    monkeypatch.setattr(replicas, "PING_PERIOD_S", 0.5)
+    monkeypatch.setattr(replicas, "KILL_GRACE_S", 2.0)
     stopped: list[psutil.Process] = []
 
     def stop_one() -> None:
@@ -214,7 +214,7 @@ def test_a_replica_that_dies_whenever_it_loads_stops_the_run_and_is_not_waited_f
 
     monkeypatch.setattr(actors, "PolicyReplicaActor", Dying)
     told = "every replica of the policy is dead: .*, [5-9] times in a row before it answered"
-    with pytest.raises(crew.RunStoppedError, match=told):
+    with pytest.raises(RunStoppedError, match=told):
         run_toy(tmp_path, "--task-suite", "toy")
 
 
@@ -231,8 +231,9 @@ def test_a_replica_with_another_checkpoint_stops_the_run(
 def test_a_replica_or_worker_with_other_code_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "source_sha256", lambda: "0" * 64)
-    with pytest.raises(crew.RunStoppedError, match="runs other code"):
+    for module in (pool, replicas):
+        monkeypatch.setattr(module, "source_sha256", lambda: "0" * 64)
+    with pytest.raises(RunStoppedError, match="runs other code"):
         run_toy(tmp_path, "--task-suite", "toy")
     assert len(rows(tmp_path)) == 0
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from rsd import records, report
-from rsd.cluster import session
+from rsd.cluster import evaluate, session
 from rsd.errors import CannotWriteError, RunStoppedError
 from rsd.models import policy
 from tests.decoding.small_policy import IMAGES, small_model
@@ -211,7 +211,7 @@ def test_whatever_else_goes_wrong_a_run_says_why_it_ended_and_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(session, "connected", nullcontext)
-    monkeypatch.setattr(session, "evaluate", raising(evaluating))
+    monkeypatch.setattr(evaluate, "evaluate", raising(evaluating))
     monkeypatch.setattr(records.Books, "close", raising(closing))
     if summing is not None:
         monkeypatch.setattr(report, "summarise", raising(summing))

@@ -13,10 +13,10 @@ import pytest
 from rsd.collection import (
     CollectionSettings,
     Disturbance,
-    DriverSettings,
     Failure,
     Misses,
     NoiseSettings,
+    NoviceSettings,
     Quota,
     Store,
     collect_demonstration,
@@ -95,7 +95,7 @@ def driven(seed: int, share: float, steps: int = 100) -> tuple[Demonstration | F
         return Chunk(np.zeros((2, 7), np.float32), np.zeros((2, 1, 1), np.int64), TRACE)
 
     settings = CollectionSettings(
-        20, 3, 2, noise=None, driver=DriverSettings("sha", 2, share, steps)
+        20, 3, 2, noise=None, driver=NoviceSettings("sha", 2, share, steps)
     )
     outcome = collect_demonstration(Line(), forward, TASK, seed, IMAGES, settings, decide)
     return outcome, asked
