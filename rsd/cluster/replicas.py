@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import ray
 from ray.actor import ActorHandle
@@ -21,8 +22,10 @@ from rsd.cluster.replica import ReplicaInfo, ReplicaSettings
 from rsd.cluster.scaling import Footprint
 from rsd.cluster.worker import KILL_GRACE_S
 from rsd.errors import RunStoppedError
-from rsd.preflight import RunPlan
 from rsd.provenance import Machine, source_sha256
+
+if TYPE_CHECKING:
+    from rsd.preflight import RunPlan  # a collection has no use for what that loads
 
 PING_PERIOD_S = 5.0  # from one ping to the next
 ANXIOUS_PERIOD_S = 0.5  # the same while no replica answers

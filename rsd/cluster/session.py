@@ -112,6 +112,7 @@ def _join(address: str) -> None:
 def _start_local(cpus: int) -> None:
     os.environ.pop(VARIABLE, None)  # blank, which Ray takes for an address here and there
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves the ones that do the work
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # a process a CPU, none for us
     failure = Exception()
     for _ in range(STARTS):
         before = _children()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
+import ray
 from rich.console import Console
 
 from rsd import records
@@ -23,10 +25,23 @@ from rsd.preflight import open_books, prepare
 TOY = ["--policy", "toy", "--worker-memory-gb", "0.2", "--workers", "2"]
 
 
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with connected(cpus=2):
-        yield
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[ExitStack]:
+    """Holds the connection of all tests that are content with any Ray."""
+    with ExitStack() as held:
+        yield held
+
+
+@pytest.fixture()
+def ray_here(shared_ray: ExitStack) -> None:
+    if not ray.is_initialized():
+        shared_ray.enter_context(connected(cpus=2))
+
+
+@pytest.fixture()
+def no_ray(shared_ray: ExitStack) -> None:
+    """For tests that start one themselves."""
+    shared_ray.close()
 
 
 def run_toy(output: Path, *flags: str) -> tuple[Standing, str]:

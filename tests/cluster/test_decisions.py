@@ -52,9 +52,7 @@ def test_episodes_that_are_killed_for_memory_again_and_again_stop_the_run_and_be
             now += 10
         # the first of a row may be its episode's fault
         assert recorded == [1, 1, 1, 1, 2, 3, 3, 3, 3, 4]
-        with pytest.raises(
-            RunStoppedError, match="killed for memory 5 times in a row"
-        ):
+        with pytest.raises(RunStoppedError, match="killed for memory 5 times in a row"):
             come_back(killed)
     assert read_episodes(str(tmp_path)).num_rows == 4
 

@@ -170,9 +170,11 @@ def test_workers_of_a_lost_node_die_once_and_five_deaths_in_a_row_stop_the_run()
         deaths.add(ActorDiedError())
 
 
-def test_a_node_with_another_arithmetic_stops_the_run() -> None:
+def test_a_node_with_another_arithmetic_or_other_code_stops_the_run() -> None:
     """Its states would differ from the driver's in the last bits."""
     check_worker(INFO, INFO.source_sha256)
+    with pytest.raises(RunStoppedError, match="runs other code than the driver"):
+        check_worker(INFO, "0" * 64)
     odd = dataclasses.replace(INFO.machine, node="odd", arithmetic="other-12345678")
     with pytest.raises(RunStoppedError, match=r"node odd .* other-12345678 instead of"):
         check_worker(dataclasses.replace(INFO, machine=odd), INFO.source_sha256)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import os
 import platform
 import random
+import signal
 import threading
 import time
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,7 +17,8 @@ from conftest import TOY, assert_exactly_once, processes, rows, run_toy, same_wo
 from rich.console import Console
 
 from rsd import records
-from rsd.cluster import actors, pool, replicas
+from rsd.cluster import actors, life, pool, replicas
+from rsd.cluster.actors import PolicyReplicaActor
 from rsd.cluster.evaluate import evaluate
 from rsd.config import parse
 from rsd.envs.assets import ResolvedAssets
@@ -216,6 +219,28 @@ def test_a_replica_that_dies_whenever_it_loads_stops_the_run_and_is_not_waited_f
     told = "every replica of the policy is dead: .*, [5-9] times in a row before it answered"
     with pytest.raises(RunStoppedError, match=told):
         run_toy(tmp_path, "--task-suite", "toy")
+
+
+def test_a_replica_that_is_stopped_for_good_while_it_loads_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody hears of it: it may as well load a large model."""
+    monkeypatch.setattr(replicas, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(life, "STOPPED_S", 1.0)
+    stopped = tmp_path / "stopped"
+
+    class Stopping(PolicyReplicaActor):
+        def __init__(self, *given: Any) -> None:
+            if not stopped.exists():
+                stopped.write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGSTOP)
+            super().__init__(*given)
+
+    monkeypatch.setattr(actors, "PolicyReplicaActor", Stopping)
+    flags = ["--task-suite", "toy", "--tasks", "0", "--arms", "parallel"]
+    standing, _ = run_toy(tmp_path / "run", *flags)
+    assert standing.recorded == standing.planned
+    assert not psutil.pid_exists(int(stopped.read_text()))
 
 
 def test_a_replica_with_another_checkpoint_stops_the_run(

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from rsd import records, report
-from rsd.cluster import evaluate, session
+from rsd.cluster import evaluate, forecast, session
 from rsd.errors import CannotWriteError, RunStoppedError
 from rsd.models import policy
 from tests.decoding.small_policy import IMAGES, small_model
@@ -174,7 +174,7 @@ def test_an_output_that_cannot_be_used_is_told_and_kept(
 def test_a_dry_run_on_a_cluster_that_has_gone_away_meanwhile_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(session, "forecast", raising(LOST))
+    monkeypatch.setattr(forecast, "forecast", raising(LOST))
     assert main(["--task-suite", "toy", *TOY, "--dry-run"]) == 2
     assert "error: the Ray cluster is lost" in capsys.readouterr().err
 
