@@ -231,7 +231,7 @@ def prepare(config: CollectConfig) -> CollectionPlan:
             config.hold_steps,
             noise,
             Looks().scaled(config.jitter) if config.jitter else None,
-            _driver(config, images, max_steps) if config.driver else None,
+            _novice(config, images, max_steps) if config.driver else None,
             config.misses or None,
         ),
         policy=config.driver,
@@ -277,7 +277,7 @@ def _check(config: CollectConfig) -> None:
         raise unknown("suite with an expert", config.suite, EXPERTS)
 
 
-def _driver(config: CollectConfig, images: ImageSpec, max_steps: int) -> NoviceSettings:
+def _novice(config: CollectConfig, images: ImageSpec, max_steps: int) -> NoviceSettings:
     policy = inspect_policy(str(config.driver))
     if policy.images != images:
         raise UserError(

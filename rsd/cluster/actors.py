@@ -1,4 +1,4 @@
-"""Plain classes as Ray actors: the one place where `ray.remote` is written."""
+"""Plain classes as Ray actors, and how a worker asks replicas."""
 
 from __future__ import annotations
 

@@ -73,8 +73,8 @@ def end_if_stopped(actor: ActorHandle) -> None:
     life = life_of(actor)
     if life.pid:
         there = NodeAffinitySchedulingStrategy(life.node_id, soft=False)
-        look: Any = ray.remote(_end_if_stopped).options(num_cpus=0, scheduling_strategy=there)
-        look.remote(life.pid, STOPPED_S)
+        task: Any = ray.remote(_end_if_stopped).options(num_cpus=0, scheduling_strategy=there)
+        task.remote(life.pid, STOPPED_S)
 
 
 def _end_if_stopped(pid: int, stopped_s: float) -> None:
