@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from rsd import books
-from rsd.cluster import session
+from rsd.cluster import evaluate, forecast, session
 from rsd.commands import call
 from rsd.errors import CannotWriteError, RunStoppedError
 from rsd.models.small_vla import weights
@@ -165,7 +165,7 @@ def test_an_output_that_cannot_be_used_is_told_and_kept(
 def test_a_dry_run_on_a_cluster_that_has_gone_away_meanwhile_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(session, "forecast", raising(LOST))
+    monkeypatch.setattr(forecast, "forecast", raising(LOST))
     assert call("evaluate", ["--task-suite", "toy", *TOY, "--dry-run"]) == 2
     assert "error: the Ray cluster is lost" in capsys.readouterr().err
 
@@ -202,7 +202,7 @@ def test_whatever_else_goes_wrong_a_run_says_why_it_ended_and_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(session, "connected", nullcontext)
-    monkeypatch.setattr(session, "evaluate", raising(evaluating))
+    monkeypatch.setattr(evaluate, "evaluate", raising(evaluating))
     monkeypatch.setattr(books.Books, "close", raising(closing))
     if summing is not None:
         monkeypatch.setattr(compute, "summarise", raising(summing))
