@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsd import arithmetic
 from rsd.books import Books, holds_a_run
-from rsd.config import EvaluateConfig
+from rsd.config import EpisodesConfig, EvaluateConfig
 from rsd.errors import UserError
 from rsd.models import PolicyInfo, inspect_policy
 from rsd.outputs import lasting
@@ -42,6 +42,7 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     plan = resolve(config)
     suites = list(config.episodes.task_suite)
     policy = inspect_policy(plan.config.policy.policy)
+    plan = _with_arms(plan, policy)
     _check_modes(plan, policy)
     check_layers(plan, policy.layers)
     _check_experts(plan)
@@ -52,6 +53,16 @@ def prepare(config: EvaluateConfig) -> RunPlan:
         renderer=plan.family.renderer(config.simulator.renderer),
         assets=plan.family.assets(config.simulator.assets, suites),
     )
+
+
+def _with_arms(plan: Plan, policy: PolicyInfo) -> Plan:
+    """The policy's best mode instead of arms that nobody asked for and it does not decode."""
+    episodes = plan.config.episodes
+    left_out = episodes.arms == EpisodesConfig.arms and episodes.use_speculative_decoding is None
+    if not left_out or plan.modes & set(policy.modes):
+        return plan
+    chosen = dataclasses.replace(episodes, arms=(policy.modes[0],))
+    return resolve(dataclasses.replace(plan.config, episodes=chosen))
 
 
 def _check_modes(plan: Plan, policy: PolicyInfo) -> None:

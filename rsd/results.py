@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,24 @@ from rsd import conditions
 from rsd.books import Column, Committed, committed, read_rows, read_run
 from rsd.errors import UserError
 from rsd.outputs import write_atomically
-from rsd.report import (
-    COVERED,
-    LOOKED_AT,
-    MARGIN,
-    one_assets,
-    shared_draws,
-    stored_episodes,
-    success,
-    unseen,
+from rsd.summary.compute import Rows, one_assets, stored_episodes, summary_of
+from rsd.summary.origin import origin_of, provenance
+from rsd.summary.rules import AGAINST_BASELINE, MARGIN
+from rsd.summary.tallies import (
+    BY_LAYER,
+    NONE,
+    Counts,
+    Majority,
+    codes_by_layers,
+    grouped,
+    guesses_by_layer,
+    how_often,
+    lengths_of,
+    numbers,
+    tally,
+    widened,
 )
-from rsd.statistics import Proportion, compare_pairs, holm, not_worse
-from rsd.tallies import Majority, by_layer, codes_by_layers, grouped, tally, whole_layers, widened
+from rsd.summary.values import Summary
 
 SUFFIX = ".parquet"
 _STATE = "final_state_sha256"
@@ -57,7 +62,13 @@ SCHEMA = pa.schema(
             Column("outcome", _NAME, "name", "success, timeout or error"),
             Column("steps", pa.int16(), "control steps", "policy steps executed (20 Hz)"),
             Column("chunks", pa.int16(), "1", "decodes asked for"),
-            Column("passes", pa.int16(), "1", "forwards of the target's backbone, all chunks"),
+            Column(
+                "passes",
+                pa.int16(),
+                "1",
+                "forwards of the target's backbone, all chunks; null where not recorded",
+                nullable=True,
+            ),
             Column("drafted", _PER_LAYER, "tokens per layer", "judged in first passes, all chunks"),
             Column("accepted", _PER_LAYER, "tokens per layer", "of those, tokens kept"),
             Column(
@@ -97,21 +108,6 @@ SCHEMA = pa.schema(
     ]
 )
 
-_KEPT = (
-    "run_id",
-    "config",
-    "checkpoint_sha256",
-    "assets",
-    "assets_fingerprint",
-    "renderer",
-    "arithmetic",
-    "images",
-    "simulator",
-    "code",
-    "packages",
-    "hardware",
-)
-
 
 def keep(run: str, path: Path) -> int:
     """Write the run in folder `run` to `path` compactly; returns the number of episodes.
@@ -133,10 +129,7 @@ def keep(run: str, path: Path) -> int:
     if episodes["seed"].nunique() > 1:
         raise UserError(f"{run} has several seeds; the compact form holds one")
     table = _compact(episodes, parts)
-    origin = {name: record.get(name) for name in _KEPT}
-    origin["changes"] = [session["changes"] for session in record["sessions"]]
-    origin["machines"] = conditions.machines(record)
-    described = SCHEMA.with_metadata({"run": json.dumps(origin)})
+    described = SCHEMA.with_metadata({"run": json.dumps(origin_of(record))})
     content = io.BytesIO()
     pq.write_table(
         pa.Table.from_pandas(table, described, preserve_index=False),
@@ -170,44 +163,40 @@ def _by_episode(keys: pd.MultiIndex, parts: Committed) -> dict[str, Any]:
         for arm, suites in tally(parts).items()
         for suite, one in suites.items()
     }
-    totals: dict[str, np.ndarray] = {
-        name: np.zeros((len(keys), 0), dtype=np.int64)
-        for name in ("drafted", "accepted", "judged", "whole", "majority")
-    }
-    depth, near_ties, codes = (np.zeros(len(keys), dtype=np.int64) for _ in range(3))
-    passes: list[np.ndarray] = []
+    totals = {name: np.zeros((len(keys), 0), dtype=np.int64) for name in _BY_LAYER}
+    depth, near_ties, lost = (np.zeros(len(keys), dtype=np.int64) for _ in range(3))
+    passes = [np.zeros((0, 3), dtype=np.int64)]
     for batch in parts.chunks(_CHUNK_COLUMNS):
         for arm, suite, rows in grouped(batch):
             places = keys.get_indexer(pd.MultiIndex.from_frame(rows.select(KEY).to_pandas()))
-            layers = _column(rows, "layers")
-            np.maximum.at(depth, places, layers)
-            np.add.at(near_ties, places, _column(rows, "canonical"))
-            np.add.at(codes, places, rows["codes"].is_valid().to_numpy(zero_copy_only=False))
+            np.maximum.at(depth, places, numbers(rows["layers"]))
+            np.add.at(near_ties, places, numbers(rows["canonical"]))
             passes.append(
-                np.stack([places, _column(rows, "chunk_index"), _column(rows, "passes")], axis=1)
+                np.stack([places, numbers(rows["chunk_index"]), numbers(rows["passes"])], axis=1)
             )
-            for name, counts in _counts_by_layer(rows, layers, guesses[arm, suite]).items():
+            tables = _with_majority(rows, guesses[arm, suite])
+            np.add.at(lost, places, tables["judged"].any(axis=1) & (lengths_of(rows["codes"]) == 0))
+            for name, counts in tables.items():
                 width = max(totals[name].shape[1], counts.shape[1])
                 totals[name] = widened(totals[name], width)
                 np.add.at(totals[name], places, widened(counts, width))
-    per_chunk = _split(np.concatenate(passes) if passes else np.zeros((0, 3), int), len(keys))
-    lists = {
+    per_chunk = _split(np.concatenate(passes), len(keys))
+    lists: dict[str, list[Any]] = {
         name: [row[:layers].tolist() for row, layers in zip(table, depth, strict=True)]
         for name, table in ((n, widened(t, int(depth.max(initial=0)))) for n, t in totals.items())
     }
-    known = codes == [len(own) for own in per_chunk]
-    majority = [
-        own if all_known else None for own, all_known in zip(lists["majority"], known, strict=True)
-    ]
+    for place in np.flatnonzero(lost):  # codes that a guess was judged on
+        lists["majority"][place] = None
+    told = [own if all(own) else None for own in per_chunk]  # 0 is what was not recorded
     return {
-        "passes": np.array([sum(own) for own in per_chunk], dtype=np.int16),
+        "passes": pd.array([None if own is None else sum(own) for own in told], dtype="Int16"),
         "near_ties": near_ties.astype(np.int16),
-        "chunk_passes": per_chunk,
+        "chunk_passes": told,
         **lists,
-        "majority": majority,
     }
 
 
+_BY_LAYER = ("drafted", "accepted", "judged", "whole", "majority")
 _CHUNK_COLUMNS = (
     *KEY,
     "chunk_index",
@@ -220,28 +209,15 @@ _CHUNK_COLUMNS = (
 )
 
 
-def _column(rows: pa.RecordBatch, name: str) -> np.ndarray:
-    return rows[name].to_numpy(zero_copy_only=False)
-
-
-def _counts_by_layer(
-    rows: pa.RecordBatch, layers: np.ndarray, majority: Majority
-) -> dict[str, np.ndarray]:
+def _with_majority(rows: pa.RecordBatch, majority: Majority) -> dict[str, np.ndarray]:
     """Of chunk rows of one arm and suite: numbers by row and layer, int64 (n, L)."""
-    drafted, accepted = by_layer(rows["drafted"]), by_layer(rows["accepted"])
-    judged, whole = whole_layers(drafted, accepted)
-    right = np.zeros((len(rows), int(layers.max(initial=0))), dtype=np.int64)
-    for places, codes in codes_by_layers(rows["codes"], layers):
+    tables = guesses_by_layer(rows)
+    right = np.zeros_like(tables["judged"])
+    for places, codes in codes_by_layers(rows["codes"], numbers(rows["layers"])):
         tokens, depth = codes.shape[1:]
         same = (codes == majority.guess[:tokens, :depth]).sum(axis=1)
-        right[places, :depth] = same * widened(judged[places], depth)
-    return {
-        "drafted": drafted,
-        "accepted": accepted,
-        "judged": judged.astype(np.int64),
-        "whole": whole.astype(np.int64),
-        "majority": right,
-    }
+        right[places, :depth] = same * tables["judged"][places, :depth]
+    return tables | {"majority": right}
 
 
 def _split(passes: np.ndarray, episodes: int) -> list[list[int]]:
@@ -263,223 +239,7 @@ def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     return origin, rows
 
 
-def sum_by_layer(tokens: pd.Series) -> list[int] | None:
-    """Numbers of each layer over all rows, which may be ragged, where arms decode fewer; None where
-    a row's are unknown."""
-    if any(row is None for row in tokens):
-        return None
-    sums = np.zeros(max(map(len, tokens), default=0), dtype=np.int64)
-    for row in tokens:
-        sums[: len(row)] += row
-    return sums.tolist()
-
-
-# --- tables --------------------------------------------------------------------------------------
-
-
-def success_table(rows: pd.DataFrame) -> list[str]:
-    """Markdown: a row a suite, a column an arm; success in percent with its 95 % interval. Below it
-    the same of the trials that no policy's development looked at, where there are others."""
-    arms = _arms(rows)
-    lines = _head(["suite", *arms])
-    suites = {str(name): part for name, part in rows.groupby("suite", observed=True, sort=False)}
-    if len(suites) > 1:
-        suites["all"] = rows
-    for name, whole in suites.items():
-        lines.append(_success_row(name, whole, arms))
-        later = unseen(whole)
-        if 0 < len(later) < len(whole):
-            trials = f"trials {LOOKED_AT} to {later['trial'].max()}"
-            lines.append(_success_row(f"{name}, {trials}", later, arms))
-    return lines
-
-
-def _success_row(name: str, rows: pd.DataFrame, arms: Sequence[str]) -> str:
-    return _row([name, *(_percent(success(rows[rows["arm"] == arm])) for arm in arms)])
-
-
-def task_table(rows: pd.DataFrame) -> list[str]:
-    """Markdown: a row a suite and arm, a column a task; successes of finished episodes, errors
-    apart, nothing where nothing ran."""
-    tasks = sorted(set(rows["task_id"]))
-    lines = _head(["suite", "arm", *(str(task) for task in tasks)])
-    for suite, of_suite in rows.groupby("suite", observed=True, sort=False):
-        for arm in _arms(of_suite):
-            of_arm = of_suite[of_suite["arm"] == arm]
-            cells = [_counts(of_arm[of_arm["task_id"] == task]) for task in tasks]
-            lines.append(_row([str(suite), arm, *cells]))
-    return lines
-
-
-def decoding_table(rows: pd.DataFrame) -> list[str]:
-    """Markdown: what speculation did; a row a suite that has both exact arms."""
-    lines = _head(
-        [
-            "suite",
-            "passes a chunk",
-            "draft kept by layer, %",
-            "constant guess, %",
-            "whole layers kept, %",
-            "same final state",
-        ]
-    )
-    for suite, of_suite in rows.groupby("suite", observed=True, sort=False):
-        fast, slow = (of_suite[of_suite["arm"] == arm] for arm in _EXACT)
-        if not fast["chunks"].sum() or not slow["chunks"].sum():
-            continue
-        means = [f"{_per_chunk(arm):.2f}" for arm in (fast, slow)]
-        same, pairs = _same_states(fast, slow)
-        cells = [
-            f"{means[0]} (median {_median_passes(fast)}) instead of {means[1]}",
-            _shares(fast, "accepted", "drafted"),
-            _shares(fast, "majority", "drafted"),
-            _shares(fast, "whole", "judged"),
-            f"{same} of {pairs}",
-        ]
-        lines.append(_row([str(suite), *cells]))
-    return lines
-
-
-_EXACT = ("speculative", "autoregressive")
-_BASELINE = "autoregressive"
-
-
-def paired_table(rows: pd.DataFrame, margin: float = MARGIN) -> list[str]:
-    """Markdown: every other arm against the baseline, over all worlds that both have finished; a
-    row an arm, none where the baseline did not run. P-values are adjusted over its rows."""
-    columns = [
-        "pairs",
-        "it alone",
-        f"{_BASELINE} alone",
-        "points (95 % interval)",
-        "p",
-        "p (Holm)",
-        f"not worse, margin {100 * margin:g}: p (Holm)",
-        "worlds finished by one only: it, other",
-    ]
-    verdicts = {arm: _verdicts(rows[rows["arm"] == arm]) for arm in _arms(rows)}
-    baseline = verdicts.pop(_BASELINE, {})
-    pairs = {arm: compare_pairs(baseline, own) for arm, own in verdicts.items()}
-    pairs = {arm: pair for arm, pair in pairs.items() if pair.pairs}
-    adjusted = holm([pair.p_value for pair in pairs.values()])
-    worse = holm(
-        [
-            not_worse(pair.only_first, pair.only_second, pair.pairs, margin)
-            for pair in pairs.values()
-        ]
-    )
-    lines = _head([f"against {_BASELINE}", *columns])
-    for (arm, pair), *p_values in zip(pairs.items(), adjusted, worse, strict=True):
-        counts = [str(count) for count in (pair.pairs, pair.only_second, pair.only_first)]
-        points, low, high = (
-            f"{100 * (value or 0):+.1f}" for value in (pair.difference, pair.low, pair.high)
-        )
-        lines.append(
-            _row(
-                [
-                    arm,
-                    *counts,
-                    f"{points} ({low} to {high})",
-                    *(f"{p_value:.2g}" for p_value in (pair.p_value, *p_values)),
-                    f"{pair.second_unpaired}, {pair.first_unpaired}",
-                ]
-            )
-        )
-    return lines
-
-
-def notes(groups: Sequence[Published], margin: float = MARGIN) -> list[str]:
-    """Markdown: what the tables of all groups do not say themselves."""
-    points = f"{100 * margin:g}"
-    lines = [
-        COVERED,
-        "p: exact McNemar test; Holm: adjusted for the rows of its table. Not worse: one-sided p "
-        "of the score test of paired proportions, adjusted likewise; below 0.025, the arm is "
-        f"worse by less than {points} points (one of a task's 50 trials is 2), if at all.",
-        "Layers are judged where all coarser ones were kept. Constant guess: the most frequent "
-        "level of every (step, dim, layer) in the suite's own chunks, chosen in hindsight, on the "
-        "same tokens as the draft. Whole layers: judged ones of which every token was kept.",
-        f"Of the first {LOOKED_AT} trials of a task some were looked at in the policies' "
-        "development, of the others none; the expert's looked at all of libero_spatial 4.",
-    ]
-    for group in groups:
-        arms: dict[str, Any] = {}
-        for origin in group.origins:
-            arms |= origin["config"]["arms"]
-        lines += [
-            f"{' and '.join(f'`{arm}`' for arm in together)} sample with the same random numbers: "
-            "in a world their outcomes are not independent."
-            for together in shared_draws(arms)
-        ]
-    return lines
-
-
-def _verdicts(rows: pd.DataFrame) -> dict[Hashable, bool]:
-    """Of finished episodes, by world."""
-    finished = rows[rows["outcome"] != "error"].set_index(WORLD)
-    return (finished["outcome"] == "success").to_dict()
-
-
-def _arms(rows: pd.DataFrame) -> list[str]:
-    """The baselines first, then by name."""
-    first = ["expert", "autoregressive", "speculative", "parallel", "regression"]
-    present = sorted(set(rows["arm"]))
-    return [arm for arm in first if arm in present] + [arm for arm in present if arm not in first]
-
-
-def _counts(rows: pd.DataFrame) -> str:
-    rate, errors = success(rows), int((rows["outcome"] == "error").sum())
-    parts = [f"{rate.successes}/{rate.finished}" if rate.finished else ""]
-    parts += [f"{errors} error{'s' * (errors > 1)}"] if errors else []
-    return ", ".join(filter(None, parts))
-
-
-def _percent(rate: Proportion) -> str:
-    if rate.rate is None:
-        return ""
-    return (
-        f"{rate.successes}/{rate.finished} = {100 * rate.rate:.1f} "
-        f"({100 * rate.low:.1f} to {100 * rate.high:.1f})"
-    )
-
-
-def _per_chunk(rows: pd.DataFrame) -> float:
-    return float(rows["passes"].sum() / rows["chunks"].sum())
-
-
-def _median_passes(rows: pd.DataFrame) -> str:
-    passes = [own for own in rows["chunk_passes"] if own is not None]
-    if len(passes) < len(rows):
-        return conditions.UNKNOWN
-    return f"{np.median(np.concatenate(passes)):g}"
-
-
-def _shares(rows: pd.DataFrame, part: str, whole: str) -> str:
-    """By layer in percent, of the layers that were drafted."""
-    parts, wholes = sum_by_layer(rows[part]), sum_by_layer(rows[whole])
-    if parts is None or wholes is None:
-        return conditions.UNKNOWN
-    shares = (100 * k / n for k, n in zip(parts, wholes, strict=True) if n)
-    return " ".join(f"{share:.1f}" for share in shares)
-
-
-def _same_states(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int]:
-    """Pairs that end in the same state, and pairs without an error."""
-    pairs = first.merge(second, on=WORLD)
-    pairs = pairs[(pairs["outcome_x"] != "error") & (pairs["outcome_y"] != "error")]
-    same = pairs["final_state_x"].astype(str) == pairs["final_state_y"].astype(str)
-    return int(same.sum()), len(pairs)
-
-
-def _head(cells: Sequence[str]) -> list[str]:
-    return [_row(cells), "|" + "---|" * len(cells)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-# --- into a page ---------------------------------------------------------------------------------
+# --- what may share a table -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -530,68 +290,50 @@ def _together(files: dict[Path, tuple[dict[str, Any], pd.DataFrame]]) -> Publish
     )
 
 
-def section(group: Published, margin: float = MARGIN) -> list[str]:
-    """Tables with what they were measured on."""
-    rows, origin = group.rows, group.origins[0]
-    files = ", ".join(f"`{name}`" for name in group.names)
-    versions = ", ".join(dict.fromkeys(chain.from_iterable(map(_versions, group.origins))))
-    parts = [
-        f"{files}: assets {origin['assets'][:12]}, checkpoint "
-        f"{str(origin['checkpoint_sha256'])[:12]}, {versions}, "
-        f"renderer {origin['renderer']}, arithmetic {conditions.arithmetic(origin)}, frames "
-        f"{conditions.frames(origin)}, processors {_processors(group.origins)}; {len(rows):,} "
-        f"episodes, {int((rows['outcome'] == 'error').sum())} errors. Success in percent (95 % "
-        "interval):",
-        "",
-        *success_table(rows),
-    ]
-    for table in (paired_table(rows, margin), decoding_table(rows)):
-        if len(table) > len(_head([])):
-            parts += ["", *table]
-    return parts
+# --- what they say -------------------------------------------------------------------------------
 
 
-def _processors(origins: Sequence[Mapping[str, Any]]) -> str:
-    """Of all files; of a file that noted none, its driver's."""
-    noted = [machine for origin in origins for machine in origin.get("machines") or []]
-    drivers = [origin.get("hardware") for origin in origins if not origin.get("machines")]
-    return conditions.processors(noted, drivers)
+def summary(group: Published, margin: float = MARGIN) -> Summary:
+    """As that of a run, but for times; every arm against the baseline."""
+    decodings: dict[str, Any] = {}
+    for origin in group.origins:
+        decodings |= origin["config"]["arms"]
+    episodes = group.rows.rename(columns={"final_state": "final_state_sha256"}).assign(seed=0)
+    counts: dict[str, dict[str, Counts]] = {}
+    for (arm, suite), rows in group.rows.groupby(["arm", "suite"]):
+        counts.setdefault(str(arm), {})[str(suite)] = _counts(rows)
+    return summary_of(
+        Rows(episodes, counts),
+        group.names,
+        provenance(group.origins),
+        margin,
+        AGAINST_BASELINE,
+        decodings,
+    )
 
 
-def _versions(origin: dict[str, Any]) -> Iterator[str]:
-    """Of the code: the first session's, and those of sessions that went on with another."""
-    yield _version(origin["code"])
-    for changes in origin["changes"]:
-        new = {
-            name.removeprefix("code."): json.loads(change.partition(" -> ")[2])
-            for name, change in changes.items()
-            if name.startswith("code.")
-        }
-        if new:
-            yield _version(origin["code"] | new)
+def _counts(rows: pd.DataFrame) -> Counts:
+    """Of the episodes of an arm and suite."""
+    passes = _all_or_none(rows["chunk_passes"])
+    return Counts(
+        chunks=int(rows["chunks"].sum()),
+        near_ties=int(rows["near_ties"].sum()),
+        all_passes=None if rows["passes"].isna().any() else int(rows["passes"].sum()),
+        passes=None if passes is None else how_often(np.concatenate([NONE, *passes])),
+        layers={name: _sum_by_layer(rows[name]) if name in rows else None for name in BY_LAYER},
+    )
 
 
-def _version(code: dict[str, Any]) -> str:
-    commit = f"commit {code['git_commit'][:12]}" if code["git_commit"] else ""
-    if commit and not code["git_dirty"]:
-        return commit
-    return f"{commit} with sources {code['source_sha256'][:12]}".strip()
+def _all_or_none(lists: pd.Series) -> list[np.ndarray] | None:
+    return None if any(one is None for one in lists) else list(lists)
 
 
-def begin(topic: str) -> str:
-    """The line of a page behind which its tables are written anew."""
-    return f"<!-- {topic}: made by `python jobs/results.py table --write` -->"
-
-
-def end(topic: str) -> str:
-    """The line before which they end."""
-    return f"<!-- end of {topic} -->"
-
-
-def replaced(page: str, topic: str, lines: Sequence[str]) -> str:
-    """A page with the text between the lines of `topic` replaced; raises UserError without them."""
-    head, opened, rest = page.partition(begin(topic))
-    _, closed, tail = rest.partition(end(topic))
-    if not opened or not closed:
-        raise UserError(f"the page lacks the lines {begin(topic)!r} and {end(topic)!r}")
-    return "".join([head, opened, "\n\n", "\n".join(lines), "\n\n", closed, tail])
+def _sum_by_layer(lists: pd.Series) -> np.ndarray | None:
+    """Over rows of different lengths, where arms decode fewer; None where a row's is unknown."""
+    known = _all_or_none(lists)
+    if known is None:
+        return None
+    table = np.zeros((len(known), max(map(len, known), default=0)), dtype=np.int64)
+    for row, own in zip(table, known, strict=True):
+        row[: len(own)] = own
+    return table.sum(axis=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -98,6 +99,13 @@ def result(
         final_state_sha256="" if failed else sha(final_state or world),
         chunks=[] if failed else [chunk(i, speculative, rng) for i in range(chunks)],
     )
+
+
+def of_numbers(episode: EpisodeKey, outcome: Outcome = "success") -> EpisodeResult:
+    """An episode of a policy that answers with actions: no layers, no codes, nothing to accept."""
+    trace = DecodeTrace(drafted=(), accepted=(), passes=1, layers=0, target_s=0.02)
+    chunks = [ChunkRecord(i, trace, sha(f"chunk {i}")) for i in range(3)]
+    return dataclasses.replace(result(episode, outcome), chunks=chunks)
 
 
 def paired_results(tasks: int = 10, trials: int = 5) -> Iterator[EpisodeResult]:

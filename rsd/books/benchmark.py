@@ -23,8 +23,9 @@ from rich.console import Console
 
 from rsd.books import CHUNK_SCHEMA, CHUNKS, EPISODE_SCHEMA, EPISODES, Books
 from rsd.books.schema import parquet
-from rsd.report import print_summary, summarise
 from rsd.suites import TRIALS_PER_TASK
+from rsd.summary.compute import summarise
+from rsd.summary.terminal import print_summary
 
 ARMS = ("autoregressive", "speculative")
 STEPS, DIMS, LAYERS, LEVELS = 8, 7, 6, 7  # T, D, L, V of the bundled policies

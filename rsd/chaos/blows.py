@@ -67,8 +67,8 @@ def kind_of(command: Sequence[str]) -> str | None:
 def may_stand_still(victim: str, command: Sequence[str]) -> bool:
     """Whether a run must notice that this process stands still for good.
 
-    Not while an actor starts: a driver cannot tell one that hangs from one that loads a model for
-    long, or that waits for a node (docs/chaos.md).
+    Not while an actor starts: that takes a run more than a minute, since one that loads a model for
+    long says as little (docs/chaos.md).
     """
     if victim == "worker":
         return command[0].endswith(".episode")

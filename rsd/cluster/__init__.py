@@ -1,5 +1,7 @@
 """A run spread over a Ray cluster; the only package that knows ray.
 
-The classes are plain; `actors` wraps them with `ray.remote`. `scaling`, `leases` and `batching` do
-not import ray at all.
+Two runs decide (`evaluate`, `collect`): what a worker is asked next, and what a report costs. Who
+is asked is up to `pool`, `replicas` and `staffing`. What runs on a node (`worker`, `collector`,
+`replica`) is plain classes, which `actors` wraps; `scaling`, `leases` and `batching` know no ray
+either.
 """

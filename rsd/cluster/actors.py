@@ -1,4 +1,4 @@
-"""Plain classes as Ray actors: the one place where `ray.remote` is written."""
+"""Plain classes as Ray actors, and how a worker asks replicas."""
 
 from __future__ import annotations
 
@@ -6,20 +6,10 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private.state import state
 from ray.actor import ActorHandle
-from ray.core.generated.common_pb2 import (  # type: ignore[attr-defined]
-    NODE_OUT_OF_MEMORY,
-    SYSTEM_ERROR,
-)
-from ray.core.generated.gcs_pb2 import (  # type: ignore[attr-defined]
-    ActorTableData,
-    WorkerTableData,
-)
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError
 
 from rsd import arithmetic
@@ -27,11 +17,8 @@ from rsd.cluster.batching import StuckError
 from rsd.cluster.metrics import QueueLength
 from rsd.cluster.replica import PolicyReplica, ReplicaSettings
 from rsd.cluster.scaling import Footprint
-from rsd.cluster.worker import EnvWorker, NoReplicaError, WorkerSettings
-from rsd.envs import check_node
+from rsd.cluster.worker import EnvWorker, NoReplicaError, Worker, WorkerSettings
 from rsd.envs.rendering import process_variables
-from rsd.errors import UserError
-from rsd.provenance import Machine, machine, source_sha256
 from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, EpisodeResult
 
 REPLICA_RESTARTS = 20  # deaths of one replica (a lost node not counted) after which it stays dead
@@ -40,33 +27,10 @@ OUTAGE_S = 30.0  # without any living replica after which an episode is given ba
 PING_S = 5.0
 DEATHS = (RayActorError, OutOfMemoryError)  # what a call to a dead actor raises
 RETRY_S = 0.2
-UNINTENDED = (SYSTEM_ERROR, NODE_OUT_OF_MEMORY)  # ends of a process
-
-
-@dataclass(frozen=True)
-class WorkerInfo:
-    """What a worker says of itself when it is up."""
-
-    machine: Machine
-    source_sha256: str  # of the code that it runs
-    problem: str  # why its node cannot run the suites; empty if it can
-
-
-def worker_info(suite: str, settings: WorkerSettings) -> WorkerInfo:
-    """Checks this node for the suite's simulator, before an episode pays for it."""
-    renderer, problem = settings.renderer, ""
-    try:
-        renderer = check_node(suite, settings.assets, settings.renderer)
-    except UserError as error:
-        problem = str(error)
-    return WorkerInfo(machine("worker", renderer), source_sha256(), problem)
 
 
 class EnvWorkerActor(EnvWorker):
     """A worker whose policy is elsewhere."""
-
-    def info(self, suite: str) -> WorkerInfo:
-        return worker_info(suite, self._settings)
 
     def episode(
         self, key: EpisodeKey, decoding: Decoding, replicas: Sequence[ActorHandle]
@@ -146,10 +110,13 @@ def start_replica(
     )
 
 
-def start_worker(settings: WorkerSettings, footprint: Footprint) -> ActorHandle:
-    """A worker; returns before it is up. Its renderer is fixed before mujoco is imported."""
+def start_worker(
+    kind: type[Worker[Any]], footprint: Footprint, settings: WorkerSettings, *arguments: Any
+) -> ActorHandle:
+    """`kind(settings, *arguments)` as a worker; returns before it is up. Its renderer is fixed
+    before mujoco is imported."""
     variables = process_variables(settings.renderer)
-    return start_actor(EnvWorkerActor, footprint, variables, settings)
+    return start_actor(kind, footprint, variables, settings, *arguments)
 
 
 def start_actor(
@@ -165,41 +132,3 @@ def start_actor(
     )
     handle: ActorHandle = actor.remote(*arguments)
     return handle
-
-
-@dataclass(frozen=True)
-class Life:
-    """What Ray's head has noted of an actor."""
-
-    restarts: int
-    ended_by: str  # how a process on its node came to an unintended end last; empty if none has
-
-
-def life_of(actor: ActorHandle) -> Life:
-    """Ask the head: while an actor is being restarted, calls to it wait and say nothing. There is
-    no public way without Ray's dashboard, which a local cluster has not."""
-    accessor = state._connect_and_get_accessor()
-    found = accessor.get_actor_info(actor._actor_id)
-    if found is None:  # not registered yet
-        return Life(0, "")
-    noted = ActorTableData.FromString(found)
-    table = map(WorkerTableData.FromString, accessor.get_worker_table())
-    ended = [
-        worker
-        for worker in table
-        if not worker.is_alive
-        and worker.exit_type in UNINTENDED
-        and worker.worker_address.node_id == noted.address.node_id
-    ]
-    last = max(ended, key=lambda worker: worker.end_time_ms, default=None)
-    return Life(noted.num_restarts, last.exit_detail if last else "")
-
-
-def stop(actor: ActorHandle) -> None:
-    """End an actor's process for good."""
-    ray.kill(actor)
-
-
-def restart(actor: ActorHandle) -> None:
-    """End an actor's process; Ray starts another in its place, which counts as a death."""
-    ray.kill(actor, no_restart=False)

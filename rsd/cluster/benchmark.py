@@ -12,10 +12,10 @@ from io import StringIO
 import psutil
 from rich.console import Console
 
-from rsd.cluster.crew import Crew
-from rsd.cluster.driver import Driver, Interrupts
-from rsd.cluster.progress import LineProgress, Standing
+from rsd.cluster.display import LineDisplay, Standing
+from rsd.cluster.evaluate import EvaluationRun
 from rsd.cluster.session import connected
+from rsd.cluster.watch import Interrupts
 from rsd.config import parse
 from rsd.errors import UserError
 from rsd.models.toy import LAYERS
@@ -39,7 +39,7 @@ class DriverCost:
     peak_rss_bytes: int
 
 
-class _MemoryWatch(LineProgress):
+class _MemoryWatch(LineDisplay):
     """Notes the driver's memory at a quarter of the run, when everything is imported and warm."""
 
     def __init__(self) -> None:
@@ -67,17 +67,13 @@ def driver_cost(episodes: int = 2000, workers: int = 2) -> DriverCost:
         flags += ["--num-trials", str(trials), "--output", folder]
         config = parse([*flags, "--arms", *arms])
         run = prepare(config)
-        with (
-            open_books(run, watch.say) as books,
-            Interrupts(watch.say) as interrupts,
-            Crew(run, watch.say) as crew,
-        ):
-            driver = Driver(run, books, crew, watch, interrupts)
+        with open_books(run, watch.say) as books, Interrupts(watch.say) as interrupts:
+            session = EvaluationRun(run, books, watch, interrupts)
             started, cpu = time.perf_counter(), time.process_time()
-            standing = driver.run()
+            standing = session.run()
             wall_s = time.perf_counter() - started
             cpu_s = time.process_time() - cpu
-            busy_s = wall_s - crew.waited_s
+            busy_s = wall_s - session.pool.waited_s
     done = standing.recorded_now
     return DriverCost(
         episodes=done,

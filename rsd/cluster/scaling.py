@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 GB = 1024**3
@@ -19,6 +20,11 @@ class ClusterSize:
     gpus: float
     memory_bytes: float
 
+    @classmethod
+    def of(cls, resources: Mapping[str, float]) -> ClusterSize:
+        """By Ray's names of what there is."""
+        return cls(*(resources.get(name, 0.0) for name in ("CPU", "GPU", "memory")))
+
     def __str__(self) -> str:
         return f"{self.cpus:g} CPUs, {self.gpus:g} GPUs, {self.memory_bytes / GB:.0f} GB of memory"
 
@@ -30,6 +36,9 @@ class Footprint:
     cpus: float
     gpus: float = 0.0
     memory_bytes: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs, {self.gpus:g} GPUs and {self.memory_bytes / GB:.1f} GB"
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,46 @@ class Wishes:
     grows: bool = True  # whether nodes may join: what does not fit yet waits for them
 
 
-def replica_footprint(cluster: ClusterSize, wishes: Wishes) -> Footprint:
+@dataclass(frozen=True)
+class Staff:
+    """Who is there already."""
+
+    workers: int = 0
+    replicas: int = 0
+    dead_replicas: int = 0  # for good: nobody takes their place, where one died, so would others
+    replica: Footprint | None = None  # of one that is there: all are of its kind
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """Whom to start, and what each asks for."""
+
+    workers: ScalingDecision
+    worker: Footprint
+    replicas: ScalingDecision
+    replica: Footprint
+    worth_a_node: int  # workers in all that an autoscaler should make room for
+
+
+NOBODY = Staff()
+
+
+def size(cluster: ClusterSize, wishes: Wishes, remaining: int, staff: Staff = NOBODY) -> Sizing:
+    """Whom to start beside `staff` for `remaining` episodes, those that are running included.
+
+    It never shrinks, and it may be asked again whenever nodes have joined.
+    """
+    replica = _replica_footprint(cluster, wishes)
+    if staff.replica is not None and staff.replica.gpus != replica.gpus:
+        replica = staff.replica
+    replicas = _replicas(cluster, wishes, remaining, staff, replica)
+    worker = Footprint(1.0, 0.0, min(wishes.worker_memory_gb * GB, cluster.memory_bytes))
+    held_cpus = (staff.replicas + replicas.change) * replica.cpus
+    workers = _workers(cluster, wishes, remaining, staff, worker, held_cpus)
+    return Sizing(workers, worker, replicas, replica, _worth_a_node(wishes, remaining))
+
+
+def _replica_footprint(cluster: ClusterSize, wishes: Wishes) -> Footprint:
     """A GPU and the CPU that feeds it; without GPUs a CPU, or on a small machine none of its own:
     while a simulator waits for the replica it leaves its CPU to it."""
     gpus = wishes.gpus_per_replica
@@ -63,22 +111,19 @@ def replica_footprint(cluster: ClusterSize, wishes: Wishes) -> Footprint:
     return Footprint(cpus=1.0 if cluster.cpus > SHARED_CPUS else 0.0)
 
 
-def worker_footprint(cluster: ClusterSize, wishes: Wishes) -> Footprint:
-    """A CPU and the simulator's memory, but no more memory than the cluster has."""
-    return Footprint(1.0, 0.0, min(wishes.worker_memory_gb * GB, cluster.memory_bytes))
-
-
-def scale_replicas(
-    running: int, remaining: int, cluster: ClusterSize, replica: Footprint, wishes: Wishes
+def _replicas(
+    cluster: ClusterSize, wishes: Wishes, remaining: int, staff: Staff, replica: Footprint
 ) -> ScalingDecision:
-    """Replicas to start for `remaining` episodes, beside `running` ones."""
+    made = staff.replicas + staff.dead_replicas
     asked = wishes.replicas
+    if asked != 0 and cluster.cpus < 1 and wishes.gpus_per_replica is None:
+        return ScalingDecision(0, "the first node with CPUs decides whether they run on GPUs")
     if asked is not None:
         why = f"{asked} asked for" if asked else "nobody asks one"
         room = math.inf if wishes.grows else _room(cluster, replica)
         if asked > room:
             asked, why = int(room), f"{why}, room for {room:g} ({cluster})"
-        return ScalingDecision(max(0, asked - running), why)
+        return ScalingDecision(max(0, asked - made), why)
     simulators = max(1, min(remaining, int(cluster.cpus), wishes.workers or remaining))
     if replica.gpus > 0:
         fit = int(cluster.gpus / replica.gpus)
@@ -91,7 +136,7 @@ def scale_replicas(
     else:
         fit = useful = 1
         why = f"one shares the simulators' {cluster.cpus:g} CPUs"
-    return ScalingDecision(max(0, max(1, min(fit, useful)) - running), why)
+    return ScalingDecision(max(0, max(1, min(fit, useful)) - made), why)
 
 
 def _room(cluster: ClusterSize, replica: Footprint) -> float:
@@ -101,20 +146,17 @@ def _room(cluster: ClusterSize, replica: Footprint) -> float:
     return max(1.0, min(gpus, cpus))
 
 
-def scale_workers(
-    running: int,
-    remaining: int,
+def _workers(
     cluster: ClusterSize,
-    worker: Footprint,
-    held_by_replicas: Footprint,
     wishes: Wishes,
+    remaining: int,
+    staff: Staff,
+    worker: Footprint,
+    held_cpus: float,
 ) -> ScalingDecision:
-    """Workers to start for `remaining` episodes (held ones included), beside `running` ones.
-
-    More than fit can be asked for: where nodes may join the others wait for them, elsewhere there
-    are no others.
-    """
-    cpus = int((cluster.cpus - held_by_replicas.cpus) / worker.cpus)
+    """More than fit can be asked for: where nodes may join the others wait for them, elsewhere
+    there are no others."""
+    cpus = int((cluster.cpus - held_cpus) / worker.cpus)
     memory = int(cluster.memory_bytes / worker.memory_bytes) if worker.memory_bytes else cpus
     wanted = max(1, min(cpus, memory))
     limit = "CPUs" if cpus <= memory else "memory"
@@ -128,12 +170,10 @@ def scale_workers(
         why = f"{asked} asked for, {why}"
     if remaining < wanted:
         wanted, why = remaining, f"{remaining} episodes left"
-    return ScalingDecision(max(0, wanted - running), why)
+    return ScalingDecision(max(0, wanted - staff.workers), why)
 
 
-def workers_worth_a_node(remaining: int, wishes: Wishes) -> ScalingDecision:
-    """Workers in all that an autoscaler should make room for."""
+def _worth_a_node(wishes: Wishes, remaining: int) -> int:
     if wishes.workers is not None:
-        return ScalingDecision(min(wishes.workers, remaining), f"{wishes.workers} asked for")
-    wanted = math.ceil(remaining / EPISODES_WORTH_A_WORKER)
-    return ScalingDecision(wanted, f"{EPISODES_WORTH_A_WORKER} of {remaining} episodes for each")
+        return min(wishes.workers, remaining)
+    return math.ceil(remaining / EPISODES_WORTH_A_WORKER)

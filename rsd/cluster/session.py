@@ -1,42 +1,30 @@
-"""Connecting to Ray, and a run from its plan to its last row."""
+"""Connecting to Ray, the one that is named or one of our own."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import psutil
 import ray
 from ray._private import worker
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec  # what Ray itself asks
-from rich.console import Console
 
 from rsd import provenance
-from rsd.books import Books
-from rsd.cluster import scaling
 from rsd.cluster.address import VARIABLE, cluster_address
-from rsd.cluster.crew import Crew, cluster_size, size_of, wishes_of
-from rsd.cluster.driver import Driver
-from rsd.cluster.progress import Standing, make_progress
 from rsd.cluster.reasons import reason_of
 from rsd.cluster.scaling import ClusterSize
-from rsd.cluster.watch import VITAL, Birth, Interrupts, Lifeline, beside, lifeline
-from rsd.envs import suite_of
+from rsd.cluster.watch import VITAL, Birth, Lifeline, beside, lifeline
 from rsd.errors import RunStoppedError, UserError
 from rsd.leaving import is_left_behind
-from rsd.preflight import RunPlan
 
 OBJECT_STORE_BYTES = 512 * 1024**2  # of a local cluster: a frame pair is 0.4 MB, and shortly lived
 END_S = 1.0  # for killed processes to be gone
 STARTS = 3  # tries at a local cluster: a busy machine may take longer than Ray's fixed 30 s
-SECONDS_PER_STEP = 0.03  # of an episode, decoding included, measured on one CPU core
-START_S = 20.0  # until the first episode runs
 
 
 @contextlib.contextmanager
@@ -124,6 +112,7 @@ def _join(address: str) -> None:
 def _start_local(cpus: int) -> None:
     os.environ.pop(VARIABLE, None)  # blank, which Ray takes for an address here and there
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves the ones that do the work
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # a process a CPU, none for us
     failure = Exception()
     for _ in range(STARTS):
         before = _children()
@@ -145,50 +134,13 @@ def _start_local(cpus: int) -> None:
     raise RunStoppedError(f"Ray does not start on this machine: {reason_of(failure)}")
 
 
-def evaluate(run: RunPlan, books: Books, console: Console) -> Standing:
-    """Run what the books lack of a plan on the connected cluster, or less after a Ctrl-C.
-
-    Raises RunStoppedError where the cluster cannot run it or is lost, and KeyboardInterrupt for a
-    second Ctrl-C or SIGTERM. The books may then lack what only `close` writes.
-    """
-    run = dataclasses.replace(run, run_id=books.run_id)  # that of the run that is resumed
-
-    def work() -> Standing:
-        with Crew(run, progress.say, books.note_machine) as crew:
-            return Driver(run, books, crew, progress, interrupts).run()
-
-    with make_progress(console) as progress, Interrupts(progress.say) as interrupts:
-        try:
-            standing = beside(work, lambda: interrupts.leave)
-        finally:
-            if interrupts.leave:
-                books.hurry()
-        if interrupts.leave:
-            raise KeyboardInterrupt
-        return standing
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a run will take, as far as that is known before it starts."""
-
-    cluster: ClusterSize
-    episodes: int
-    workers: int
-    workers_reason: str
-    replicas: int
-    replicas_reason: str
-    gpus_per_replica: float
-    seconds: float  # where every episode takes all its steps
-
-
 def local_size() -> ClusterSize:
     """What a cluster of our own on this machine would have, counted as Ray counts at its start:
     container limits, CUDA_VISIBLE_DEVICES and memory that others hold included."""
     spec = ResourceAndLabelSpec(
         num_cpus=provenance.cpus(), object_store_memory=OBJECT_STORE_BYTES
     ).resolve(is_head=True)
-    return size_of(spec.to_resource_dict())
+    return ClusterSize.of(spec.to_resource_dict())
 
 
 def check_gpus(each: float) -> None:
@@ -199,30 +151,3 @@ def check_gpus(each: float) -> None:
             f"--gpus-per-replica {each:g}: this machine has {size.gpus:g} GPUs that Ray finds; "
             f"give 0 for replicas on CPUs, or name a cluster that has them by {VARIABLE}"
         )
-
-
-def forecast(run: RunPlan) -> Forecast:
-    """Size a run up, on the cluster of RAY_ADDRESS or this machine, without starting an actor."""
-    if cluster_address() is None:
-        size = local_size()
-    else:
-        with connected():
-            size = cluster_size()
-    wishes = wishes_of(run)
-    episodes = len(run.keys)
-    replica = scaling.replica_footprint(size, wishes)
-    replicas = scaling.scale_replicas(0, episodes, size, replica, wishes)
-    held = scaling.Footprint(replicas.change * replica.cpus)
-    worker = scaling.worker_footprint(size, wishes)
-    workers = scaling.scale_workers(0, episodes, size, worker, held, wishes)
-    steps = sum(suite_of(key.suite).max_steps for key in run.keys)
-    return Forecast(
-        cluster=size,
-        episodes=episodes,
-        workers=workers.change,
-        workers_reason=workers.reason,
-        replicas=replicas.change,
-        replicas_reason=replicas.reason,
-        gpus_per_replica=replica.gpus,
-        seconds=START_S + steps * SECONDS_PER_STEP / max(1, workers.change),
-    )

@@ -24,7 +24,7 @@ import psutil
 from rsd.errors import RunStoppedError
 from rsd.leaving import leave_behind
 
-LOOK_S = 0.1  # between two looks at signals
+POLL_S = 0.1  # between two looks at signals
 PROBE_S = 1.0  # between two questions to a head on another machine, and for its answer
 LOST_S = 15.0  # without an answer
 BIRTH_S = 120.0  # for a cluster of our own to come up; 10 is usual, 40 on a busy machine
@@ -261,5 +261,5 @@ def _watch(future: Future[Any], leave: Callable[[], bool]) -> None:
 
 def _ended(future: Future[Any]) -> bool:
     """After a moment."""
-    wait([future], LOOK_S)
+    wait([future], POLL_S)
     return future.done()

@@ -1,4 +1,4 @@
-"""An environment worker: one simulator at a time, one episode after the other. No ray, no torch."""
+"""A worker: one simulator at a time, one episode after the other. No ray, no torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rsd.cluster.leases import TaskId, task_of
-from rsd.envs import make_environment, suite_of
+from rsd.envs import check_node, make_environment, suite_of
 from rsd.episode import Decide, run_episode, run_expert_episode
+from rsd.errors import UserError
+from rsd.provenance import Machine, machine, source_sha256
 from rsd.types import Decoding, Environment, EpisodeKey, EpisodeResult, ImageSpec
 
 if TYPE_CHECKING:
@@ -44,46 +46,63 @@ class WorkerSettings:
     time_limit_s: float
 
 
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What a worker says of itself when it is up."""
+
+    machine: Machine
+    source_sha256: str  # of the code that it runs
+    problem: str  # why its node cannot run the suites; empty if it can
+
+
 E = TypeVar("E", bound=Environment)
 
 
-class SimulatorSlot(Generic[E]):
-    """At most one simulator, kept for the next episode of its task: making one takes seconds and
-    more than 1 GB."""
+class Worker(Generic[E]):
+    """Has at most one simulator and keeps it for the next episode of its task: making one takes
+    seconds and more than 1 GB."""
 
     def __init__(self, settings: WorkerSettings, make: Callable[..., E]) -> None:
-        self.env: E | None = None
         self._settings = settings
         self._make = make
+        self._env: E | None = None
         self._task: TaskId | None = None
 
-    def of(self, task: TaskId) -> E:
-        """The simulator of a task; another one's is closed first."""
-        if self.env is None or self._task != task:
-            self.close()
-            settings = self._settings
-            self.env = self._make(*task, settings.assets, settings.renderer, settings.images)
-            self._task = task
-        return self.env
+    def info(self, suite: str) -> WorkerInfo:
+        """Checks this node for the suite's simulator, before an episode pays for it."""
+        renderer, problem = self._settings.renderer, ""
+        try:
+            renderer = check_node(suite, self._settings.assets, renderer)
+        except UserError as error:
+            problem = str(error)
+        return WorkerInfo(machine("worker", renderer), source_sha256(), problem)
 
-    def close(self) -> None:
+    def _simulator(self, task: TaskId) -> E:
+        """The simulator of a task; another one's is closed first."""
+        if self._env is None or self._task != task:
+            self._close()
+            settings = self._settings
+            self._env = self._make(*task, settings.assets, settings.renderer, settings.images)
+            self._task = task
+        return self._env
+
+    def _close(self) -> None:
         """Leave no simulator behind."""
-        env, self.env = self.env, None
+        env, self._env = self._env, None
         if env is not None:
             with contextlib.suppress(Exception):  # a broken simulator may not close either
                 env.close()
 
 
-class EnvWorker:
-    """Runs episodes; keeps the simulator of the last task for the next episode."""
+class EnvWorker(Worker[Environment]):
+    """Runs episodes of an evaluation."""
 
     def __init__(
         self,
         settings: WorkerSettings,
         make: Callable[..., Environment] = make_environment,
     ) -> None:
-        self._settings = settings
-        self._simulator = SimulatorSlot(settings, make)
+        super().__init__(settings, make)
 
     def run(self, key: EpisodeKey, decoding: Decoding, decide: Decide) -> EpisodeResult:
         """One attempt at an episode; an exception becomes a result with outcome `error`.
@@ -94,7 +113,7 @@ class EnvWorker:
         started = time.perf_counter()
         try:
             with time_limit(self._settings.time_limit_s):
-                env = self._simulator.of(task_of(key))
+                env = self._simulator(task_of(key))
                 max_steps = suite_of(key.suite).max_steps
                 if decoding.mode == "expert":
                     return run_expert_episode(
@@ -106,8 +125,8 @@ class EnvWorker:
         except Exception:  # whatever simulator or policy raise is recorded as what it is
             error = traceback.format_exc()
             wall_s = time.perf_counter() - started
-            result = error_result(key, error, self._settings, self._simulator.env, wall_s)
-            self._simulator.close()  # whatever state the simulator was in is gone
+            result = error_result(key, error, self._settings, self._env, wall_s)
+            self._close()  # whatever state the simulator was in is gone
             return result
 
 

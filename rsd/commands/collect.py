@@ -25,8 +25,8 @@ from rsd.console import LINE_PERIOD_S, PLAIN
 from rsd.demos import (
     FIRST_SEED,
     CollectionSettings,
-    DriverSettings,
     NoiseSettings,
+    NoviceSettings,
     Store,
 )
 from rsd.envs import assets, rendering
@@ -212,7 +212,7 @@ def prepare(config: CollectConfig) -> CollectionPlan:
             config.hold_steps,
             noise,
             Looks().scaled(config.jitter) if config.jitter else None,
-            _driver(config, images, max_steps) if config.driver else None,
+            _novice(config, images, max_steps) if config.driver else None,
             config.misses or None,
         ),
         policy=config.driver,
@@ -258,7 +258,7 @@ def _check(config: CollectConfig) -> None:
         raise unknown("suite with an expert", config.suite, EXPERTS)
 
 
-def _driver(config: CollectConfig, images: ImageSpec, max_steps: int) -> DriverSettings:
+def _novice(config: CollectConfig, images: ImageSpec, max_steps: int) -> NoviceSettings:
     policy = inspect_policy(str(config.driver))
     if policy.images != images:
         raise UserError(
@@ -272,7 +272,7 @@ def _driver(config: CollectConfig, images: ImageSpec, max_steps: int) -> DriverS
         )
     steps = round(max_steps * DRIVERS_PART)
     share = DRIVERS_SHARE if config.driver_share is None else config.driver_share
-    return DriverSettings(policy.sha256, policy.chunk_steps, share, steps)
+    return NoviceSettings(policy.sha256, policy.chunk_steps, share, steps)
 
 
 def _tasks(config: CollectConfig) -> tuple[Task, ...]:

@@ -95,18 +95,19 @@ def _training(run: RunPlan) -> str:
 
 def _forecast_lines(run: RunPlan) -> list[str]:
     with commands.importing():
-        from rsd.cluster.session import forecast  # ray takes a second to import
+        from rsd.cluster.forecast import forecast  # ray takes a second to import
 
     try:
         plan = forecast(run)
     except RunStoppedError as error:  # a cluster that went away since it was looked for
         raise UserError(str(error)) from error
-    kind = f"{plan.gpus_per_replica:g} GPU each" if plan.gpus_per_replica else "on CPUs"
+    workers, replicas, gpus = plan.sizing.workers, plan.sizing.replicas, plan.sizing.replica.gpus
+    kind = f"{gpus:g} GPU each" if gpus else "on CPUs"
     return [
         f"output   {output_of(run)}",
         f"cluster  {plan.cluster}",
-        f"workers  {plan.workers}: {plan.workers_reason}",
-        f"replicas {plan.replicas} {kind}: {plan.replicas_reason}",
+        f"workers  {workers.change}: {workers.reason}",
+        f"replicas {replicas.change} {kind}: {replicas.reason}",
         f"time     about {timedelta(seconds=round(plan.seconds))} if every episode takes all steps",
         "dry run: nothing was started",
     ]
@@ -153,7 +154,8 @@ def carry_out(run: RunPlan, console: Console) -> int:
 def work(run: RunPlan, books: Books, console: Console) -> str:
     """Run a plan to its end or to an interrupt; returns why it cannot go on, if so."""
     with commands.importing():  # after all checks: ray takes a second
-        from rsd.cluster.session import connected, evaluate
+        from rsd.cluster.evaluate import evaluate
+        from rsd.cluster.session import connected
 
     try:
         with connected():
@@ -166,8 +168,8 @@ def work(run: RunPlan, books: Books, console: Console) -> str:
 def summarise(output: str, console: Console) -> int:
     """Print the tables of everything that is recorded in `output`; returns its error rows."""
     with commands.importing():
-        from rsd import report  # so does pandas
+        from rsd.summary import compute, terminal  # so does pandas
 
-    summary = report.summarise(output)
-    report.print_summary(summary, console)
+    summary = compute.summarise(output)
+    terminal.print_summary(summary, console)
     return summary.errors

@@ -138,7 +138,8 @@ def on_ray(run: RunPlan, console: Console) -> None:
     """Evaluate a plan as `rsd evaluate` does. Raises RunStoppedError where it stops early,
     KeyboardInterrupt where the user interrupts it."""
     with commands.importing():  # after all checks: ray takes a second
-        from rsd.cluster.session import connected, evaluate
+        from rsd.cluster.evaluate import evaluate
+        from rsd.cluster.session import connected
 
     with open_books(run, lambda line: console.print(line, **PLAIN)) as books, connected():
         standing = evaluate(run, books, console)

@@ -14,7 +14,9 @@ from rich.console import Console
 from rsd.commands import DONE, called
 from rsd.console import PLAIN
 from rsd.flags import read
-from rsd.report import MARGIN, margin_of, print_summary, summarise
+from rsd.summary.compute import summarise
+from rsd.summary.rules import MARGIN, margin_of
+from rsd.summary.terminal import print_summary
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,18 +17,19 @@ from rsd.console import PLAIN
 from rsd.errors import UserError
 from rsd.flags import read
 from rsd.outputs import write_file
-from rsd.report import MARGIN, margin_of
+from rsd.summary import markdown
+from rsd.summary.rules import MARGIN, margin_of
 
 FOLDER = Path("docs/results")
-TOPIC = "results"
+ALL, BRIEF = "results", "results in brief"  # what a page may hold
 
 DESCRIPTION = """\
 Published results: keep a run compactly in the repository, and make the tables of a page from it.
 
-  rsd results keep results/spatial --name lite     # -> docs/results/lite.parquet
-  rsd results table                                # print the tables of docs/results
-  rsd results table --tasks                        # and the successes of every task
-  rsd results table --write README.md              # put them where the page has them
+  rsd results keep results/spatial --name lite             # -> docs/results/lite.parquet
+  rsd results table                                        # print the tables of docs/results
+  rsd results table --tasks                                # and the successes of every task
+  rsd results table --write docs/results.md README.md      # put them where the pages have them
 
 Exit codes: 0 done, 2 bad request.
 """
@@ -68,30 +69,35 @@ class TableOf:
     margin: float = 100 * MARGIN
     """Points of success rate by which an arm may be worse and still count as not worse"""
 
-    write: Path | None = None
-    """A page to write them into, between its lines that say so"""
+    write: tuple[Path, ...] = ()
+    """Pages to write them into, between the lines that say so"""
 
     def run_it(self, console: Console) -> None:
         files = sorted(self.folder.glob(f"*{results.SUFFIX}"))
         if not files:
             raise UserError(f"no results in {self.folder}; `{called('results')} keep` makes some")
+        margin = margin_of(self.margin)
+        summaries = [results.summary(group, margin) for group in results.published(files)]
         lines: list[str] = []
-        groups, margin = results.published(files), margin_of(self.margin)
-        for group in groups:
-            lines += [*([""] if lines else []), *results.section(group, margin)]
-            if self.tasks:
-                lines += ["", *results.task_table(group.rows)]
-        for note in results.notes(groups, margin):
-            lines += ["", note]
-        if self.write is None:
+        for summary in summaries:
+            lines += [*markdown.section(summary, self.tasks), ""]
+        lines += ["\n\n".join(markdown.all_notes(summaries))]
+        if not self.write:
             console.print("\n".join(lines), **PLAIN)
-            return
-        try:
-            page = self.write.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.write} is no page in UTF-8: {error}") from error
-        write_file(self.write, results.replaced(page, TOPIC, lines), "--write")
-        console.print(f"wrote {self.write}", **PLAIN)
+        largest = max(summaries, key=lambda summary: summary.episodes)
+        topics = {ALL: lines, BRIEF: markdown.brief_table(largest)}
+        for path in self.write:
+            write_into(path, topics)
+            console.print(f"wrote {path}", **PLAIN)
+
+
+def write_into(path: Path, topics: Mapping[str, Sequence[str]]) -> None:
+    """Fill a page; raises UserError for one that cannot be read, filled or written."""
+    try:
+        page = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no page in UTF-8: {error}") from error
+    write_file(path, markdown.filled(page, topics), "--write")
 
 
 Job = (

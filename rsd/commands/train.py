@@ -89,7 +89,7 @@ def carry_out(job: TrainCommand, command: str, console: Console) -> None:
     check_files(*job.data)
     check_cluster()
     with commands.importing():  # torch and ray take seconds
-        from rsd.cluster.crew import cluster_size
+        from rsd.cluster.nodes import cluster_size
         from rsd.cluster.session import connected
         from rsd.cluster.training import Placement, absolute, gpus_of_cluster, train
         from rsd.cluster.watch import Interrupts, beside

@@ -10,7 +10,7 @@ from rsd.demos.files import part_files, task_file
 from rsd.demos.layout import OSC_POSE
 from rsd.demos.quota import Quota
 from rsd.demos.reading import check_files, named_demonstrations, read_demonstrations
-from rsd.demos.settings import CollectionSettings, DriverSettings, NoiseSettings
+from rsd.demos.settings import CollectionSettings, NoiseSettings, NoviceSettings
 from rsd.demos.store import Store
 from rsd.demos.writing import merge, stored_seeds, write_demonstration
 
@@ -19,9 +19,9 @@ __all__ = [
     "OSC_POSE",
     "CollectionSettings",
     "Demonstration",
-    "DriverSettings",
     "Failure",
     "NoiseSettings",
+    "NoviceSettings",
     "Quota",
     "Store",
     "check_demonstration",

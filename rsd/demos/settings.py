@@ -20,7 +20,7 @@ class NoiseSettings:
 
 
 @dataclass(frozen=True)
-class DriverSettings:
+class NoviceSettings:
     """A policy that drives part of the way while the expert labels, so that the demonstrations
     hold the states that it leads to (DAgger, arXiv:1011.0686). The expert ends the episode."""
 
@@ -40,5 +40,5 @@ class CollectionSettings:
     hold_steps: int = 8  # steps recorded after the goal was reached: they fill the last chunk
     noise: NoiseSettings | None = field(default_factory=NoiseSettings)
     looks: Looks | None = None  # how much cameras, lamps and colours vary
-    driver: DriverSettings | None = None  # None: the expert drives
+    driver: NoviceSettings | None = None  # None: the expert drives; named as in files, --driver
     misses: float | None = None  # probability that a grasp is missed on purpose (steering.Misses)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsd.demos.settings import CollectionSettings, DriverSettings, NoiseSettings
+from rsd.demos.settings import CollectionSettings, NoiseSettings, NoviceSettings
 from rsd.episode import Decide, check_actions
 from rsd.suites import Task
 from rsd.types import ChunkRequest, Decoding, EpisodeKey, Observation, draws_of
 
-_DRIVERS_STREAM, _MISSES_STREAM = 11, 13  # apart from the noise of the same seed and task
-_DRIVERS_DECODING = Decoding("autoregressive")
+_NOVICES_STREAM, _MISSES_STREAM = 11, 13  # apart from the noise of the same seed and task
+_NOVICES_DECODING = Decoding("autoregressive")
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Steering:
         self, settings: CollectionSettings, task: Task, seed: int, decide: Decide | None
     ) -> None:
         """`decide`: the policy that `settings.driver` wants."""
-        self._turns: PolicyTurns | None = None
+        self._turns: Novice | None = None
         if settings.driver is not None:
             assert decide is not None, "a driver needs its policy"
-            self._turns = PolicyTurns(settings.driver, decide, task, seed)
+            self._turns = Novice(settings.driver, decide, task, seed)
         self._misses = Misses(settings.misses, seed, task.task_id) if settings.misses else None
         self._noise = Disturbance(settings.noise, seed, task.task_id) if settings.noise else None
 
@@ -124,15 +124,15 @@ class Misses:
             self._planned.extend([action] * int(self._rng.integers(*steps, endpoint=True)))
 
 
-class PolicyTurns:
+class Novice:
     """Whose turn it is, the expert's or a policy's, decided chunk by chunk from a generator of its
     own. Only what follows a frame by the expert's own hand becomes an example
     (rsd/training/data.py), so the expert drives for more than a chunk at a time."""
 
-    def __init__(self, settings: DriverSettings, decide: Decide, task: Task, seed: int) -> None:
+    def __init__(self, settings: NoviceSettings, decide: Decide, task: Task, seed: int) -> None:
         self._settings, self._decide = settings, decide
         self._key = EpisodeKey("driver", task.suite, task.task_id, seed)
-        self._rng = np.random.default_rng([seed, task.task_id, _DRIVERS_STREAM])
+        self._rng = np.random.default_rng([seed, task.task_id, _NOVICES_STREAM])
         self._planned: deque[np.ndarray | None] = deque()  # None: as the label says
         self._chunks = 0
 
@@ -151,7 +151,7 @@ class PolicyTurns:
 
     def _ask(self, observation: Observation) -> list[np.ndarray]:
         draws = draws_of(self._key, self._chunks)
-        request = ChunkRequest(observation, _DRIVERS_DECODING, draws, self._chunks)
+        request = ChunkRequest(observation, _NOVICES_DECODING, draws, self._chunks)
         self._chunks += 1
         actions = self._decide(request).actions
         check_actions(actions)

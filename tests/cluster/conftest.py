@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,36 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
+import ray
 from rich.console import Console
 
-from rsd.books import read_episodes
-from rsd.cluster.progress import Standing
-from rsd.cluster.session import connected, evaluate
+from rsd import books
+from rsd.cluster.display import Standing
+from rsd.cluster.evaluate import evaluate
+from rsd.cluster.session import connected
 from rsd.config import parse
 from rsd.preflight import open_books, prepare
 
 TOY = ["--policy", "toy", "--worker-memory-gb", "0.2", "--workers", "2"]
 
 
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    with connected(cpus=2):
-        yield
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[ExitStack]:
+    """Holds the connection of all tests that are content with any Ray."""
+    with ExitStack() as held:
+        yield held
+
+
+@pytest.fixture()
+def ray_here(shared_ray: ExitStack) -> None:
+    if not ray.is_initialized():
+        shared_ray.enter_context(connected(cpus=2))
+
+
+@pytest.fixture()
+def no_ray(shared_ray: ExitStack) -> None:
+    """For tests that start one themselves."""
+    shared_ray.close()
 
 
 def run_toy(output: Path, *flags: str) -> tuple[Standing, str]:
@@ -38,7 +54,7 @@ def run_toy(output: Path, *flags: str) -> tuple[Standing, str]:
 
 
 def rows(output: Path) -> pd.DataFrame:
-    return read_episodes(str(output)).to_pandas()
+    return books.read_episodes(str(output)).to_pandas()
 
 
 def assert_exactly_once(output: Path, arms: int, episodes_per_arm: int) -> None:

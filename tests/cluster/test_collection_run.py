@@ -3,15 +3,18 @@ is told apart from what the expert fails at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
-from rsd.cluster import collect
-from rsd.cluster.actors import WorkerInfo
-from rsd.cluster.collect import Attempt, CollectionPlan, CollectionRun, Cost, TaskStanding
+from rsd.cluster import collect, life, pool
+from rsd.cluster.collect import CollectionRun, TaskStanding
+from rsd.cluster.collector import Attempt, Cost
+from rsd.cluster.worker import WorkerInfo
 from rsd.commands.collect import CollectConfig, _shared, prepare
 from rsd.demos import Failure, Store, stored_seeds, task_file
 from rsd.envs.assets import ResolvedAssets
@@ -24,38 +27,24 @@ from tests.made_up_demonstrations import TASK, made_up_demonstration
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.timeout(240)]
 
 
-def without_assets(plan: CollectionPlan) -> CollectionPlan:
-    absent = ResolvedAssets("official", Path("/nowhere/assets"), "", "")
-    return replace(plan, worker=replace(plan.worker, assets=absent))
-
-
-def with_other_code(plan: CollectionPlan) -> CollectionPlan:
-    return replace(plan, code={**plan.code, "source_sha256": "0" * 64})
-
-
-@pytest.mark.parametrize(
-    ("spoilt", "told"),
-    [
-        (without_assets, "cannot run episodes: .*/nowhere/assets"),
-        (with_other_code, "runs other code than the driver"),
-    ],
-)
 def test_a_node_that_cannot_collect_stops_the_collection_before_a_placement(
-    spoilt: Callable[[CollectionPlan], CollectionPlan], told: str, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     config = CollectConfig(tmp_path, tasks=(0,), demos=1, assets="lite", workers=1)
     plan = prepare(config)
+    absent = ResolvedAssets("official", Path("/nowhere/assets"), "", "")
     store = Store(tmp_path, _shared(config, plan), False)
-    run = CollectionRun(spoilt(plan), store, print)
-    with pytest.raises(RunStoppedError, match=told):
+    run = CollectionRun(replace(plan, worker=replace(plan.worker, assets=absent)), store, print)
+    with pytest.raises(RunStoppedError, match=r"cannot run episodes: .*/nowhere/assets"):
         run.run(lambda: False, lambda standings: None)
     assert not run.costs
     store.close()
 
 
-def toy_collector(broken: set[int]) -> type:
+def toy_collector(broken: set[int], stopped: Path | None = None) -> type:
     """Workers that raise at the seeds `broken`, do not solve seed 2, find seed 3 solved, and solve
-    all others. Local, so that Ray sends it by value."""
+    all others; the first one stops while it starts, and says so in a file `stopped`. Local, so that
+    Ray sends it by value."""
     demos = {seed: made_up_demonstration(seed) for seed in range(1, 8)}
     failures = {2: Failure(2, "not reached"), 3: Failure(3, "holds", void=True)}
 
@@ -63,6 +52,9 @@ def toy_collector(broken: set[int]) -> type:
         def __init__(self, *given: object) -> None: ...
 
         def info(self, suite: str) -> WorkerInfo:
+            if stopped is not None and not stopped.exists():
+                stopped.write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGSTOP)
             return WorkerInfo(machine("worker", "none"), source_sha256(), "")
 
         def collect(self, task: Task, seed: int) -> Attempt:
@@ -103,3 +95,22 @@ def test_errors_are_counted_apart_kept_on_disk_and_tried_again_by_a_resume(
     assert standing == TaskStanding(3, 3, done_now=1) and standing.complete
     assert stored_seeds(task_file(tmp_path, TASK)) == {1, 4, 5}
     assert not (tmp_path / "errors").exists()
+
+
+def test_a_worker_that_is_stopped_for_good_while_it_starts_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody hears of it: it may as well load something for long."""
+    monkeypatch.setattr(pool, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(life, "STOPPED_S", 1.0)
+    stopped = tmp_path / "stopped"
+    monkeypatch.setattr(collect, "Collector", toy_collector(set(), stopped))
+    output = tmp_path / "demos"
+    config = CollectConfig(output, tasks=(TASK.task_id,), demos=1, assets="lite", workers=1)
+    plan = prepare(config)
+    store = Store(output, _shared(config, plan), False)
+    run = CollectionRun(plan, store, print)
+    run.run(lambda: False, lambda standings: None)
+    store.close()
+    assert run.standings()[TASK].complete
+    assert not psutil.pid_exists(int(stopped.read_text()))

@@ -3,20 +3,23 @@ from __future__ import annotations
 import os
 import platform
 import random
+import signal
 import threading
 import time
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from conftest import TOY, assert_exactly_once, processes, rows, run_toy, same_worlds
 from rich.console import Console
 
-from rsd.books import read_chunks, read_run
-from rsd.cluster import actors, crew
-from rsd.cluster.session import evaluate
+from rsd import books
+from rsd.cluster import actors, life, pool, replicas
+from rsd.cluster.actors import PolicyReplicaActor
+from rsd.cluster.evaluate import evaluate
 from rsd.config import parse
 from rsd.envs.assets import ResolvedAssets
 from rsd.errors import RunStoppedError
@@ -54,7 +57,7 @@ def test_every_planned_episode_is_recorded_once_and_arms_are_paired(tmp_path: Pa
     assert standing.recorded == standing.planned == 150
     assert_exactly_once(tmp_path, arms=3, episodes_per_arm=50)
     assert all(len(states) == 1 for states in same_worlds(tmp_path).values())
-    chunks = read_chunks(str(tmp_path)).to_pandas()
+    chunks = books.read_chunks(str(tmp_path)).to_pandas()
     assert (chunks[chunks["arm"] == "parallel@2"]["layers"] == 2).all()
     assert (chunks["queue_s"] > 0).all()
 
@@ -81,7 +84,7 @@ def test_where_one_of_two_replicas_is_dead_for_good_the_other_one_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actors, "REPLICA_RESTARTS", 0)
-    monkeypatch.setattr(crew, "LOOK_S", 0.5)
+    monkeypatch.setattr(replicas, "PING_PERIOD_S", 0.5)
     killer = kill_at_random("PolicyReplicaActor", seed=3, kills=1)
     _, text = run_toy(tmp_path, *FORTY, "--replicas", "2")
     killer.join(1)
@@ -97,11 +100,11 @@ def test_a_replica_whose_device_hangs_is_replaced_and_asked_again(
 ) -> None:
     """Batches hold two chunks at most, so at least two processes hang: the second is looked at
     while it does."""
-    monkeypatch.setattr(crew, "LOOK_S", 0.2)
+    monkeypatch.setattr(replicas, "PING_PERIOD_S", 0.2)
     flags = ["--task-suite", "toy", "--tasks", "0", "1", "--num-trials", "20"]
     limits = ["--workers", "2", "--decode-limit-s", "1"]
     _, text = run_toy(tmp_path, *flags, "--policy", "toy-hang", *limits)
-    assert len(read_chunks(str(tmp_path))) > 2 * 2 * HANGS_AT
+    assert len(books.read_chunks(str(tmp_path))) > 2 * 2 * HANGS_AT
     assert "a replica died and" in text
     assert_exactly_once(tmp_path, arms=2, episodes_per_arm=40)
     assert (rows(tmp_path)["attempts"] == 1).all()
@@ -111,8 +114,8 @@ def test_a_replica_that_does_not_answer_at_all_is_killed_and_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its whole process stands still, the thread included that watches over decodes."""
-    monkeypatch.setattr(crew, "LOOK_S", 0.5)
-    monkeypatch.setattr(crew, "KILL_GRACE_S", 2.0)
+    monkeypatch.setattr(replicas, "PING_PERIOD_S", 0.5)
+    monkeypatch.setattr(replicas, "KILL_GRACE_S", 2.0)
     stopped: list[psutil.Process] = []
 
     def stop_one() -> None:
@@ -135,7 +138,7 @@ def test_run_json_names_the_machines_of_replicas_and_workers(tmp_path: Path) -> 
     flags = ["--task-suite", "toy", "--tasks", "0", "--arms", "parallel"]
     run_toy(tmp_path, *flags)
     run_toy(tmp_path, *flags, "--num-trials", "1", "--resume")  # nothing left to run
-    first, second = read_run(str(tmp_path))["sessions"]
+    first, second = books.read_run(str(tmp_path))["sessions"]
     assert second["machines"] == []
     machines = {machine.pop("role"): machine for machine in first["machines"]}
     assert len(first["machines"]) == len(machines) == 2  # workers of one node are noted once
@@ -214,8 +217,30 @@ def test_a_replica_that_dies_whenever_it_loads_stops_the_run_and_is_not_waited_f
 
     monkeypatch.setattr(actors, "PolicyReplicaActor", Dying)
     told = "every replica of the policy is dead: .*, [5-9] times in a row before it answered"
-    with pytest.raises(crew.RunStoppedError, match=told):
+    with pytest.raises(RunStoppedError, match=told):
         run_toy(tmp_path, "--task-suite", "toy")
+
+
+def test_a_replica_that_is_stopped_for_good_while_it_loads_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody hears of it: it may as well load a large model."""
+    monkeypatch.setattr(replicas, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(life, "STOPPED_S", 1.0)
+    stopped = tmp_path / "stopped"
+
+    class Stopping(PolicyReplicaActor):
+        def __init__(self, *given: Any) -> None:
+            if not stopped.exists():
+                stopped.write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGSTOP)
+            super().__init__(*given)
+
+    monkeypatch.setattr(actors, "PolicyReplicaActor", Stopping)
+    flags = ["--task-suite", "toy", "--tasks", "0", "--arms", "parallel"]
+    standing, _ = run_toy(tmp_path / "run", *flags)
+    assert standing.recorded == standing.planned
+    assert not psutil.pid_exists(int(stopped.read_text()))
 
 
 def test_a_replica_with_another_checkpoint_stops_the_run(
@@ -231,8 +256,9 @@ def test_a_replica_with_another_checkpoint_stops_the_run(
 def test_a_replica_or_worker_with_other_code_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "source_sha256", lambda: "0" * 64)
-    with pytest.raises(crew.RunStoppedError, match="runs other code"):
+    for module in (pool, replicas):
+        monkeypatch.setattr(module, "source_sha256", lambda: "0" * 64)
+    with pytest.raises(RunStoppedError, match="runs other code"):
         run_toy(tmp_path, "--task-suite", "toy")
     assert len(rows(tmp_path)) == 0
 

@@ -27,7 +27,7 @@ from rsd.cluster.watch import (
 from rsd.errors import RunStoppedError
 from rsd.leaving import is_left_behind
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.usefixtures("no_ray"), pytest.mark.timeout(120)]
 
 
 def living_children() -> set[psutil.Process]:

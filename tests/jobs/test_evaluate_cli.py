@@ -17,11 +17,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rsd import books, report
-from rsd.cluster import session
+from rsd import books
+from rsd.cluster import evaluate, forecast, session
 from rsd.commands import call
 from rsd.errors import CannotWriteError, RunStoppedError
 from rsd.models.small_vla import weights
+from rsd.summary import compute
 from tests.decoding.small_policy import IMAGES, small_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,7 +165,7 @@ def test_an_output_that_cannot_be_used_is_told_and_kept(
 def test_a_dry_run_on_a_cluster_that_has_gone_away_meanwhile_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(session, "forecast", raising(LOST))
+    monkeypatch.setattr(forecast, "forecast", raising(LOST))
     assert call("evaluate", ["--task-suite", "toy", *TOY, "--dry-run"]) == 2
     assert "error: the Ray cluster is lost" in capsys.readouterr().err
 
@@ -201,10 +202,10 @@ def test_whatever_else_goes_wrong_a_run_says_why_it_ended_and_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(session, "connected", nullcontext)
-    monkeypatch.setattr(session, "evaluate", raising(evaluating))
+    monkeypatch.setattr(evaluate, "evaluate", raising(evaluating))
     monkeypatch.setattr(books.Books, "close", raising(closing))
     if summing is not None:
-        monkeypatch.setattr(report, "summarise", raising(summing))
+        monkeypatch.setattr(compute, "summarise", raising(summing))
     output = tmp_path / "run"
     flags = ["--task-suite", "toy", *TOY, "--tasks", "0", "--num-trials", "2"]
     assert call("evaluate", [*flags, "--output", str(output)]) == code
@@ -245,7 +246,7 @@ def test_a_run_ends_in_a_summary_and_can_be_asked_for_again(
     assert again.returncode == 3, text
     assert "4 recorded" in text
     with monkeypatch.context() as away:
-        away.setattr(report, "summarise", lambda output: books.read_run(f"{output}/gone"))
+        away.setattr(compute, "summarise", lambda output: books.read_run(f"{output}/gone"))
         assert call("evaluate", flags) == 1  # as of a store that went away after the last row
     assert "no summary: " in capsys.readouterr().err
     changed = launch(*flags, "--trials", "0")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from made_up_runs import key, paired_results, result, write
+from made_up_runs import key, of_numbers, paired_results, result, write
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -49,6 +49,12 @@ def test_the_notebook_runs_on_one_arm_with_nothing_but_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(write(tmp_path, [result(key(0), "error")]), monkeypatch)
+
+
+def test_the_notebook_runs_on_a_policy_of_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(write(tmp_path, [of_numbers(key(trial)) for trial in range(2)]), monkeypatch)
 
 
 def test_the_notebook_is_committed_without_output() -> None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from rsd.cluster import evaluate as evaluation
 from rsd.cluster import session
 from rsd.commands import call, repeat
 from rsd.errors import CannotWriteError
@@ -42,7 +43,7 @@ def test_a_repetition_that_is_cut_short_says_so_and_is_no_difference(
         what()
         return SimpleNamespace(planned=4, recorded=1)
 
-    monkeypatch.setattr(session, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
     monkeypatch.setattr(session, "connected", contextlib.nullcontext)
     monkeypatch.setattr(repeat, "open_books", lambda run, say: contextlib.nullcontext())
     assert call("repeat", FLAGS) == code

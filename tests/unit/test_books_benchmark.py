@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from made_up_runs import key, result, write
 
-from rsd import books, report
+from rsd import books
 from rsd.books import benchmark
+from rsd.summary.compute import summarise
 
 
 def test_a_made_up_run_is_read_as_a_real_one(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_a_made_up_run_is_read_as_a_real_one(tmp_path: Path) -> None:
         assert len(made_up) == 5
         for own in made_up:
             assert pq.read_schema(own).equals(pq.read_schema(part), check_metadata=True)
-    summary = report.summarise(output)
+    summary = summarise(output)
     assert (summary.episodes, [arm.cost.chunks for arm in summary.arms]) == (300, [3000, 3000])
     first = summary.arms[1].acceptance[0]
     assert first.rate and first.majority_rate and first.whole_rate

@@ -13,9 +13,9 @@ import pytest
 from rsd.demos import (
     CollectionSettings,
     Demonstration,
-    DriverSettings,
     Failure,
     NoiseSettings,
+    NoviceSettings,
     Quota,
     Store,
     collect_demonstration,
@@ -92,7 +92,7 @@ def driven(seed: int, share: float, steps: int = 100) -> tuple[Demonstration | F
         return Chunk(np.zeros((2, 7), np.float32), np.zeros((2, 1, 1), np.int64), TRACE)
 
     settings = CollectionSettings(
-        20, 3, 2, noise=None, driver=DriverSettings("sha", 2, share, steps)
+        20, 3, 2, noise=None, driver=NoviceSettings("sha", 2, share, steps)
     )
     outcome = collect_demonstration(Line(), forward, TASK, seed, IMAGES, settings, decide)
     return outcome, asked

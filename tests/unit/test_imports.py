@@ -36,7 +36,7 @@ LINES = (
 )
 
 # Loaded by every environment worker (about 300 MB and seconds each, were torch among it).
-WITHOUT_TORCH = ("rsd/envs/", "rsd/experts/", "rsd/cluster/worker.py")
+WITHOUT_TORCH = ("rsd/envs/", "rsd/experts/", "rsd/cluster/worker.py", "rsd/cluster/collector.py")
 
 
 def _imports(node: ast.AST, at_load: bool) -> Iterator[ast.Import | ast.ImportFrom]:
@@ -141,7 +141,7 @@ def test_a_crossing_would_be_seen(path: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("rsd/cluster/driver.py", "import ray"),
+        ("rsd/cluster/evaluate.py", "import ray"),
         ("rsd/rfsq.py", "import torch"),
         ("rsd/envs/libero.py", "import mujoco"),
         ("rsd/episode.py", "import rayon\nfrom rsd.types import Arm"),

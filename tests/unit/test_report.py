@@ -10,17 +10,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from made_up_runs import DIMS, LAYERS, RUN, STEPS, TOKENS, key, paired_results, result, write
+from made_up_runs import (
+    DIMS,
+    LAYERS,
+    RUN,
+    STEPS,
+    TOKENS,
+    key,
+    of_numbers,
+    paired_results,
+    result,
+    write,
+)
 from rich.console import Console
 
-from rsd import console, report
-from rsd.books import Books, read_chunks
+from rsd import console
+from rsd.books import CHUNK_SCHEMA, Books, read_chunks
 from rsd.commands import call
 from rsd.console import make_console
 from rsd.errors import UserError
 from rsd.provenance import Machine
-from rsd.statistics import holm, not_worse
+from rsd.summary import rules, tallies, terminal
+from rsd.summary.compute import summarise
+from rsd.summary.statistics import holm, not_worse
+from rsd.summary.values import STAGES, ArmSummary, LayerAcceptance
 from rsd.tables import Grid, print_grid
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeResult
 
@@ -30,15 +45,15 @@ def with_traces(trial: int, traces: Sequence[DecodeTrace]) -> EpisodeResult:
     return dataclasses.replace(result(key(trial)), chunks=chunks)
 
 
-def only_arm(output: str) -> report.ArmSummary:
-    (arm,) = report.summarise(output).arms
+def only_arm(output: str) -> ArmSummary:
+    (arm,) = summarise(output).arms
     return arm
 
 
 def test_errors_are_counted_and_never_as_failures(tmp_path: Path) -> None:
     outcomes = ("success", "success", "timeout", "error")
     output = write(tmp_path, (result(key(i), outcome) for i, outcome in enumerate(outcomes)))
-    summary = report.summarise(output)
+    summary = summarise(output)
     (arm,) = summary.arms
     assert (arm.success.successes, arm.success.finished, arm.errors) == (2, 3, 1)
     assert (summary.episodes, summary.errors) == (4, 1)
@@ -52,9 +67,9 @@ def test_acceptance_sums_tokens_over_ragged_layers(tmp_path: Path) -> None:
     ]
     arm = only_arm(write(tmp_path, [with_traces(0, traces)]))
     assert arm.acceptance == [
-        report.LayerAcceptance(0, 40, 20, 0.5, 0, 0, None, 2, 0, 0.0, None, None),
-        report.LayerAcceptance(1, 10, 5, 0.5, 10, 8, 0.8, 1, 0, 0.0, None, None),
-        report.LayerAcceptance(2, 0, 0, None, 0, 0, None, 0, 0, None, None, None),
+        LayerAcceptance(0, 40, 20, 0.5, 0, 0, None, 2, 0, 0.0, None, None),
+        LayerAcceptance(1, 10, 5, 0.5, 10, 8, 0.8, 1, 0, 0.0, None, None),
+        LayerAcceptance(2, 0, 0, None, 0, 0, None, 0, 0, None, None, None),
     ]
     assert (arm.cost.passes_mean, arm.cost.passes_median) == (1.5, 1.5)
     assert arm.cost.near_ties == 0.5
@@ -126,7 +141,7 @@ def test_an_episode_that_is_stored_twice_is_no_result(tmp_path: Path) -> None:
         (part,) = (tmp_path / folder).glob("*.parquet")
         (tmp_path / folder / "part-00001-of-another.parquet").write_bytes(part.read_bytes())
     with pytest.raises(UserError, match=r"holds 2 episodes twice, such as \('speculative', "):
-        report.summarise(output)
+        summarise(output)
 
 
 def test_trials_that_nobody_looked_at_are_counted_beside_the_whole(tmp_path: Path) -> None:
@@ -148,7 +163,7 @@ def test_p_values_of_several_pairs_are_adjusted(tmp_path: Path) -> None:
             for trial in range(20)
         ),
     )
-    pairs = report.summarise(output, margin=0.1).pairs
+    pairs = summarise(output, margin=0.1).pairs
     assert len(pairs) == 6
     raw = [pair.comparison.p_value for pair in pairs]
     assert [pair.p_adjusted for pair in pairs] == holm(raw)
@@ -159,7 +174,7 @@ def test_p_values_of_several_pairs_are_adjusted(tmp_path: Path) -> None:
 
 
 def test_a_margin_is_a_number_of_points(capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.margin_of(2) == 0.02
+    assert rules.margin_of(2) == 0.02
     for points in ("0", "100", "-1", "nan"):
         assert call("report", ["results/none", "--margin", points]) == 2
         assert "between 0 and 100" in capsys.readouterr().err
@@ -169,14 +184,14 @@ def test_arms_that_sample_with_the_same_random_numbers_are_named() -> None:
     def arm(mode: str, rule: str = "sampling") -> dict[str, str]:
         return {"mode": mode, "rule": rule}
 
-    assert report.shared_draws({"a": arm("autoregressive"), "s": arm("speculative")}) == []
+    assert rules.shared_draws({"a": arm("autoregressive"), "s": arm("speculative")}) == []
     arms = {
         "speculative": arm("speculative", "exact"),
         "speculative-sampling": arm("speculative"),
         "autoregressive-sampling": arm("autoregressive"),
         "speculative-sampling@3": arm("speculative"),
     }
-    assert report.shared_draws(arms) == [("speculative-sampling", "speculative-sampling@3")]
+    assert rules.shared_draws(arms) == [("speculative-sampling", "speculative-sampling@3")]
 
 
 def test_what_made_the_rows_stands_below_the_tables(tmp_path: Path) -> None:
@@ -191,16 +206,16 @@ def test_what_made_the_rows_stands_below_the_tables(tmp_path: Path) -> None:
         )
         books.add(result(key(0)), attempts=1, worker="w", node="n")
     text = io.StringIO()
-    report.print_summary(report.summarise(str(tmp_path)), Console(file=text, width=400))
+    terminal.print_summary(summarise(str(tmp_path)), Console(file=text, width=400))
     assert "arithmetic: x86-64-v3; frames: 128 x 96 px, 0 samples, no reflection" in text.getvalue()
     named = "Processors: AMD EPYC (replica, worker), Intel Xeon (worker), NVIDIA H100 (replica)"
     assert named in text.getvalue()
 
 
 def test_a_column_of_later_trials_is_explained_where_there_are_some(tmp_path: Path) -> None:
-    few = report.summarise(write(tmp_path / "few", [result(key(trial)) for trial in range(10)]))
-    more = report.summarise(write(tmp_path / "more", [result(key(trial)) for trial in range(11)]))
-    told = [[note for note in report.notes(one) if "Trials 10 on" in note] for one in (few, more)]
+    few = summarise(write(tmp_path / "few", [result(key(trial)) for trial in range(10)]))
+    more = summarise(write(tmp_path / "more", [result(key(trial)) for trial in range(11)]))
+    told = [[note for note in rules.notes(one) if "Trials 10 on" in note] for one in (few, more)]
     assert [len(notes) for notes in told] == [0, 1]
 
 
@@ -211,12 +226,12 @@ def test_latency_is_the_sum_of_the_stages_of_each_chunk(tmp_path: Path) -> None:
     ]
     cost = only_arm(write(tmp_path, [with_traces(0, traces)])).cost
     assert (cost.total.median, cost.total.p95) == (60, 105)
-    assert [cost.stages[stage].median for stage in report.STAGES] == [50, 1, 2, 3, 4]
+    assert [cost.stages[stage].median for stage in STAGES] == [50, 1, 2, 3, 4]
     assert cost.stages["queue"].p95 == 95
 
 
 def test_pairs_leave_out_worlds_that_one_arm_did_not_finish(tmp_path: Path) -> None:
-    (pair,) = report.summarise(write(tmp_path, paired_results())).pairs
+    (pair,) = summarise(write(tmp_path, paired_results())).pairs
     comparison = pair.comparison
     assert (comparison.first_unpaired, comparison.second_unpaired) == (1, 0)
     assert (pair.first, pair.second) == ("autoregressive", "speculative")
@@ -234,7 +249,7 @@ def test_time_between_sessions_does_not_count(tmp_path: Path) -> None:
             now += 50
             books.add(result(key(trial + 2 * resume)), attempts=1, worker="w", node="n")
         books.close()
-    summary = report.summarise(str(tmp_path))
+    summary = summarise(str(tmp_path))
     assert (summary.elapsed_s, summary.episodes_per_hour) == (200, 72)
 
 
@@ -243,14 +258,14 @@ def test_different_assets_are_never_pooled(tmp_path: Path) -> None:
     official = dataclasses.replace(result(key(1)), assets="official")
     output = write(tmp_path, [lite, official])
     with pytest.raises(UserError, match="lite, official"):
-        report.summarise(output)
+        summarise(output)
 
 
 def test_a_run_without_a_stored_episode_has_a_summary(tmp_path: Path) -> None:
     output = write(tmp_path, [])
-    summary = report.summarise(output)
+    summary = summarise(output)
     assert (summary.episodes, summary.episodes_per_hour, summary.arms) == (0, None, [])
-    report.print_summary(summary, Console(file=io.StringIO()))
+    terminal.print_summary(summary, Console(file=io.StringIO()))
 
 
 def test_a_run_of_errors_only_has_a_summary(tmp_path: Path) -> None:
@@ -267,9 +282,9 @@ def test_tables_fit_a_terminal(tmp_path: Path, width: int) -> None:
         "paired": paired_results(trials=1),
         "eight-layers": [with_traces(0, [eight])],
     }.items():
-        shown = report.summarise(write(tmp_path / name, results))
+        shown = summarise(write(tmp_path / name, results))
         text = io.StringIO()
-        report.print_summary(shown, Console(file=text, width=width))
+        terminal.print_summary(shown, Console(file=text, width=width))
         lines = text.getvalue().splitlines()
         assert max(map(len, lines[:-1])) <= width
         assert "…" not in text.getvalue()
@@ -287,8 +302,8 @@ def test_no_digit_and_no_column_is_lost_in_a_narrow_terminal(
 ) -> None:
     """Everything that a pipe (None) shows; only names of rows and titles may be broken."""
     output = write(tmp_path, (result(key(trial, arm)) for arm in LONG for trial in range(3)))
-    summary = report.summarise(output)
-    for make in report._TABLES:
+    summary = summarise(output)
+    for make in terminal.TABLES:
         grid = make(summary)
         console = make_console() if width is None else Console(width=width)
         print_grid(console, grid)
@@ -329,7 +344,7 @@ def test_a_pair_is_never_broken_inside_an_arms_name(tmp_path: Path) -> None:
     arms = ("autoregressive@3", "speculative-sampling")
     output = write(tmp_path, [result(key(0, arm)) for arm in arms])
     text = io.StringIO()
-    report.print_summary(report.summarise(output), Console(file=text, width=60))
+    terminal.print_summary(summarise(output), Console(file=text, width=60))
     paired = text.getvalue().split("Paired by world")[1].split("Guesses kept")[0].split()
     assert {*arms, "vs"} <= set(paired)
 
@@ -337,9 +352,76 @@ def test_a_pair_is_never_broken_inside_an_arms_name(tmp_path: Path) -> None:
 def test_arms_that_guess_nothing_keep_nothing(tmp_path: Path) -> None:
     output = write(tmp_path, [result(key(0, "autoregressive"))])
     text = io.StringIO()
-    report.print_summary(report.summarise(output), Console(file=text, width=80))
+    terminal.print_summary(summarise(output), Console(file=text, width=80))
     assert "Guesses kept" not in text.getvalue()
     assert "near ties" in text.getvalue()
+
+
+def test_a_policy_of_numbers_has_success_and_pairs_and_no_acceptance(tmp_path: Path) -> None:
+    arms = ("served", "served+delay")
+    output = write(tmp_path, [of_numbers(key(trial, arm)) for arm in arms for trial in range(3)])
+    summary = summarise(output)
+    for arm in summary.arms:
+        assert (arm.success.successes, arm.acceptance) == (3, [])
+        assert (arm.cost.passes, arm.cost.passes_mean, arm.cost.total.median) == ({1: 9}, 1, 0.02)
+    assert summary.pairs[0].identical_final_states == 3
+    text = io.StringIO()
+    terminal.print_summary(summary, Console(file=text, width=80))
+    assert "Guesses kept" not in text.getvalue() and "served+delay" in text.getvalue()
+    assert not [note for note in rules.notes(summary) if "Guesses" in note]
+
+
+def test_what_a_policy_does_not_say_is_unknown_and_not_nothing() -> None:
+    """Null layers, guesses and passes, beside rows that have them."""
+    traces = [{"drafted": [4, 4], "accepted": [4, 2], "layers": 2, "passes": 2, "codes": [1] * 8}]
+    nothing = {"drafted": None, "accepted": None, "layers": None, "passes": None, "codes": None}
+    defaults = {
+        "arm": "a",
+        "suite": "s",
+        "redrafted": [],
+        "reaccepted": [],
+        "canonical": False,
+        **{f"{stage}_s": 0.001 for stage in STAGES},
+    }
+    names = tallies.COLUMNS
+    schema = pa.schema([CHUNK_SCHEMA.field(name).with_nullable(True) for name in names])
+    found = []
+    for rows in (traces, [*traces, nothing], [nothing]):
+        one = tallies.Tally()
+        one.add(pa.RecordBatch.from_pylist([defaults | row for row in rows], schema))
+        found.append(one.counts())
+    said, mixed, silent = (
+        [(layer.rate, layer.majority_rate) for layer in tallies.acceptance(one)] for one in found
+    )
+    assert (said, mixed, silent) == ([(1, 1), (0.5, 1)], [(1, 1), (0.5, 1)], [])
+    assert [tallies.chunk_cost(one).passes_mean for one in found] == [2, None, None]
+    assert [one.passes for one in found] == [{2: 1}, None, None]
+
+
+def test_the_rules_that_apply_are_told(tmp_path: Path) -> None:
+    some = list(paired_results(trials=2))
+    told = "\n".join(rules.notes(summarise(write(tmp_path / "two", some), margin=0.03)))
+    for words in (
+        rules.COVERED,
+        rules.POOLED,
+        rules.GUESSES,
+        rules.EVERY_TWO.description,
+        "by less",
+    ):
+        assert words in told
+    assert "less than 3 points" in told
+    alone = summarise(write(tmp_path / "one", some[::2]))
+    assert rules.notes(alone) == [rules.COVERED, rules.POOLED]
+
+
+def test_arms_without_a_common_world_are_no_test(tmp_path: Path) -> None:
+    """They are listed, and the p-values of the others are not adjusted for them."""
+    some = [result(key(trial, arm)) for arm in ("a", "b") for trial in range(10)]
+    some += [result(key(trial, "c"), "timeout") for trial in range(10, 14)]
+    pairs = {(p.first, p.second): p for p in summarise(write(tmp_path, some)).pairs}
+    assert pairs["a", "b"].not_worse_adjusted == pairs["a", "b"].not_worse < 0.5
+    empty = pairs["a", "c"]
+    assert (empty.comparison.pairs, empty.comparison.first_unpaired, empty.p_adjusted) == (0, 10, 1)
 
 
 def test_the_command_prints_values_as_json(
@@ -348,7 +430,7 @@ def test_the_command_prints_values_as_json(
     output = write(tmp_path, paired_results(trials=2))
     assert call("report", [output, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed == dataclasses.asdict(report.summarise(output))
+    assert printed == json.loads(json.dumps(dataclasses.asdict(summarise(output))))
 
 
 def test_the_command_says_what_to_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,16 +10,27 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from made_up_runs import LAYERS, RUN, key, paired_results, result, write
+from made_up_runs import LAYERS, RUN, key, of_numbers, paired_results, result, write
 
-from rsd import report, results
+from rsd import results
 from rsd.books import Books, benchmark, read_chunks, read_episodes
 from rsd.errors import UserError
 from rsd.provenance import Machine
-from rsd.statistics import holm, mcnemar_exact, not_worse
+from rsd.summary import markdown
+from rsd.summary.compute import summarise
+from rsd.summary.rules import MARGIN
+from rsd.summary.statistics import holm, mcnemar_exact, not_worse
+from rsd.summary.values import Summary
 from rsd.types import EpisodeResult
 
+EXACT = ("autoregressive", "speculative")
 FOLDER = Path(__file__).parents[2] / "docs" / "results"
+
+
+def said(*paths: Path, margin: float = MARGIN) -> Summary:
+    """Of files that share a table."""
+    (group,) = results.published(paths)
+    return results.summary(group, margin)
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +73,34 @@ def test_median_passes_whole_layers_and_the_constant_guess_can_be_recomputed(
             drafted, accepted = (own[name].str[layer] for name in ("drafted", "accepted"))
             assert row.judged[layer] == (drafted > 0).sum()
             assert row.whole[layer] == ((drafted > 0) & (accepted == drafted)).sum()
-    for arm in report.summarise(run).arms:
-        mine = rows[rows["arm"] == arm.arm]
-        assert np.median(np.concatenate(list(mine["chunk_passes"]))) == arm.cost.passes_median
-        layers = arm.acceptance
-        assert results.sum_by_layer(mine["judged"]) == [layer.judged for layer in layers]
-        assert results.sum_by_layer(mine["whole"]) == [layer.whole for layer in layers]
-        assert results.sum_by_layer(mine["majority"]) == [layer.majority for layer in layers]
     assert sum(sum(row) for row in rows["majority"]) > 0
+
+
+def test_a_published_run_says_what_the_run_itself_says(run: str, tmp_path: Path) -> None:
+    """But for times, redrafts, and where it is."""
+    results.keep(run, tmp_path / "small.parquet")
+    published, own = said(tmp_path / "small.parquet"), summarise(run)
+    assert published.pairs == own.pairs
+    assert (published.episodes, published.errors) == (own.episodes, own.errors)
+    assert published.provenance == own.provenance
+    for kept, whole in zip(published.arms, own.arms, strict=True):
+        assert (kept.success, kept.unseen, kept.errors) == (
+            whole.success,
+            whole.unseen,
+            whole.errors,
+        )
+        assert kept.acceptance == [
+            dataclasses.replace(layer, redrafted=None, reaccepted=None, later_rate=None)
+            for layer in whole.acceptance
+        ]
+        assert (kept.cost.passes, kept.cost.passes_mean, kept.cost.passes_median) == (
+            whole.cost.passes,
+            whole.cost.passes_mean,
+            whole.cost.passes_median,
+        )
+        assert [suite.tasks for suite in kept.suites] == [suite.tasks for suite in whole.suites]
+        assert kept.simulator.total is None and kept.cost.total.median is None
+        assert kept.simulator.wall == pytest.approx(whole.simulator.wall)
 
 
 def test_chunks_in_any_order_and_many_parts_come_together(run: str, tmp_path: Path) -> None:
@@ -86,25 +117,38 @@ def test_chunks_in_any_order_and_many_parts_come_together(run: str, tmp_path: Pa
 
 
 def test_where_codes_are_unknown_so_is_the_constant_guess(tmp_path: Path) -> None:
-    episodes = [result(key(trial, arm)) for arm in results._EXACT for trial in range(2)]
+    episodes = [result(key(trial, arm)) for arm in EXACT for trial in range(2)]
     first = next(episode for episode in episodes if episode.key.arm == "speculative")
     first.chunks[0] = dataclasses.replace(first.chunks[0], codes=None)
     results.keep(write(tmp_path / "run", episodes), tmp_path / "small.parquet")
     (group,) = results.published([tmp_path / "small.parquet"])
     assert [row is None for row in group.rows["majority"]].count(True) == 1
-    row = results.decoding_table(group.rows)[2]
+    row = markdown.decoding_table(results.summary(group))[2]
     assert row.split(" | ")[3] == "unknown" and "median unknown" not in row
+
+
+def test_a_policy_of_numbers_is_published_beside_one_of_codes(tmp_path: Path) -> None:
+    some = [result(key(trial, arm)) for arm in EXACT for trial in range(2)]
+    some += [of_numbers(key(trial, "served"), "timeout") for trial in range(2)]
+    results.keep(write(tmp_path / "run", some), tmp_path / "small.parquet")
+    shown = said(tmp_path / "small.parquet")
+    (arm,) = (arm for arm in shown.arms if arm.arm == "served")
+    assert (arm.acceptance, arm.cost.passes_mean) == ([], 1)
+    text = "\n".join(markdown.section(shown, tasks=True))
+    assert "| served | 2 | 0 | 2 | -100.0 " in text and "| libero_spatial | served | 0/2 |" in text
+    assert all(layer.majority is not None for layer in shown.arms[0].acceptance)
 
 
 def test_a_run_from_before_a_column_is_summarised_and_kept(run: str, tmp_path: Path) -> None:
     for part in (Path(run) / "chunks").glob("*.parquet"):
         pq.write_table(pq.read_table(part).drop_columns(["codes"]), part)
-    summary = report.summarise(run)
-    layers = next(arm.acceptance for arm in summary.arms if arm.arm == "speculative")
+    layers = next(arm.acceptance for arm in summarise(run).arms if arm.arm == "speculative")
     assert layers[0].rate is not None and layers[0].majority_rate is None
     results.keep(run, tmp_path / "old.parquet")
-    (group,) = results.published([tmp_path / "old.parquet"])
-    assert "unknown" in results.decoding_table(group.rows)[2]
+    kept = next(
+        arm.acceptance for arm in said(tmp_path / "old.parquet").arms if arm.arm == "speculative"
+    )
+    assert kept[0].rate == layers[0].rate and kept[0].majority_rate is None
 
 
 def test_files_of_an_older_layout_are_read_and_say_what_is_unknown(
@@ -114,18 +158,18 @@ def test_files_of_an_older_layout_are_read_and_say_what_is_unknown(
     table = pq.read_table(tmp_path / "new.parquet")
     added = ["chunk_passes", "judged", "whole", "majority"]
     pq.write_table(table.drop_columns(added), tmp_path / "old.parquet")
-    old, new = (results.published([tmp_path / f"{name}.parquet"])[0] for name in ("old", "new"))
-    cells = results.decoding_table(old.rows)[2].split(" | ")
+    old, new = (said(tmp_path / f"{name}.parquet") for name in ("old", "new"))
+    cells = markdown.decoding_table(old)[2].split(" | ")
     assert "(median unknown) instead of 4.00" in cells[1]
     assert cells[3:5] == ["unknown", "unknown"]
-    assert cells[2] == results.decoding_table(new.rows)[2].split(" | ")[2]
-    assert results.success_table(old.rows) == results.success_table(new.rows)
-    assert "arithmetic unknown, frames unknown, processors unknown" in results.section(old)[0]
+    assert cells[2] == markdown.decoding_table(new)[2].split(" | ")[2]
+    assert markdown.success_table(old) == markdown.success_table(new)
+    assert "arithmetic unknown, frames unknown, processors unknown" in markdown.section(old)[0]
 
 
 def test_the_kept_results_of_today_make_the_tables_of_the_readme() -> None:
     groups = results.published(sorted(FOLDER.glob("*.parquet")))
-    lines = [line for group in groups for line in results.section(group)]
+    lines = [line for group in groups for line in markdown.section(results.summary(group))]
     assert any("472/500 = 94.4 (92.0 to 96.1)" in line for line in lines)
 
 
@@ -146,7 +190,7 @@ def test_what_made_the_rows_stands_above_the_tables(tmp_path: Path) -> None:
     (group,) = results.published([tmp_path / "AMD.parquet", tmp_path / "Int.parquet"])
     assert (
         "arithmetic x86-64-v3, frames 96 x 96 px, 4 samples, reflection, processors AMD EPYC "
-        "(worker), Intel Xeon (worker); 2 episodes" in results.section(group)[0]
+        "(worker), Intel Xeon (worker); 2 episodes" in markdown.headline(results.summary(group))
     )
 
 
@@ -158,14 +202,14 @@ def test_trials_that_nobody_looked_at_have_a_row_beside_the_whole(tmp_path: Path
     some = [in_suite(suite, i) for suite in ("libero_10", "libero_goal") for i in range(14)]
     results.keep(write(tmp_path / "run", some), tmp_path / "small.parquet")
     (group,) = results.published([tmp_path / "small.parquet"])
-    table = results.success_table(group.rows)
+    table = markdown.success_table(results.summary(group))
     assert [row.split(" = ")[0] for row in table[2:]] == [
         "| libero_10 | 9/14",
-        "| libero_10, trials 10 to 13 | 3/4",
+        "| libero_10, trials 10 on | 3/4",
         "| libero_goal | 9/14",
-        "| libero_goal, trials 10 to 13 | 3/4",
+        "| libero_goal, trials 10 on | 3/4",
         "| all | 18/28",
-        "| all, trials 10 to 13 | 6/8",
+        "| all, trials 10 on | 6/8",
     ]
 
 
@@ -178,7 +222,9 @@ def test_pairs_say_what_one_arm_alone_finished_and_adjust_their_p_values(tmp_pat
     ]
     results.keep(write(tmp_path / "run", some), tmp_path / "small.parquet")
     (group,) = results.published([tmp_path / "small.parquet"])
-    rows = [row.strip("| ").split(" | ") for row in results.paired_table(group.rows, 0.1)]
+    rows = [
+        row.strip("| ").split(" | ") for row in markdown.paired_table(results.summary(group, 0.1))
+    ]
     assert rows[0][5:] == [
         "p",
         "p (Holm)",
@@ -202,11 +248,11 @@ def test_notes_name_arms_that_sample_with_the_same_random_numbers(run: str, tmp_
         tmp_path / "a.parquet", tmp_path / "b.parquet", {"config": RUN["config"] | {"arms": arms}}
     )
     plain, sampled = (
-        results.notes(results.published([tmp_path / name])) for name in ("a.parquet", "b.parquet")
+        markdown.all_notes([said(tmp_path / name)]) for name in ("a.parquet", "b.parquet")
     )
     assert len(sampled) == len(plain) + 1
-    assert sampled[-1].startswith("`speculative-sampling` and `speculative-sampling@3` sample with")
-    assert any("looked at in the policies' development" in note for note in plain)
+    assert sampled[-1].startswith("speculative-sampling and speculative-sampling@3 sample with")
+    assert any("on the worlds that both finished" in note for note in plain)
 
 
 def test_the_build_of_torch_and_transformers_do_not_part_results(run: str, tmp_path: Path) -> None:
@@ -226,14 +272,17 @@ def test_the_build_of_torch_and_transformers_do_not_part_results(run: str, tmp_p
 def test_tables_count_errors_apart_and_pairs_by_world(run: str, tmp_path: Path) -> None:
     results.keep(run, tmp_path / "small.parquet")
     (group,) = results.published([tmp_path / "small.parquet"])
-    rows, text = group.rows, "\n".join(results.section(group))
+    rows, text = group.rows, "\n".join(markdown.section(results.summary(group)))
     assert "100 episodes, 1 errors" in text
     finished = rows[(rows["arm"] == "speculative") & (rows["outcome"] != "error")]
     share = 100 * (finished["outcome"] == "success").mean()
     assert len(finished) == 49 and f"/49 = {share:.1f} (" in text
     assert "instead of 4.00" in text and "| 48 of 49 |" in text
-    assert "| libero_spatial | speculative | 4/4, 1 error | " in results.task_table(rows)[3]
-    pair = report.summarise(run).pairs[0].comparison
+    assert (
+        "| libero_spatial | speculative | 4/4, 1 error | "
+        in markdown.task_table(results.summary(group))[3]
+    )
+    pair = summarise(run).pairs[0].comparison
     alone = f"| speculative | {pair.pairs} | {pair.only_second} | {pair.only_first} | "
     assert pair.pairs == 49 and alone in text
     assert f"| {pair.p_value:.2g} |" in text
@@ -244,7 +293,7 @@ def test_a_task_that_did_not_run_is_no_failure(tmp_path: Path) -> None:
     rows += [result(key(0, task_id=3), "error"), result(key(1, "autoregressive", 3), "timeout")]
     results.keep(write(tmp_path / "run", rows), tmp_path / "few.parquet")
     (group,) = results.published([tmp_path / "few.parquet"])
-    assert results.task_table(group.rows) == [
+    assert markdown.task_table(results.summary(group)) == [
         "| suite | arm | 0 | 3 |",
         "|---|---|---|---|",
         "| libero_spatial | autoregressive |  | 0/1 |",
@@ -265,7 +314,7 @@ def test_every_version_of_the_code_is_named(tmp_path: Path) -> None:
     with Books.open(run, other, resume=True) as books:
         books.add(result(key(1)), attempts=1, worker="worker-0", node="node-0")
     results.keep(run, tmp_path / "resumed.parquet")
-    text = "\n".join(results.section(*results.published([tmp_path / "resumed.parquet"])))
+    text = "\n".join(markdown.section(said(tmp_path / "resumed.parquet")))
     assert "commit 0000000, commit 1111111," in text
 
 
@@ -280,13 +329,9 @@ def test_runs_of_one_policy_on_the_same_assets_share_a_table(tmp_path: Path) -> 
         results.keep(write(tmp_path / arm, mine), paths[-1])
     (group,) = results.published(paths)
     assert group.names == ("autoregressive", "speculative")
-    for table in (
-        results.success_table,
-        results.task_table,
-        results.paired_table,
-        results.decoding_table,
-    ):
-        assert table(group.rows) == table(expected.rows)
+    together, whole_run = (results.summary(one) for one in (group, expected))
+    assert dataclasses.replace(together, names=whole_run.names) == whole_run
+    assert markdown.section(together, tasks=True)[1:] == markdown.section(whole_run, tasks=True)[1:]
     with pytest.raises(UserError, match="100 episodes are in two of"):
         results.published([*paths, tmp_path / "whole.parquet"])
 
@@ -332,12 +377,26 @@ def _describe(path: Path, copy: Path, other: dict[str, Any]) -> None:
 
 
 def test_a_page_keeps_what_stands_around_its_tables() -> None:
-    page = f"above\n{results.begin('x')}\nold\n{results.end('x')}\nbelow\n"
-    once = results.replaced(page, "x", ["new"])
-    assert "old" not in once and once.startswith("above\n") and once.endswith("\nbelow\n")
-    assert results.replaced(once, "x", ["new"]) == once
-    with pytest.raises(UserError, match="lacks the lines"):
-        results.replaced("nothing here", "x", ["new"])
+    page = "".join(
+        f"above {topic}\n{markdown.begin(topic)}\nold\n{markdown.end(topic)}\nbelow\n"
+        for topic in ("x", "y")
+    )
+    once = markdown.filled(page, {"x": ["new"], "y": ["newer"], "z": ["not there"]})
+    assert "old" not in once and once.startswith("above x\n") and once.endswith("\nbelow\n")
+    assert once.count("new") == 2 and "not there" not in once
+    assert markdown.filled(once, {"x": ["new"], "y": ["newer"]}) == once
+    with pytest.raises(UserError, match="lacks a line such as"):
+        markdown.filled("nothing here", {"x": ["new"]})
+    with pytest.raises(UserError, match="lacks the line '<!-- end of x"):
+        markdown.filled(markdown.begin("x"), {"x": ["new"]})
+
+
+def test_the_brief_table_has_a_row_a_suite_and_one_of_all(run: str, tmp_path: Path) -> None:
+    results.keep(run, tmp_path / "small.parquet")
+    shown = said(tmp_path / "small.parquet")
+    head, _, suite, both = (row.split(" | ") for row in markdown.brief_table(shown))
+    assert head[1:] == ["autoregressive", "speculative", "passes a chunk", "same final state |"]
+    assert suite[1:] == both[1:] and both[-1] == "48 of 49 |"
 
 
 def test_what_cannot_be_kept_or_read_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from rsd import statistics
+from rsd.summary import statistics
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_a_worker_that_died_leaves_a_record_that_names_assets_and_renderer() -> 
 
 def test_neither_a_worker_nor_the_driver_imports_torch() -> None:
     code = (
-        "import sys, rsd.cluster.driver, rsd.cluster.session;"
+        "import sys, rsd.cluster.evaluate, rsd.cluster.forecast;"
         "sys.exit('torch' in sys.modules or 'mujoco' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=200).returncode == 0

@@ -1,4 +1,4 @@
-"""Live progress: a panel on a terminal, a line now and then elsewhere."""
+"""How a run goes: a panel on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def _duration(seconds: float | None) -> str:
     return "?" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
-class Progress(Protocol):
+class Display(Protocol):
     """Where a run shows how it goes; a context."""
 
-    def __enter__(self) -> Progress: ...
+    def __enter__(self) -> Display: ...
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -100,7 +100,7 @@ class Progress(Protocol):
         """Something worth a line of its own."""
 
 
-class LineProgress:
+class LineDisplay:
     """For logs."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -108,7 +108,7 @@ class LineProgress:
         self._clock = clock
         self._written = clock()
 
-    def __enter__(self) -> LineProgress:
+    def __enter__(self) -> LineDisplay:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -123,7 +123,7 @@ class LineProgress:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-class LiveProgress:
+class LiveDisplay:
     """For terminals."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -132,7 +132,7 @@ class LiveProgress:
         self._clock = clock
         self._drawn = 0.0
 
-    def __enter__(self) -> LiveProgress:
+    def __enter__(self) -> LiveDisplay:
         self._live.start()
         return self
 
@@ -164,6 +164,6 @@ def panel(standing: Standing) -> Group:
     return Group(bar, rates, table)
 
 
-def make_progress(console: Console) -> Progress:
+def make_display(console: Console) -> Display:
     """Live on a terminal, lines elsewhere."""
-    return LiveProgress(console) if console.is_terminal else LineProgress(console)
+    return LiveDisplay(console) if console.is_terminal else LineDisplay(console)

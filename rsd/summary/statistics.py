@@ -25,15 +25,6 @@ class Proportion:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        """As a table shows it: `43/50  86.0 % [73.8, 93.0]`."""
-        if self.rate is None:
-            return "0/0"
-        return (
-            f"{self.successes}/{self.finished}  {100 * self.rate:.1f} % "
-            f"[{100 * self.low:.1f}, {100 * self.high:.1f}]"
-        )
-
 
 def proportion(successes: int, finished: int, confidence: float = CONFIDENCE) -> Proportion:
     """Wilson's score interval (Wilson 1927; without continuity correction).

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from rsd.cluster.progress import LineProgress, LiveProgress, Standing, make_progress, panel
+from rsd.cluster.display import LineDisplay, LiveDisplay, Standing, make_display, panel
 
 HALFWAY = Standing(
     planned=40,
@@ -42,13 +42,13 @@ def test_before_the_first_episode_nothing_is_promised() -> None:
 def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_panel() -> None:
     now = [0.0]
     text = StringIO()
-    progress = LineProgress(Console(file=text), clock=lambda: now[0])
+    display = LineDisplay(Console(file=text), clock=lambda: now[0])
     for now[0] in range(31):
-        progress.show(HALFWAY)
+        display.show(HALFWAY)
     assert len(text.getvalue().splitlines()) == 2
-    assert isinstance(make_progress(Console(file=StringIO())), LineProgress)
+    assert isinstance(make_display(Console(file=StringIO())), LineDisplay)
     terminal = Console(file=StringIO(), force_terminal=True, width=100)
-    assert isinstance(make_progress(terminal), LiveProgress)
+    assert isinstance(make_display(terminal), LiveDisplay)
     terminal.print(panel(HALFWAY))
     shown = terminal.file.getvalue()  # type: ignore[attr-defined]
     assert "6/8 (75 %)" in shown

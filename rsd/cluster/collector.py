@@ -1,0 +1,88 @@
+"""A worker that collects demonstrations. No ray."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+
+from rsd.cluster.worker import Worker, WorkerSettings, expert_of, time_limit
+from rsd.demos import (
+    CollectionSettings,
+    Demonstration,
+    Failure,
+    NoviceSettings,
+    collect_demonstration,
+)
+from rsd.envs.libero import LiberoEnvironment
+from rsd.episode import Decide
+from rsd.models import load_policy
+from rsd.suites import Task
+from rsd.types import SimTimings
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one attempt took of its worker."""
+
+    timings: SimTimings
+    steps: int  # 0 where nothing came of it
+    wall_s: float
+    peak_memory_bytes: int  # of the worker's process so far
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of one placement."""
+
+    outcome: Demonstration | Failure
+    cost: Cost
+
+
+class Collector(Worker[LiberoEnvironment]):
+    """Tries placements for a collection."""
+
+    def __init__(
+        self, settings: WorkerSettings, collection: CollectionSettings, policy: str | None = None
+    ) -> None:
+        """`policy` names the novice that `collection` wants."""
+        super().__init__(settings, LiberoEnvironment)
+        self._collection = collection
+        self._decide = None
+        if collection.driver is not None:
+            assert policy is not None, "a novice needs its policy"
+            self._decide = _decider(policy, collection.driver)
+
+    def collect(self, task: Task, seed: int) -> Attempt:
+        """Try one placement. Exceptions propagate and leave no simulator behind."""
+        started = time.perf_counter()
+        try:
+            with time_limit(self._settings.time_limit_s):
+                env = self._simulator((task.suite, task.task_id))
+                outcome = collect_demonstration(
+                    env,
+                    expert_of(env, task.suite, task.task_id),
+                    task,
+                    seed,
+                    self._settings.images,
+                    self._collection,
+                    self._decide,
+                )
+        except BaseException:
+            self._close()
+            raise
+        steps = len(outcome) if isinstance(outcome, Demonstration) else 0
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return Attempt(outcome, Cost(env.timings, steps, time.perf_counter() - started, peak))
+
+
+def _decider(policy: str, novice: NoviceSettings) -> Decide:
+    """A policy of the worker's own: a novice is asked once in several steps, and a small one
+    decides faster than a request travels. Raises RuntimeError for another than was asked for."""
+    loaded = load_policy(policy, deterministic=False, device="cpu")
+    if loaded.checkpoint_sha256 != novice.checkpoint_sha256:
+        raise RuntimeError(
+            f"this node has another checkpoint at {policy!r} than the job: "
+            f"{loaded.checkpoint_sha256[:12]} instead of {novice.checkpoint_sha256[:12]}"
+        )
+    return lambda request: loaded.act([request])[0]

@@ -1,0 +1,97 @@
+"""What is counted, pooled and compared: each rule once, with the words that tables show of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rsd.errors import UserError
+from rsd.summary.values import Summary
+
+LOOKED_AT = 10  # trials of each task, some of which the policies' development looked at
+MARGIN = 0.02  # of success rate: one of a task's 50 trials
+BASELINE = "autoregressive"
+
+COVERED = (
+    "Intervals of 95 % say what other worlds of these tasks would do to the rates of this "
+    "checkpoint; they cover no other tasks and no other training."
+)
+POOLED = (
+    "Pooled are rows of one checkpoint on the same assets, renderer, frames, arithmetic and "
+    "simulator packages; an episode that ended in an error is in no rate and in no pair."
+)
+UNSEEN = (
+    f"Trials {LOOKED_AT} on: without the first ones of every task, some of which were looked at in "
+    "the bundled policies' development (in the expert's, all of libero_spatial 4)."
+)
+GUESSES = (
+    "Guesses are judged where all coarser layers were kept. Constant: the most frequent level of "
+    "every (step, dim, layer) in the suite's own chunks, chosen in hindsight, on the same tokens "
+    "as the draft. Whole layers: judged ones of which every token was kept."
+)
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Which arms are compared: (first, second) of their names, sorted."""
+
+    description: str
+    choose: Callable[[Sequence[str]], list[tuple[str, str]]]
+
+
+EVERY_TWO = Comparisons(
+    "every two arms of the run", lambda arms: list(itertools.combinations(arms, 2))
+)
+AGAINST_BASELINE = Comparisons(
+    f"every other arm (second) with {BASELINE} (first)",
+    lambda arms: [(BASELINE, arm) for arm in arms if arm != BASELINE] if BASELINE in arms else [],
+)
+
+
+def margin_of(points: float) -> float:
+    """Percentage points -> share; raises UserError unless between 0 and 100."""
+    if not 0 < points < 100:
+        raise UserError(f"--margin {points:g}: give points of success rate, between 0 and 100")
+    return points / 100
+
+
+def shared_draws(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Of arms by name, with their decoding: those that sample with the same random numbers.
+
+    Draws are named by seed, world, chunk and what they decide, never by the arm; what is decided
+    differs between modes.
+    """
+    by_mode: dict[str, list[str]] = {}
+    for name, decoding in arms.items():
+        if decoding.get("rule") == "sampling":
+            by_mode.setdefault(decoding["mode"], []).append(name)
+    return [tuple(names) for names in by_mode.values() if len(names) > 1]
+
+
+def notes(summary: Summary) -> list[str]:
+    """The rules behind the tables of a summary, as far as it has anything that they apply to."""
+    layers = [layer for arm in summary.arms for layer in arm.acceptance]
+    applies = {
+        COVERED: bool(summary.arms),
+        POOLED: bool(summary.arms),
+        UNSEEN: any(arm.unseen.finished for arm in summary.arms),
+        _compared(summary): any(pair.comparison.pairs for pair in summary.pairs),
+        GUESSES: any(layer.drafted for layer in layers),
+    }
+    return [note for note, does in applies.items() if does] + [
+        f"{' and '.join(arms)} sample with the same random numbers: in a world their outcomes are "
+        "not independent."
+        for arms in summary.shared_draws
+    ]
+
+
+def _compared(summary: Summary) -> str:
+    return (
+        f"Compared: {summary.comparisons}, on the worlds that both finished; unpaired are those "
+        "that one alone did. p: exact McNemar test; Holm: adjusted for all comparisons of the "
+        "table. Not worse: one-sided p of the score test of paired proportions; below 0.025, the "
+        f"second is worse than the first by less than {100 * summary.margin:g} points (--margin; "
+        "one of a task's 50 trials is 2), if at all."
+    )

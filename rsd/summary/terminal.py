@@ -1,0 +1,177 @@
+"""A summary on a terminal: tables that fit its width, and the notes that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from rich.console import Console
+
+from rsd.console import PLAIN
+from rsd.summary.rules import LOOKED_AT, notes
+from rsd.summary.values import SIMULATOR_PARTS, STAGES, Summary
+from rsd.tables import Grid, print_grid
+
+_NOTHING = "–"
+
+
+def _number(value: float | None, template: str) -> str:
+    return _NOTHING if value is None else template.format(value)
+
+
+def _percent(value: float | None) -> str:
+    return _number(None if value is None else 100 * value, "{:.1f}")
+
+
+def _milliseconds(value: float | None) -> str:
+    return _number(None if value is None else 1000 * value, "{:.1f}")
+
+
+def _seconds(value: float | None) -> str:
+    return _number(value, "{:.2f}")
+
+
+def _success_table(summary: Summary) -> Grid:
+    table = Grid(
+        "Success",
+        ("arm", "successes", "%", "95 % interval", f"trials\n{LOOKED_AT} on, %", "errors"),
+    )
+    for arm in summary.arms:
+        success = arm.success
+        table.add(
+            arm.arm,
+            f"{success.successes}/{success.finished}",
+            _percent(success.rate),
+            f"{_percent(success.low)} to {_percent(success.high)}",
+            _percent(arm.unseen.rate),
+            str(arm.errors),
+        )
+        if arm.errors:
+            table.styles[len(table.rows) - 1, 5] = "red"
+    return table
+
+
+def _paired_table(summary: Summary) -> Grid:
+    table = Grid(
+        "Paired by world; second minus first, in points",
+        (
+            "first vs second",
+            "pairs",
+            "1st\nonly",
+            "2nd\nonly",
+            "diff.",
+            "95 % interval",
+            "p",
+            "p\n(Holm)",
+            "same\nfinal\nstate",
+            "unpaired\n1st, 2nd",
+            f"not worse,\nmargin {100 * summary.margin:g}: p",
+            "\n(Holm)",
+        ),
+    )
+    for pair in summary.pairs:
+        comparison = pair.comparison
+        table.add(
+            f"{pair.first} vs {pair.second}",
+            str(comparison.pairs),
+            str(comparison.only_first),
+            str(comparison.only_second),
+            _percent(comparison.difference),
+            f"{_percent(comparison.low)} to {_percent(comparison.high)}",
+            f"{comparison.p_value:.2g}",
+            f"{pair.p_adjusted:.2g}",
+            str(pair.identical_final_states),
+            f"{comparison.first_unpaired}, {comparison.second_unpaired}",
+            f"{pair.not_worse:.2g}",
+            f"{pair.not_worse_adjusted:.2g}",
+        )
+    return table
+
+
+def _acceptance_table(summary: Summary) -> Grid:
+    """Arms that guess; the others have nothing to keep."""
+    arms = [arm for arm in summary.arms if any(layer.drafted for layer in arm.acceptance)]
+    layers = max((len(arm.acceptance) for arm in arms), default=0)
+    table = Grid(
+        "Guesses kept, % by layer",
+        ("arm", "guess", *(str(layer) for layer in range(layers))),
+        names=2,
+    )
+    for arm in arms:
+        missing = [_NOTHING] * (layers - len(arm.acceptance))
+        rows = {
+            "draft": [layer.rate for layer in arm.acceptance],
+            "constant": [layer.majority_rate for layer in arm.acceptance],
+            "draft, whole layers": [layer.whole_rate for layer in arm.acceptance],
+            "redraft": [layer.later_rate for layer in arm.acceptance],
+        }
+        for row, (guess, rates) in enumerate(rows.items()):
+            table.add("" if row else arm.arm, guess, *map(_percent, rates), *missing)
+    return table
+
+
+def _passes_table(summary: Summary) -> Grid:
+    table = Grid(
+        "Passes a chunk; near ties, % of chunks",
+        ("arm", "chunks", "mean", "median", "near ties"),
+    )
+    for arm in summary.arms:
+        table.add(
+            arm.arm,
+            str(arm.cost.chunks),
+            _number(arm.cost.passes_mean, "{:.2f}"),
+            _number(arm.cost.passes_median, "{:g}"),
+            _percent(arm.cost.near_ties),
+        )
+    return table
+
+
+def _latency_table(summary: Summary) -> Grid:
+    table = Grid("Chunk latency, ms", ("arm", "", "total", *STAGES), names=2)
+    for arm in summary.arms:
+        cells = [arm.cost.total, *arm.cost.stages.values()]
+        medians = [_milliseconds(cell.median) for cell in cells]
+        tails = [_milliseconds(cell.p95) for cell in cells]
+        table.add(arm.arm, "median", *medians)
+        table.add("", "p95", *tails)
+    return table
+
+
+def _simulator_table(summary: Summary) -> Grid:
+    table = Grid("Simulator, s an episode: mean", ("arm", "total", *SIMULATOR_PARTS))
+    for arm in summary.arms:
+        parts = [_seconds(arm.simulator.parts[part]) for part in SIMULATOR_PARTS]
+        table.add(arm.arm, _seconds(arm.simulator.total), *parts)
+    return table
+
+
+TABLES: tuple[Callable[[Summary], Grid], ...] = (
+    _success_table,
+    _paired_table,
+    _acceptance_table,
+    _passes_table,
+    _latency_table,
+    _simulator_table,
+)
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Tables of the summary, and what has to be known to read them."""
+    for make in TABLES:
+        table = make(summary)
+        if table.rows:
+            print_grid(console, table)
+    made_by = summary.provenance
+    elapsed = timedelta(seconds=round(summary.elapsed_s or 0))
+    rate = _number(summary.episodes_per_hour, "{:,.0f}")
+    lines = [
+        *notes(summary),
+        f"{summary.episodes} episodes, {summary.errors} of them errors, in {elapsed}: {rate} "
+        "episodes per hour",
+        f"Renderer: {made_by.renderer}; arithmetic: {made_by.arithmetic}; frames: {made_by.frames}",
+        f"Processors: {made_by.processors}",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+    console.print(f"Assets: {made_by.assets}", **PLAIN)
+    console.print(f"Parquet: {summary.output}", **PLAIN)
