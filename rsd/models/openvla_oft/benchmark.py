@@ -36,7 +36,7 @@ from rsd.decoding.rules import Exact
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.models.openvla_oft import acceptance, costs, kernels, trunk
 from rsd.models.openvla_oft.config import SIZES, OFTConfig
-from rsd.models.openvla_oft.costs import Cost, Device
+from rsd.models.openvla_oft.costs import Cost, Device, Work
 from rsd.models.openvla_oft.model import Inputs, OpenVLAOFT, make, random_inputs
 from rsd.models.openvla_oft.programs import Programs
 from rsd.tables import Grid, print_grid
@@ -154,7 +154,7 @@ class Bench:
         kind: str,
         programs: Programs,
         call: Callable[[int], object],
-        cost: Cost,
+        work: Work,
         passes: Callable[[], tuple[float, float]] | None = None,
         least: int = 5,
     ) -> None:
@@ -171,8 +171,8 @@ class Bench:
                 call(index)
             device_ms, wall_ms = self._times(call, least)
             rows, rounds = passes() if passes else (None, None)
-            floor = self.sheet.floor_ms(cost) if self.sheet else None
-            ceiling = self.measured.floor_ms(cost) if self.measured else None
+            floor = self.sheet.floor_ms(work) if self.sheet else None
+            ceiling = self.measured.floor_ms(work) if self.measured else None
             median = float(np.median(device_ms))
             figure = Figure(
                 name=name,
@@ -187,8 +187,8 @@ class Bench:
                 repeats=len(device_ms),
                 passes=rows,
                 rounds=rounds,
-                flops=cost.flops,
-                bytes=cost.bytes,
+                flops=sum(cost.flops for cost in work),
+                bytes=sum(cost.bytes for cost in work),
                 floor_ms=floor,
                 ceiling_ms=ceiling,
                 ratio=median / floor if floor else None,
@@ -411,7 +411,7 @@ class Bench:
 
         modes = {
             "parallel": (programs.parallel, plain),
-            "regression": (programs.regression, plain + costs.l1_head(config, batch)),
+            "regression": (programs.regression, (*plain, costs.l1_head(config, batch))),
             "autoregressive": (
                 programs.autoregressive,
                 costs.autoregressive(config, batch, prompt),
@@ -430,9 +430,9 @@ class Bench:
             self.skipping(programs, sets, share, verified)
 
     def speculative(
-        self, programs: Programs, sets: Sequence[Inputs], unit: str, p: float, cost: Cost
+        self, programs: Programs, sets: Sequence[Inputs], unit: str, p: float, cost: Work
     ) -> None:
-        """With a draft of set acceptance."""
+        """With a draft of set acceptance; `cost`: of the least, one pass that verifies all."""
         plans = self.plans(programs, unit, p)
         used: list[int] = []
 
@@ -464,7 +464,7 @@ class Bench:
         ]
 
     def skipping(
-        self, programs: Programs, sets: Sequence[Inputs], share: float, verified: Cost
+        self, programs: Programs, sets: Sequence[Inputs], share: float, verified: Work
     ) -> None:
         """A share of chunks acts on the draft alone; the others are wholly accepted."""
         plan = [torch.full_like(programs.final, programs.layers)]
@@ -477,10 +477,7 @@ class Bench:
                 programs.speculative(plan)
 
         towers = costs.towers(self.config, len(programs.final))
-        mean = Cost(
-            share * towers.flops + (1 - share) * verified.flops,
-            share * towers.bytes + (1 - share) * verified.bytes,
-        )
+        mean = [towers.times(share), *(cost.times(1 - share) for cost in verified)]
         self.time(f"skipping {share:.0%}", "total", programs, call, mean, least=20)
         programs.forced.fill_(-1)
 
@@ -512,7 +509,7 @@ class Bench:
             kept = ("towers", "prefill with 0", f"prefill with {layers - 1}", "extra", "draft, all")
             parts = {name: part for name, part in parts.items() if name.startswith(kept)}
         for name, (function, cost) in parts.items():
-            self.time(name, "stage", programs, _part(programs, name, function), cost)
+            self.time(name, "stage", programs, _part(programs, name, function), [cost])
 
     def codes(self, programs: Programs) -> None:
         """Share of chunks whose speculative codes, drafted by an oracle and judged as the tokens
@@ -571,7 +568,7 @@ class Bench:
                     "variant",
                     programs,
                     _part(programs, part, function),
-                    cost,
+                    [cost],
                 )
 
     def variants(self, model: OpenVLAOFT) -> None:

@@ -6,6 +6,7 @@ once a pass, keys and values read once. Elementwise work counts as nothing, so t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rsd.models.openvla_oft.config import ACTION_DIM, OFTConfig, TowerConfig
@@ -23,6 +24,13 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.flops + other.flops, self.bytes + other.bytes)
 
+    def times(self, share: float) -> Cost:
+        """Of a share of the calls."""
+        return Cost(share * self.flops, share * self.bytes)
+
+
+Work = Sequence[Cost]  # one after the other: each waits for the one before
+
 
 @dataclass(frozen=True)
 class Device:
@@ -32,9 +40,9 @@ class Device:
     flops: float  # a second, dense bf16
     bandwidth: float  # bytes a second
 
-    def floor_ms(self, cost: Cost) -> float:
+    def floor_ms(self, work: Work) -> float:
         """No version runs faster."""
-        return 1000 * max(cost.flops / self.flops, cost.bytes / self.bandwidth)
+        return 1000 * sum(max(c.flops / self.flops, c.bytes / self.bandwidth) for c in work)
 
 
 DEVICES = {  # by a part of the name that the driver gives: data sheets, SXM parts
@@ -116,19 +124,13 @@ def l1_head(config: OFTConfig, batch: int) -> Cost:
     return linear(weights, batch * config.tokeniser.steps)
 
 
-def perceive(config: OFTConfig, batch: int) -> Cost:
-    """Towers and projector."""
-    return towers(config, batch) + projector(config, batch)
-
-
-def autoregressive(config: OFTConfig, batch: int, prompt: int) -> Cost:
-    """A whole chunk, one pass a layer."""
-    total = perceive(config, batch) + prefill(config, batch, prompt, 0)
-    for layer in range(1, config.tokeniser.layers):
-        total += extend(config, batch, prompt, layer, 1)
-    return total
-
-
-def one_pass(config: OFTConfig, batch: int, prompt: int, blocks: int) -> Cost:
+def one_pass(config: OFTConfig, batch: int, prompt: int, blocks: int) -> Work:
     """A whole chunk from one pass."""
-    return perceive(config, batch) + prefill(config, batch, prompt, blocks)
+    first = prefill(config, batch, prompt, blocks)
+    return (towers(config, batch), projector(config, batch), first)
+
+
+def autoregressive(config: OFTConfig, batch: int, prompt: int) -> Work:
+    """A whole chunk, one pass a layer."""
+    rest = (extend(config, batch, prompt, layer, 1) for layer in range(1, config.tokeniser.layers))
+    return (*one_pass(config, batch, prompt, 0), *rest)
