@@ -1,4 +1,4 @@
-"""What the driver itself costs: `jobs/benchmark.py driver`."""
+"""What the driver itself costs: `rsd benchmark driver`."""
 
 from __future__ import annotations
 

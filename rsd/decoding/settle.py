@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from rsd.decoding.contracts import Answer, CodeModel, Decoder, Job
 
 # Where the two best levels of a token are closer than this, rounding might decide, and a canonical
-# computation in double precision settles the chunk. `jobs/benchmark.py decoding` measures how far
+# computation in double precision settles the chunk. `rsd benchmark decoding` measures how far
 # logits are from those of double precision, in any batch and mode, and fails where twice that
 # exceeds it: a token that is no near tie has the same best level on every machine.
 NEAR_TIE = 1e-4

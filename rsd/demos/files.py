@@ -48,7 +48,7 @@ def _at(path: Path) -> list[Path]:
     if unmerged:
         raise UserError(
             f"{path} holds {len(unmerged)} demonstration(s) of an interrupted or running "
-            "collection that are not in its tasks' files yet; the same jobs/collect.py command "
+            "collection that are not in its tasks' files yet; the same `rsd collect` "
             "with --resume goes on"
         )
     found = [path / name for name in names if name.endswith(SUFFIX) and not name.startswith(".")]
@@ -63,7 +63,7 @@ def _at(path: Path) -> list[Path]:
 def _no_demonstrations(path: Path) -> str:
     return (
         f"no demonstrations at {path}: expected a file or a folder of *{SUFFIX}; "
-        "`python jobs/collect.py` makes them"
+        "`rsd collect` makes them"
     )
 
 

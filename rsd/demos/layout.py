@@ -76,7 +76,7 @@ def demo_groups(file: h5py.File) -> dict[str, h5py.Group]:
         there = ", ".join(itertools.islice(file, 8)) or "nothing"
         raise UserError(
             f"{where} has no /data/demo_<i>: not LIBERO's layout (it holds {there}); give a file "
-            "of LIBERO's data sets or of jobs/collect.py"
+            "of LIBERO's data sets or of `rsd collect`"
         )
     groups = {name: child(data, name, where) for name in sorted(names, key=lambda n: int(n[5:]))}
     for name, group in groups.items():

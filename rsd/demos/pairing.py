@@ -15,7 +15,7 @@ from rsd.errors import UserError
 
 def late(groups: Mapping[str, h5py.Group], where: str) -> frozenset[str]:
     """Demonstrations whose observation j shows state j + 1, as in LIBERO's published files; in
-    those of jobs/collect.py and of openvla-oft it shows state j.
+    those of `rsd collect` and of openvla-oft it shows state j.
 
     The arm's joints are in both, so the data itself tells which (the module's docstring): the file
     as a whole, since an arm may stand still in a demonstration. State 0 tells nothing: openvla-oft

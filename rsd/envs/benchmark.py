@@ -1,4 +1,4 @@
-"""Control steps per second: reference loop, ours, floor (`jobs/benchmark.py rollout`)."""
+"""Control steps per second: reference loop, ours, floor (`rsd benchmark rollout`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chunk latency of the decode modes, same weights and inputs (`jobs/benchmark.py decoding`)."""
+"""Chunk latency of the decode modes, same weights and inputs (`rsd benchmark decoding`)."""
 
 from __future__ import annotations
 

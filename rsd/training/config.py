@@ -92,7 +92,7 @@ class TrainJob:
     """Train SmallVLA and its draft from demonstrations."""
 
     data: tuple[Path, ...]
-    """HDF5 files, or folders of them, with demonstrations: of jobs/collect.py, LIBERO's published
+    """HDF5 files, or folders of them, with demonstrations: of `rsd collect`, LIBERO's published
     ones, or those that openvla-oft regenerated (*_no_noops); on a cluster, where every node finds
     them"""
 

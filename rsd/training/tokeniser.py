@@ -18,7 +18,7 @@ DEGREES_PER_UNIT = 0.5 * 180 / torch.pi
 
 
 CHOSEN = SmallVLAConfig().tokeniser
-VARIANTS = {  # what `jobs/benchmark.py tokeniser` compares
+VARIANTS = {  # what `rsd benchmark tokeniser` compares
     "published (robust)": RFSQConfig(),
     "published, naive": RFSQConfig(scaled=False),
     "chosen": CHOSEN,

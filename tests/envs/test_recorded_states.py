@@ -1,5 +1,5 @@
 """States that were recorded on another machine come out here, bit for bit: the claim of the README,
-with one episode of each suite. `jobs/repeat.py` repeats as many as one likes."""
+with one episode of each suite. `rsd repeat` repeats as many as one likes."""
 
 from __future__ import annotations
 

@@ -17,8 +17,9 @@ pytest.importorskip("timm", exc_type=ImportError)
 
 from transformers import LlamaConfig, LlamaModel
 
-from rsd.decoding import modes
 from rsd.decoding.rules import Exact
+from rsd.decoding.sequential import autoregressive
+from rsd.decoding.speculative import speculative
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.models.openvla_oft import trunk
 from rsd.models.openvla_oft.config import OFTConfig, openvla_7b, tiny
@@ -230,8 +231,8 @@ def test_speculative_codes_are_autoregressive_codes(
         inputs = inputs_of(config, 8, seed)
         patches = model.vision_backbone(inputs.pixels)
         context, drafted = model.context(patches, inputs), model.draft_context(patches, inputs)
-        wanted = modes.autoregressive(model.target, context, Exact(), layers, None, watch)
-        parts = modes.speculative(
+        wanted = autoregressive(model.target, context, Exact(), layers, None, watch)
+        parts = speculative(
             *(model.target, model.draft, context, drafted, Exact(), layers),
             *(1 + seed % (layers - 1), None, watch),
         )
@@ -250,7 +251,7 @@ def test_programs_decode_as_the_loops_do(config: OFTConfig, model: OpenVLAOFT) -
     for seed in range(5):
         inputs = inputs_of(config, batch, seed)
         context = context_of(reference, inputs)
-        wanted = modes.autoregressive(reference.target, context, Exact(), layers, None, Stopwatch())
+        wanted = autoregressive(reference.target, context, Exact(), layers, None, Stopwatch())
         programs.load(inputs)
         programs.autoregressive()
         assert torch.equal(programs.codes, wanted.codes)

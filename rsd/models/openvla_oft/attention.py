@@ -67,7 +67,7 @@ def _to_add(seen: Tensor, dtype: torch.dtype) -> Tensor:
 class BlockCache:
     """Keys and values of every transformer layer, at fixed slots.
 
-    transformers' attention hands its keys to `update`; `rsd.decoding.modes` crops by overwriting.
+    transformers' attention hands its keys to `update`; `rsd.decoding` crops by overwriting.
     """
 
     entries: Tensor  # (depth, 2, B, slots, heads, head width)

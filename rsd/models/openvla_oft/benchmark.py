@@ -31,8 +31,8 @@ import transformers
 from rich.console import Console
 from torch import Tensor
 
-from rsd.decoding import modes
 from rsd.decoding.rules import Exact
+from rsd.decoding.sequential import autoregressive
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.models.openvla_oft import acceptance, costs, kernels, trunk
 from rsd.models.openvla_oft.config import SIZES, OFTConfig
@@ -300,7 +300,7 @@ class Bench:
 
     def check(self, batches: int = 8) -> None:
         """The tiny model in float32 on this device, fused and as programs, against transformers'
-        layers and `rsd.decoding.modes`: shares of chunks with the same codes, 1 where all is well
+        layers and `rsd.decoding`: shares of chunks with the same codes, 1 where all is well
         (but for near ties)."""
         config, batch, prompt = SIZES["tiny"](), 4, 7
         model = make(config, self.device, torch.float32)
@@ -313,7 +313,7 @@ class Bench:
         ]
         target: Any = model.target  # its context is no tensor
         wanted = [
-            modes.autoregressive(target, one, Exact(), layers, None, Stopwatch(self.device))
+            autoregressive(target, one, Exact(), layers, None, Stopwatch(self.device))
             for one in contexts
         ]
         at_once = [model.target.parallel_logits(one).argmax(-1) for one in contexts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rsd.architecture import RFSQConfig
+from rsd.rfsq_config import RFSQConfig
 from rsd.types import ACTION_DIM, PROPRIO_DIM
 
 PATCH = 14  # pixels of a side, of both towers

@@ -30,7 +30,8 @@ class DraftCache:
 
 
 class OFTDraft(nn.Module):
-    """Implements `rsd.decoding.modes.Backbone` for all layers but the last, which needs none."""
+    """Implements `rsd.decoding.contracts.Backbone` for all layers but the last, which needs no
+    guess."""
 
     def __init__(self, config: OFTConfig) -> None:
         super().__init__()

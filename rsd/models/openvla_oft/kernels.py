@@ -30,7 +30,7 @@ def rope_and_store_torch(
     qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, start: int
 ) -> Tensor:
     """See `rope_and_store`."""
-    batch, length, _, heads, width = qkv.shape
+    batch, length = qkv.shape[:2]
     q, k, v = qkv.unbind(2)
     c, s = cos.float()[:, :, None], sin.float()[:, :, None]
 

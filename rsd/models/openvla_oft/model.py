@@ -51,7 +51,7 @@ class Context:
 
 
 class Target(nn.Module):
-    """The language model and its heads. Implements `rsd.decoding.modes.Backbone`."""
+    """The language model and its heads. Implements `rsd.decoding.contracts.Backbone`."""
 
     centres: Tensor  # float32 (bins - 1,)
 

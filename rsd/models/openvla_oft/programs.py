@@ -3,7 +3,7 @@
 A program reads and writes tensors that never move, so that it can be captured once and replayed
 without Python. Verdicts are computed on the device: a chunk costs one host synchronisation a round,
 when the host asks how many layers are final. Greedy (rule `exact`) only; other rules decode through
-`rsd.decoding.modes` with `Target` itself.
+`rsd.decoding` with `Target` itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def judge_greedily(
     codes: Tensor, final: Tensor, guess: Tensor, logits: Tensor, first: int, forced: Tensor
 ) -> Tensor:
     """Make layers final, from each row's first open one through its first rejected token or the
-    free choice behind the last guess; what `rsd.decoding.modes` does under the rule `exact`.
+    free choice behind the last guess; what `rsd.decoding` does under the rule `exact`.
 
     codes int64 (B, T, D, L), overwritten; final int64 (B,): layers final so far; guess
     (B, T, D, L - 1); logits (B, n, T, D, V) of layers first..L - 1. `forced` int64 (B,): -1, or

@@ -21,18 +21,18 @@ from rsd.models.openvla_oft.config import LlamaSizes
 
 def make_llama(sizes: LlamaSizes) -> LlamaModel:
     """transformers' model with random weights and block-causal attention."""
-    settings: dict[str, Any] = dict(
-        vocab_size=sizes.vocabulary,
-        hidden_size=sizes.width,
-        intermediate_size=sizes.hidden,
-        num_hidden_layers=sizes.depth,
-        num_attention_heads=sizes.heads,
-        num_key_value_heads=sizes.heads,
-        rms_norm_eps=sizes.epsilon,
-        max_position_embeddings=2048,
-        use_cache=False,
-        attn_implementation=attention.NAME,
-    )
+    settings: dict[str, Any] = {
+        "vocab_size": sizes.vocabulary,
+        "hidden_size": sizes.width,
+        "intermediate_size": sizes.hidden,
+        "num_hidden_layers": sizes.depth,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.heads,
+        "rms_norm_eps": sizes.epsilon,
+        "max_position_embeddings": 2048,
+        "use_cache": False,
+        "attn_implementation": attention.NAME,
+    }
     return LlamaModel(LlamaConfig(**settings))
 
 

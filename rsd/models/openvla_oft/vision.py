@@ -16,8 +16,12 @@ CHANNELS = 6  # of an image: three normalised for DINOv2, then the same three fo
 
 def make_tower(config: TowerConfig, image_size: int) -> nn.Module:
     """timm's vision transformer with random weights."""
-    sizes: dict[str, Any] = {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
-    sizes["mlp_ratio"] = config.hidden / config.width
+    sizes: dict[str, Any] = {
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.heads,
+        "mlp_ratio": config.hidden / config.width,
+    }
     tower: nn.Module = timm.create_model(
         config.name, pretrained=False, num_classes=0, img_size=image_size, **sizes
     )

@@ -107,7 +107,7 @@ def _inspect(spec: str) -> CheckpointInfo:
         if not there:
             raise UserError(
                 f"no checkpoint at {spec!r}: {path / name} is missing; give a folder that "
-                f"jobs/train.py wrote, or a bundled one: {', '.join(bundled())}"
+                f"`rsd train` wrote, or a bundled one: {', '.join(bundled())}"
             )
     config = _read_config(path / CONFIG_FILE)
     model, images = config["model"], config["images"]
@@ -188,7 +188,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _check_origin(origin: Any) -> None:
     """Raises ValueError where what is read of a checkpoint's past, and of that of those it started
-    from, has another form than jobs/train.py gives it."""
+    from, has another form than `rsd train` gives it."""
     asked = [("origin", origin)]
     while asked:
         name, each = asked.pop()
