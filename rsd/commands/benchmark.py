@@ -392,7 +392,7 @@ class BooksOf:
     """Also write the figures to this file"""
 
     def run(self, console: Console) -> dict[str, Any]:
-        from rsd.books.benchmark import OPERATIONS, make_run, measure
+        from rsd.summary.benchmark import OPERATIONS, make_run, measure
 
         with TemporaryDirectory(prefix="rsd-books-") as folder:
             make_run(Path(folder), self.episodes, self.part)

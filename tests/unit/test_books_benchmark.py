@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from made_up_runs import key, result, write
 
 from rsd import books
-from rsd.books import benchmark
+from rsd.summary import benchmark
 from rsd.summary.compute import summarise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,32 @@ def test_torch_behind_another_module_would_be_seen() -> None:
     }
     assert "torch" in loads("rsd/envs/bad.py", sources)
     assert loads("rsd/envs/good.py", sources) == set()
+
+
+def unit_of(path: str) -> str:
+    """The package, or the module on top, that a source file belongs to."""
+    parts = Path(path).with_suffix("").parts
+    return ".".join(parts[:2])
+
+
+def packages_in_a_circle(sources: dict[str, str]) -> list[str]:
+    """Packages and modules on top that import each other, directly or by way of others."""
+    follows: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        named = {".".join(name.split(".")[:2]) for name in imported(source)}
+        follows.setdefault(unit_of(path), set()).update(named - {unit_of(path)})
+    try:
+        list(TopologicalSorter(follows).static_order())
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_packages_import_one_way() -> None:
+    inside = {path: text for path, text in SOURCES.items() if path.startswith("rsd/")}
+    assert packages_in_a_circle(inside) == []
+
+
+def test_a_circle_of_packages_is_found() -> None:
+    circle = {"rsd/a/x.py": "from rsd.b import y", "rsd/b/y.py": "from rsd.a.x import z"}
+    assert {"rsd.a", "rsd.b"} <= set(packages_in_a_circle(circle))

@@ -13,10 +13,10 @@ import pytest
 from made_up_runs import LAYERS, RUN, key, of_numbers, paired_results, result, write
 
 from rsd import results
-from rsd.books import Books, benchmark, read_chunks, read_episodes
+from rsd.books import Books, read_chunks, read_episodes
 from rsd.errors import UserError
 from rsd.provenance import Machine
-from rsd.summary import markdown
+from rsd.summary import benchmark, markdown
 from rsd.summary.compute import summarise
 from rsd.summary.rules import MARGIN
 from rsd.summary.statistics import holm, mcnemar_exact, not_worse

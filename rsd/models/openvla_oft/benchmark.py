@@ -64,6 +64,7 @@ class Settings:
     variants: bool = True
     compile: bool = True
     only: str = ""  # a part of the names of what to measure
+    show: Path | None = None  # measure nothing: tables of this file
 
 
 @dataclass(frozen=True)
@@ -690,6 +691,13 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return {name: str(v) if isinstance(v, Path) else v for name, v in vars(settings).items()}
 
 
+def read(path: Path) -> Results:
+    """What `Results.write` wrote."""
+    content = json.loads(path.read_text())
+    content["figures"] = [Figure(**each) for each in content["figures"]]
+    return Results(**content)
+
+
 def show(results: Results, console: Console) -> None:
     """Tables of totals, stages and variants; what failed and was left out."""
     for kind in ("total", "stage", "variant"):
@@ -755,6 +763,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     parser.add_argument("--one-stream", action="store_true", help="towers one after the other")
     parser.add_argument("--no-variants", action="store_true")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--show", type=Path, help="only the tables of a file of --out")
     given = parser.parse_args(arguments)
     return Settings(
         size=given.size,
@@ -770,13 +779,18 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         variants=not given.no_variants,
         compile=not given.no_compile,
         only=given.only,
+        show=given.show,
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and show."""
     console = Console(width=130)
-    bench = Bench(parse(arguments), console)
+    settings = parse(arguments)
+    if settings.show is not None:
+        show(read(settings.show), console)
+        return
+    bench = Bench(settings, console)
     with torch.no_grad():
         results = bench.run()
     show(results, console)
