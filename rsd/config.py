@@ -16,6 +16,7 @@ import tyro
 
 from rsd.arms import ARMS_HELP, RULE_HELP, UNNAMED
 from rsd.flags import WITHOUT_GROUPS, ExplicitBool, read, with_config_files
+from rsd.models import forms
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,17 @@ class EpisodesConfig:
     """Seed of the policy's sampling; the simulated worlds do not depend on it"""
 
 
+POLICY_HELP = (
+    f"auto (the bundled policy that was trained on the suites), or {forms()}. On a cluster a "
+    "folder or module is one that every node has"
+)
+
+
 @dataclass(frozen=True)
 class PolicyConfig:
     """What decides."""
 
-    policy: str = "auto"
-    """auto (the bundled checkpoint that was trained on the suites), the name of a bundled one, or
-    the folder of a checkpoint (on a cluster: on every node); `toy` tests the cluster"""
+    policy: Annotated[str, tyro.conf.arg(help=POLICY_HELP)] = "auto"
 
     rule: Annotated[str, tyro.conf.arg(help=RULE_HELP)] = UNNAMED
 
