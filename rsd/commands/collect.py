@@ -314,7 +314,7 @@ def carry_out(run: CollectionRun, console: Console, say: Callable[[str], None]) 
     ending = Ending()
     try:
         with (
-            _progress(console, say) as show,
+            _shown(console, say) as show,
             connected(),
             Interrupts(lambda _: say("stopping")) as interrupts,
         ):
@@ -360,7 +360,7 @@ def conclude(
 
 
 @contextlib.contextmanager
-def _progress(
+def _shown(
     console: Console, say: Callable[[str], None]
 ) -> Iterator[Callable[[dict[Task, TaskStanding]], None]]:
     """A table that is drawn anew on a terminal, a line now and then elsewhere."""
