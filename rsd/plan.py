@@ -13,7 +13,7 @@ from rsd.config import EpisodesConfig, EvaluateConfig, settings
 from rsd.envs import FAMILIES, Family, family_of
 from rsd.errors import UserError, unknown
 from rsd.flags import Least, check_least
-from rsd.models.small_vla.checkpoint import for_suites
+from rsd.models import for_suites
 from rsd.outputs import check_address, check_name
 from rsd.suites import TRIALS_PER_TASK, Suite
 from rsd.types import Arm, EpisodeKey, Mode

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import tyro
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -87,8 +88,9 @@ class CollectConfig:
     output: LocalFolder
     """Folder for `<task>_demo.hdf5`"""
 
-    suite: str = "libero_spatial"
-    """A suite that has an expert: libero_spatial, libero_object, libero_goal, libero_10"""
+    suite: Annotated[
+        str, tyro.conf.arg(help=f"A suite that has an expert: {', '.join(EXPERTS)}")
+    ] = "libero_spatial"
 
     tasks: tuple[int, ...] = ()
     """Task numbers from 0; all tasks if left out"""
@@ -314,7 +316,7 @@ def carry_out(run: CollectionRun, console: Console, say: Callable[[str], None]) 
     ending = Ending()
     try:
         with (
-            _progress(console, say) as show,
+            _shown(console, say) as show,
             connected(),
             Interrupts(lambda _: say("stopping")) as interrupts,
         ):
@@ -360,7 +362,7 @@ def conclude(
 
 
 @contextlib.contextmanager
-def _progress(
+def _shown(
     console: Console, say: Callable[[str], None]
 ) -> Iterator[Callable[[dict[Task, TaskStanding]], None]]:
     """A table that is drawn anew on a terminal, a line now and then elsewhere."""

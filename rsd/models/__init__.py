@@ -9,15 +9,27 @@ from __future__ import annotations
 
 import re
 
-from rsd.errors import UserError, unknown
+from rsd.errors import UserError
 from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
 from rsd.models import plugin, small_vla, toy
 from rsd.models.seam import Family, PolicyInfo
+from rsd.models.small_vla import bundled, for_suites
 from rsd.types import Policy
 
-__all__ = ["PolicyInfo", "family_of", "forms", "inspect_policy", "load_policy"]
+__all__ = [
+    "PolicyInfo",
+    "bundled",
+    "family_of",
+    "for_suites",
+    "forms",
+    "inspect_policy",
+    "load_policy",
+]
 
-NAMES: dict[str, Family] = dict.fromkeys(toy.VARIANTS, toy.FAMILY)
+NAMES: dict[str, Family] = {
+    **dict.fromkeys(bundled(), small_vla.FAMILY),
+    **dict.fromkeys(toy.VARIANTS, toy.FAMILY),
+}
 ARCHITECTURES: dict[str, Family] = {small_vla.ARCHITECTURE: small_vla.FAMILY}
 SCHEMES: dict[str, Family] = {}
 
@@ -31,7 +43,7 @@ def family_of(spec: str) -> Family:
         return NAMES[spec]
     if scheme := re.match(_SCHEME, spec):
         if scheme[1] not in SCHEMES:
-            raise unknown("policy scheme", scheme[1], SCHEMES)
+            raise UserError(f"policy {spec!r}: nobody loads {scheme[1]}://; give {forms()}")
         return SCHEMES[scheme[1]]
     if re.fullmatch(_PLUGIN, spec):
         return plugin.FAMILY
@@ -49,9 +61,9 @@ def _architecture(spec: str) -> str:
 
 
 def forms() -> str:
-    """How specs look, a line a family."""
-    families = [*NAMES.values(), *ARCHITECTURES.values(), plugin.FAMILY, *SCHEMES.values()]
-    return "\n".join(dict.fromkeys(family.forms for family in families))
+    """What specs there are, family by family."""
+    families = [*ARCHITECTURES.values(), plugin.FAMILY, *SCHEMES.values(), *NAMES.values()]
+    return "; ".join(dict.fromkeys(family.forms for family in families))
 
 
 def inspect_policy(spec: str) -> PolicyInfo:

@@ -25,6 +25,6 @@ class PolicyInfo:
 class Family:
     """One kind of policy: how it is checked without loading it, and loaded."""
 
-    forms: str  # how its specs look, for people
+    forms: str  # what its specs are, for people
     inspect: Callable[[str], PolicyInfo]  # raises UserError for what cannot be
     load: Callable[[str, bool, str], Policy]  # spec, deterministic, device

@@ -33,6 +33,7 @@ LINES = (
         ("torch", "torchvision"),
         ("rsd/rfsq.py", "rsd/decoding/", "rsd/models/", "rsd/training/", "rsd/commands/"),
     ),
+    Line(("rsd.models.small_vla",), ("rsd/models/", "rsd/training/")),
     Line(("robosuite", "libero", "mujoco"), ("rsd/envs/", "rsd/experts/")),
 )
 
@@ -133,6 +134,7 @@ def test_a_command_starts_without_ray_and_torch(path: str) -> None:
         ("rsd/envs/toy.py", "from rsd import cluster"),
         ("rsd/cluster/session.py", "from rsd.commands import call"),
         ("jobs/evaluate.py", "import ray"),
+        ("rsd/plan.py", "from rsd.models.small_vla import checkpoint"),
     ],
 )
 def test_a_crossing_would_be_seen(path: str, source: str) -> None:
