@@ -79,14 +79,14 @@ def fetch(
     try:
         path = huggingface_hub.snapshot_download(
             repository,
-            revision=found.sha,
+            revision=revision,  # by its name, so that the cache knows it by that without the hub
             allow_patterns=list(names),
             etag_timeout=ANSWER_S,
             endpoint=endpoint,
         )
     except Exception as error:
         raise _unreachable(repository, revision, error) from error
-    return Snapshot(Path(path), repository, str(found.sha))
+    return Snapshot(Path(path), repository, Path(path).name)
 
 
 def _cached(repository: str, revision: str) -> Snapshot | None:
