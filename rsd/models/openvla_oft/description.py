@@ -73,12 +73,13 @@ def backbone(told: dict[str, Any], path: Path) -> Backbone:
             raise ValueError(f"model_type is {brief(told.get('model_type'))}, not {MODEL_TYPE!r}")
         if told.get("use_fused_vision_backbone") is not True:
             raise ValueError("its vision backbone is not DINOv2 and SigLIP together")
-        towers, sizes = _towers(told), told.get("image_sizes")
+        (dinov2, siglip), sizes = _towers(told), told.get("image_sizes")
         if not isinstance(sizes, list) or len(set(sizes)) != 1 or type(sizes[0]) is not int:
             raise ValueError(f"image_sizes is {brief(sizes)}, expected one size for both towers")
         config = OFTConfig(
-            *towers,
-            llama=_llama(told),
+            dinov2,
+            siglip,
+            _llama(told),
             image_size=sizes[0],
             bins=_number(told, "n_action_bins", 256),
         )
@@ -99,13 +100,16 @@ def _towers(told: dict[str, Any]) -> list[TowerConfig]:
     if told.get("timm_model_ids") != _PUBLISHED:
         raise ValueError(f"timm_model_ids is {brief(told.get('timm_model_ids'))}")
     changed = told.get("timm_model_args", [{}, {}])  # ours, for models of other sizes
-    return [
-        dataclasses.replace(
-            tower,
-            **{name: _number(args, key, getattr(tower, name)) for name, key in _FIELDS.items()},
-        )
-        for tower, args in zip((_DEFAULTS.dinov2, _DEFAULTS.siglip), changed, strict=True)
-    ]
+    if not isinstance(changed, list) or len(changed) != len(_PUBLISHED):
+        raise ValueError(f"timm_model_args is {brief(changed)}, expected one entry a tower")
+    towers = zip((_DEFAULTS.dinov2, _DEFAULTS.siglip), changed, strict=True)
+    return [dataclasses.replace(tower, **_sizes(tower, args)) for tower, args in towers]
+
+
+def _sizes(tower: TowerConfig, args: Any) -> dict[str, Any]:
+    if not isinstance(args, dict) or not set(args) <= set(_FIELDS.values()):
+        raise ValueError(f"timm_model_args is {brief(args)}, it may name {[*_FIELDS.values()]}")
+    return {name: _number(args, key, getattr(tower, name)) for name, key in _FIELDS.items()}
 
 
 def _llama(told: dict[str, Any]) -> LlamaSizes:
@@ -163,10 +167,12 @@ def normalisations(told: Any) -> tuple[Normalisation, ...]:
 
 def _colours(told: Any, name: str, least: float) -> tuple[float, float, float]:
     values = told.get(name) if isinstance(told, dict) else None
-    fits = isinstance(values, list) and len(values) == 3
-    if not fits or not all(type(v) is float and least < v < 10 for v in values):
+    if not isinstance(values, list) or len(values) != 3:
         raise ValueError(f"{name} of a normalisation is {brief(values)}, expected three numbers")
-    return tuple(values)
+    red, green, blue = values
+    if not all(type(each) in (int, float) and least < each < 10 for each in values):
+        raise ValueError(f"{name} of a normalisation is {brief(values)}")
+    return red, green, blue
 
 
 def base_of(told: dict[str, Any], path: Path) -> str:
@@ -202,16 +208,14 @@ def adapter(told: dict[str, Any], path: Path) -> LowRank:
                 "with peft and give the merged weights"
             )
     rank, alpha = told.get("r"), told.get("lora_alpha")
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
+    if type(rank) is not int or rank < 1 or not isinstance(alpha, int | float):
         raise UserError(f"{path}: r is {brief(rank)} and lora_alpha {brief(alpha)}")
     return LowRank(rank, alpha / (math.sqrt(rank) if told.get("use_rslora") else rank))
 
 
 def trained(told: dict[str, Any], path: Path) -> Trained:
     """Raises UserError for a description of another format."""
-    content = {
-        name: value for name, value in told.items() if name not in ("architecture", "format")
-    }
+    content = {name: told[name] for name in told if name not in ("architecture", "format")}
     try:
         if told.get("format") != FORMAT:
             raise ValueError(

@@ -206,6 +206,8 @@ class ImagePath:
                 [each.deviation for each in normalisations],
             )
         )
+        # a GPU divides by a tensor as IEEE has it, by a number through its reciprocal
+        self._white = torch.tensor(255.0, device=device)
         self._crop = _crop_taps(size, self.device)
         self._lanczos: dict[int, Taps] = {}  # by pixels of a side before
 
@@ -236,7 +238,7 @@ class ImagePath:
     def cropped(self, images: Tensor) -> Tensor:
         """uint8 (N, size, size, 3) -> uint8, the same shape: the middle 0.9 of the area, stretched
         with bilinear interpolation (tf.image.crop_and_resize); in [0, 1], cut off, not rounded."""
-        pixels = images.float() * np.float32(1 / 255)
+        pixels = images.float() * float(np.float32(1 / 255))
         for _ in range(2):  # columns, then rows
             pixels = pixels.transpose(1, 2).contiguous()
             low, high = (pixels.index_select(1, places) for places in self._crop.places.T)
@@ -245,7 +247,7 @@ class ImagePath:
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 (N, size, size, 3) -> float32 (N, towers * 3, size, size)."""
-        pixels = images.permute(0, 3, 1, 2)[:, None].float() / 255
+        pixels = images.permute(0, 3, 1, 2)[:, None].float() / self._white
         return ((pixels - self._mean) / self._deviation).flatten(1, 2)
 
     def _lanczos_taps(self, side: int) -> Taps:

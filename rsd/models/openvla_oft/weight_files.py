@@ -9,6 +9,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from rsd.foreign import MOST_BYTES
 from rsd.models.safetensors_file import StoredTensor
 from rsd.models.safetensors_file import tensors_of as safetensors_of
 
-_PIECE = 2**24  # bytes read at once
+_PIECE = 2**20  # bytes read at once
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,24 @@ class Content(NamedTuple):
     broken: str  # the first tensor that holds NaN or infinity; empty: none does
 
 
-def content(file: WeightFile) -> Content:
-    """Reads a file once, in pieces."""
-    digest, broken, position = hashlib.sha256(), "", 0
+Take = Callable[[str, int, memoryview], None]  # a tensor's name, first byte in it, bytes
+
+
+def content(file: WeightFile, take: Take = lambda *_: None) -> Content:
+    """Reads a file once, in pieces that are gone when `take` returns."""
+    digest, broken, buffer = hashlib.sha256(), "", memoryview(bytearray(_PIECE))
     by_place = sorted(file.tensors.items(), key=lambda item: item[1].first)
     with reading(file.path), file.path.open("rb") as stream:
         for name, tensor in by_place:
-            if tensor.first < position:
-                continue  # shares its numbers with the one before
-            digest.update(stream.read(tensor.first - position))
+            digest.update(stream.read(tensor.first - stream.tell()))
             for begin in range(tensor.first, tensor.last, _PIECE):
-                piece = stream.read(min(_PIECE, tensor.last - begin))
+                piece = buffer[: min(_PIECE, tensor.last - begin)]
+                if stream.readinto(piece) != len(piece):
+                    raise UserError(f"{file.path} is shorter than when it was opened")
                 digest.update(piece)
                 if not broken and not tensor.finite(piece):
                     broken = name
-            position = tensor.last
+                take(name, begin - tensor.first, piece)
         digest.update(stream.read())
     return Content(digest.hexdigest(), broken)
 
@@ -82,14 +86,24 @@ def _torch_tensors(path: Path) -> dict[str, StoredTensor]:
             if not isinstance(state, dict):
                 raise ValueError(f"it holds a {type(state).__name__}, expected tensors by name")
             root = listing.removesuffix("data.pkl")
-            return {
+            placed = {
                 _checked_name(name): _placed(path, archive, root, name, tensor)
                 for name, tensor in state.items()
             }
+            _check_apart(placed)
+            return placed
     except zipfile.BadZipFile as error:
         raise UserError(f"{path} is truncated or no file of torch.save: {error}") from error
     except (pickle.UnpicklingError, ValueError, KeyError, EOFError, TypeError) as error:
         raise UserError(f"{path} holds no state dictionary of tensors: {error}") from error
+
+
+def _check_apart(placed: Mapping[str, StoredTensor]) -> None:
+    end, before = 0, ""
+    for name, tensor in sorted(placed.items(), key=lambda item: item[1].first):
+        if tensor.first < end:
+            raise ValueError(f"{brief(name)} and {brief(before)} share numbers; save copies")
+        end, before = tensor.last, name
 
 
 class _Storage(NamedTuple):
