@@ -102,6 +102,7 @@ MODES: dict[Mode, DecodeMode] = {
     "autoregressive": DecodeMode(_autoregressive, _settled_by(_autoregressive)),
     "speculative": DecodeMode(_speculative, _settled_by(_autoregressive)),
     "regression": DecodeMode(_regression, settle.one_by_one),
+    "bins": DecodeMode(_regression, settle.one_by_one),
 }
 
 

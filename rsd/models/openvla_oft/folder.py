@@ -126,7 +126,10 @@ def inspect(spec: str) -> PolicyInfo:
         layers=checkpoint.config.tokeniser.layers if checkpoint.heads else 0,
         images=ImageSpec(),  # the protocol's; resized by the policy itself
         suites=tuple(checkpoint.statistics),
+        suites_only=True,
         memory_bytes=memory_bytes(checkpoint),
+        pinned=checkpoint.spec,
+        other_modes=f"`rsd train --target openvla-oft --base {spec}` trains heads of residual codes",
     )
 
 
