@@ -129,7 +129,7 @@ def inspect(spec: str) -> PolicyInfo:
         suites_only=True,
         memory_bytes=memory_bytes(checkpoint),
         pinned=checkpoint.spec,
-        other_modes=f"`rsd train --target openvla-oft --base {spec}` trains heads of residual codes",
+        other_modes=f"`rsd train --target openvla-oft --base {spec}` trains heads for codes",
     )
 
 

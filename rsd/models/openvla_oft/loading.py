@@ -206,5 +206,6 @@ _FILLING = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_}
 
 @contextmanager
 def _unfilled() -> Iterator[None]:
-    with _Unfilled(), torch.no_grad():
+    """Also outside of inference mode, whose tensors the loading threads could not fill."""
+    with torch.inference_mode(False), torch.no_grad(), _Unfilled():
         yield
