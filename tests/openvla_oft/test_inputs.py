@@ -57,6 +57,12 @@ def test_a_frame_comes_out_of_jpeg_as_tensorflow_has_it(name: str) -> None:
     assert np.array_equal(found[::4, ::4], TENSORFLOW[f"{name}_jpeg"])
 
 
+def test_without_the_decoder_nothing_is_read_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs simplejpeg: install what requirements\.txt names"):
+        ImagePath(224, NORMALISATIONS)
+
+
 def test_pillow_reads_a_jpeg_otherwise() -> None:
     """Negative control: with the accurate transform three values of four would differ."""
     written = io.BytesIO()

@@ -9,6 +9,7 @@ the kernel are a C library's there), and none for another reason.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -198,6 +199,7 @@ class ImagePath:
         self, size: int, normalisations: Sequence[Normalisation], device: torch.device | str = "cpu"
     ) -> None:
         """Images of `size` pixels a side, normalised once for every tower."""
+        _check_decoder()
         self.size, self.device = size, torch.device(device)
         self._mean, self._deviation = (
             torch.tensor(numbers, device=device)[:, :, None, None]  # (towers, 3, 1, 1)
@@ -254,6 +256,14 @@ class ImagePath:
         if side not in self._lanczos:
             self._lanczos[side] = _lanczos_taps(side, self.size, self.device)
         return self._lanczos[side]
+
+
+def _check_decoder() -> None:
+    if importlib.util.find_spec("simplejpeg") is None:
+        raise UserError(
+            "OpenVLA-OFT's frames pass through libjpeg's fast transform, which needs simplejpeg: "
+            "install what requirements.txt names"
+        )
 
 
 def jpeg_round_trips(frames: np.ndarray) -> np.ndarray:
