@@ -83,8 +83,13 @@ class Checkpoint:
     @property
     def modes(self) -> tuple[Mode, ...]:
         """That it decodes, its best one first."""
-        numbers: tuple[Mode, ...] = ("regression" if names.ACTION_HEAD in self.parts else "bins",)
+        numbers: tuple[Mode, ...] = ("regression" if self.regresses else "bins",)
         return (*_CODES, *numbers) if self.heads else numbers
+
+    @property
+    def regresses(self) -> bool:
+        """Whether actions come from an action head, not from the language model's own."""
+        return names.ACTION_HEAD in self.parts
 
     @property
     def parameters(self) -> int:

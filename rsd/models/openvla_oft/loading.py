@@ -107,7 +107,7 @@ def _check_places(
             found.add(place)
     left = sorted(places.keys() - found)
     optional = () if checkpoint.heads else _OF_CODES
-    if names.ACTION_HEAD not in checkpoint.parts:
+    if not checkpoint.regresses:
         optional = (*optional, "target.l1_head.")
     if missing := [name for name in left if not name.startswith(optional)]:
         raise UserError(
