@@ -55,7 +55,10 @@ def test_it_is_known_without_torch(tmp_path: Path) -> None:
         "import sys; from rsd.models.openvla_oft.folder import inspect; "
         f"inspect({str(tmp_path)!r}); print('torch' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    )
     assert told.stdout.strip() == "False"
 
 

@@ -245,7 +245,7 @@ def test_actions_are_mapped_back_and_the_gripper_opens_or_closes(dtype: torch.dt
         low = published.ACTION["q01"][entry]
         high = published.ACTION["q99"][entry] * (1 + 0.1 * row)
         x = float(said[row, step, entry])
-        expected = 0.5 * (x + 1) * (high - low + 1e-8) + low
+        expected = min(1.0, max(-1.0, 0.5 * (x + 1) * (high - low + 1e-8) + low))
         assert float(found[row, step, entry]) == pytest.approx(expected, abs=1e-6)
     opened = said[..., 6].double() > 0.5  # 1 is open there
     assert torch.equal(found[..., 6], torch.where(opened, -1.0, 1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -226,7 +227,11 @@ def test_loading_takes_hardly_more_memory_than_the_checkpoint_is_large(tmp_path:
     size = sum(path.stat().st_size for path in files)
     assert size > 3e8
     told = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(tmp_path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEASURED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     added, seconds = map(float, told.stdout.split())
     print(f"{size / 1e6:.0f} MB in {seconds:.1f} s, peak {added / size:.2f} of it")

@@ -61,6 +61,15 @@ def test_a_mode_that_a_policy_lacks_comes_with_the_way_to_it(
         prepare(parse([*TOY, "run", "--arms", "speculative"]))
 
 
+def test_without_named_arms_a_policy_is_evaluated_in_what_it_decodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told_of(monkeypatch, PolicyInfo(modes=("regression",)))
+    assert list(prepare(parse([*TOY, "run"])).arms) == ["regression"]
+    with pytest.raises(UserError, match="decodes regression only"):
+        prepare(parse([*TOY, "run", "--use-speculative-decoding", "true"]))
+
+
 def test_a_policy_is_not_sent_to_a_suite_that_it_cannot_act_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -163,13 +163,14 @@ class Units:
 
     def actions(self, normalised: Tensor, suites: Tensor) -> Tensor:
         """(B, T, 7) of a head -> float32 (B, T, 7) as they are executed: the gripper opens (-1) or
-        closes (+1), nothing in between. NaN stays."""
+        closes (+1), nothing in between; the rest is cut off at -1 and 1, where robosuite's
+        controller cuts it off too (scale_action). NaN stays."""
         low, extent, mask = (numbers[suites][:, None] for numbers in self._action)
         single = normalised if normalised.dtype == torch.float64 else normalised.float()
         mapped = torch.where(mask, (0.5 * (single + 1)).double() * extent + low, single.double())
         opens = 2 * mapped[..., -1] - 1  # from 0 closed, 1 open
         gripper = torch.where(opens > 0, -1.0, 1.0).masked_fill(torch.isnan(opens), torch.nan)
-        return torch.cat([mapped[..., :-1], gripper[..., None]], dim=-1).float()
+        return torch.cat([mapped[..., :-1].clamp(-1, 1), gripper[..., None]], dim=-1).float()
 
 
 def _table(bounds: Sequence[Bounds]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
