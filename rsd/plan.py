@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsd.arms import NAMES, RULES, read_arm
+from rsd.arms import NAMES, RULES, read_arm, unknown_rule
 from rsd.config import EpisodesConfig, EvaluateConfig, settings
 from rsd.envs import FAMILIES, Family, family_of
-from rsd.errors import UserError, unknown
+from rsd.errors import UserError
 from rsd.flags import Least, check_least
 from rsd.models import for_suites
 from rsd.outputs import check_address, check_name
@@ -84,7 +84,7 @@ def resolve_arms(config: EvaluateConfig) -> dict[str, Arm]:
     if not names:
         raise UserError(f"--arms needs a name ({', '.join(NAMES)})")
     if policy.rule not in RULES:
-        raise unknown("acceptance rule", policy.rule, RULES)
+        raise unknown_rule(policy.rule)
     arms = [read_arm(name, policy.rule, policy.layers, policy.draft_layers) for name in names]
     _refuse_repeats("arm", [arm.name for arm in arms])
     return {arm.name: arm for arm in arms}
