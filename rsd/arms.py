@@ -58,6 +58,10 @@ MODES: dict[Mode, ModeWords] = {
         "a head of the same trunk that says actions as numbers; no codes",
         without_layers="a regression head",
     ),
+    "bins": ModeWords(
+        "actions as levels of each number, by the language model's own head; no codes",
+        without_layers="a head of bins",
+    ),
     "native": ModeWords(
         "whatever a policy without codes does", without_layers="a policy without codes"
     ),

@@ -12,6 +12,7 @@ import re
 from rsd.errors import UserError
 from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
 from rsd.models import plugin, small_vla, toy
+from rsd.models.openvla_oft import family as openvla_oft
 from rsd.models.seam import Family, PolicyInfo
 from rsd.models.small_vla import bundled, for_suites
 from rsd.types import Policy
@@ -30,8 +31,12 @@ NAMES: dict[str, Family] = {
     **dict.fromkeys(bundled(), small_vla.FAMILY),
     **dict.fromkeys(toy.VARIANTS, toy.FAMILY),
 }
-ARCHITECTURES: dict[str, Family] = {small_vla.ARCHITECTURE: small_vla.FAMILY}
-SCHEMES: dict[str, Family] = {}
+ARCHITECTURES: dict[str, Family] = {
+    small_vla.ARCHITECTURE: small_vla.FAMILY,
+    openvla_oft.ARCHITECTURE: openvla_oft.FAMILY,
+    openvla_oft.MODEL_TYPE: openvla_oft.FAMILY,
+}
+SCHEMES: dict[str, Family] = {openvla_oft.SCHEME: openvla_oft.FAMILY}
 
 _PLUGIN = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 _SCHEME = r"([a-z][a-z0-9+.-]*)://"
@@ -54,9 +59,11 @@ def _architecture(spec: str) -> str:
     """What the config.json of a folder names; empty where there is none that names one."""
     path = expanded(spec) / "config.json"
     try:
+        if not path.is_file() and (path.parent / "lora_adapter").is_dir():
+            return openvla_oft.MODEL_TYPE  # an adapter's base has the description
         content = parse_json(read_bytes(path, MOST_BYTES))
-        return str(content["architecture"])
-    except (UserError, ValueError, KeyError, TypeError, OSError):
+        return str(content.get("architecture", content.get("model_type")))
+    except (UserError, ValueError, AttributeError, OSError):
         return ""  # the family that most folders are of says what is wrong with this one
 
 

@@ -18,7 +18,10 @@ class PolicyInfo:
     layers: int = 0  # L; 0: it has no codes, so neither layers nor acceptance
     images: ImageSpec = field(default_factory=ImageSpec)
     suites: tuple[str, ...] = ()  # that it was trained on; empty: not known
+    suites_only: bool = False  # whether it cannot act on any other
     memory_bytes: int | None = None  # of a replica, on its device; None: not known
+    pinned: str = ""  # names the same for good, where its spec may come to name another
+    other_modes: str = ""  # how one of its family comes to decode those that it lacks
 
 
 @dataclass(frozen=True)

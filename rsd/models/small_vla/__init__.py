@@ -20,6 +20,7 @@ def _inspect(spec: str) -> PolicyInfo:
         found.layers,
         found.images,
         found.suites,
+        other_modes="`rsd train` gives one a regression head by default",
     )
 
 
