@@ -116,7 +116,10 @@ NAMES = tuple(
     for rule in words.rules or (UNNAMED,)
 )
 
+DEFAULT_ARMS = ("autoregressive", "speculative")
+
 ARMS_HELP = (
+    f"Left out: {' and '.join(DEFAULT_ARMS)}, or the best mode of a policy that has neither. "
     f"{', '.join(NAMES)}. NAME@K decodes the K coarsest layers only, as in autoregressive@3. "
     + ". ".join(f"{mode}: {words.what}" for mode, words in MODES.items())
     + f". Without a rule in its name an arm goes by --rule ({UNNAMED})"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsd.arms import NAMES, RULES, read_arm, unknown_rule
+from rsd.arms import DEFAULT_ARMS, NAMES, RULES, read_arm, unknown_rule
 from rsd.config import EpisodesConfig, EvaluateConfig, settings
 from rsd.envs import FAMILIES, Family, family_of
 from rsd.errors import UserError
@@ -76,9 +76,9 @@ def resolve_arms(config: EvaluateConfig) -> dict[str, Arm]:
     unknown and repeated names.
     """
     policy = config.policy
-    names: Sequence[str] = config.episodes.arms
+    names: Sequence[str] = DEFAULT_ARMS if config.episodes.arms is None else config.episodes.arms
     if config.episodes.use_speculative_decoding is not None:
-        if config.episodes.arms != EpisodesConfig.arms:
+        if config.episodes.arms is not None:
             raise UserError("--use-speculative-decoding chooses the arms: leave --arms out")
         names = ["speculative" if config.episodes.use_speculative_decoding else "autoregressive"]
     if not names:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsd import arithmetic
 from rsd.books import Books, holds_a_run
-from rsd.config import EpisodesConfig, EvaluateConfig
+from rsd.config import EvaluateConfig
 from rsd.errors import UserError
 from rsd.models import PolicyInfo, inspect_policy
 from rsd.outputs import lasting
@@ -67,7 +67,7 @@ def _pinned(plan: Plan, policy: PolicyInfo) -> Plan:
 def _with_arms(plan: Plan, policy: PolicyInfo) -> Plan:
     """The policy's best mode instead of arms that nobody asked for and it does not decode."""
     episodes = plan.config.episodes
-    left_out = episodes.arms == EpisodesConfig.arms and episodes.use_speculative_decoding is None
+    left_out = episodes.arms is None and episodes.use_speculative_decoding is None
     if not left_out or plan.modes & set(policy.modes):
         return plan
     chosen = dataclasses.replace(episodes, arms=(policy.modes[0],))

@@ -196,3 +196,15 @@ def test_assets_that_cannot_be_looked_at_are_told(
     monkeypatch.setattr("os.scandir", refuse)
     with pytest.raises(UserError, match=r"cannot use the assets: .*Permission denied"):
         resolve(str(tmp_path), ["libero_spatial"])
+
+
+def test_arms_that_are_asked_for_are_never_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left out, they are what the policy can; named, they are refused where it cannot."""
+    (tmp_path / "a_policy_without_codes.py").write_text("def make(device):\n    return print\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = ["--policy", "a_policy_without_codes:make", "--task-suite", "toy"]
+    assert list(prepare(parse(own)).arms) == ["native"]
+    with pytest.raises(UserError, match="arm 'autoregressive'"):
+        prepare(parse([*own, "--arms", "autoregressive", "speculative"]))
