@@ -37,7 +37,9 @@ class EpisodesConfig:
     trials: tuple[int, ...] = ()
     """Trial numbers from 0, instead of the first N: not together with --num-trials"""
 
-    arms: Annotated[tuple[str, ...] | None, tyro.conf.arg(help=ARMS_HELP)] = None
+    arms: Annotated[
+        tuple[str, ...] | None, tyro.conf.arg(help=ARMS_HELP, metavar="[STR [STR ...]]")
+    ] = None
 
     use_speculative_decoding: ExplicitBool = None
     """Shorthand: true is `--arms speculative`, false is `--arms autoregressive`"""
