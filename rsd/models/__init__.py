@@ -11,7 +11,7 @@ import re
 
 from rsd.errors import UserError, unknown
 from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
-from rsd.models import plugin, small_vla, toy
+from rsd.models import plugin, remote, small_vla, toy
 from rsd.models.seam import Family, PolicyInfo
 from rsd.types import Policy
 
@@ -19,7 +19,7 @@ __all__ = ["PolicyInfo", "family_of", "forms", "inspect_policy", "load_policy"]
 
 NAMES: dict[str, Family] = dict.fromkeys(toy.VARIANTS, toy.FAMILY)
 ARCHITECTURES: dict[str, Family] = {small_vla.ARCHITECTURE: small_vla.FAMILY}
-SCHEMES: dict[str, Family] = {}
+SCHEMES: dict[str, Family] = remote.FAMILIES
 
 _PLUGIN = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 _SCHEME = r"([a-z][a-z0-9+.-]*)://"

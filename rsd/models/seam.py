@@ -12,13 +12,15 @@ from rsd.types import ImageSpec, Mode, Policy
 class PolicyInfo:
     """What is known of a policy before it is loaded. Nothing else asks which family it is of."""
 
-    sha256: str = ""  # its identity: of the checkpoint, of a plug-in's sources
+    sha256: str = ""  # its identity: of the checkpoint, a plug-in's sources, what a server says
     modes: tuple[Mode, ...] = ("native",)  # that it decodes, its best one first
     chunk_steps: int | None = None  # T; None: it decides chunk by chunk
     layers: int = 0  # L; 0: it has no codes, so neither layers nor acceptance
     images: ImageSpec = field(default_factory=ImageSpec)
     suites: tuple[str, ...] = ()  # that it was trained on; empty: not known
     memory_bytes: int | None = None  # of a replica, on its device; None: not known
+    elsewhere: bool = False  # it computes on a server, so that its replicas need no GPU
+    says: str = ""  # what that server says of itself, as JSON
 
 
 @dataclass(frozen=True)
