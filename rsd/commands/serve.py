@@ -34,9 +34,9 @@ Serve a policy over a websocket, so that other harnesses evaluate it and other p
 
 Frames of any size are taken (uint8, turned by 180 degrees as OpenVLA-OFT does) and brought to the
 policy's own; the state is eef position, axis-angle without the antipodal flip, gripper qpos; the
-gripper's column is -1 open, +1 closed. GET /healthz (vla-eval: /health) answers once the policy is loaded.
-Who asks at the same time is decoded in one batch. Ctrl-C or SIGTERM: what has been asked is
-answered, then connections are closed.
+gripper's column is -1 open, +1 closed. GET /healthz (vla-eval: /health) answers once the policy is
+loaded. Who asks at the same time is decoded in one batch. Ctrl-C or SIGTERM: what has been asked
+is answered, then connections are closed.
 
 Examples:
   rsd serve --policy libero

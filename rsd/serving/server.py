@@ -69,7 +69,6 @@ class Server:
             ) from error
         started(server.sockets[0].getsockname()[1])
         await self._leaving.wait()
-        server.close(close_connections=False)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), END_S)
         server.close()

@@ -112,8 +112,10 @@ def _meet(dialect: Dialect, address: Address, endpoint: Endpoint) -> Server:
     """Raises LostError where nobody is there, UserError for somebody else."""
     try:
         line = dialect.connect(endpoint, address.access)
-    except (RefusedError, ServerError) as error:
+    except (LostError, RefusedError, ServerError) as error:
         guess = looks_like(endpoint)
+        if isinstance(error, LostError) and not guess:
+            raise
         raise UserError(f"{error}{'; ' if guess else ''}{guess}") from error
     try:
         return meet(dialect, address, line)

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from threading import Event
 from typing import Any
 
 from rsd.errors import PolicyAwayError
@@ -106,7 +105,7 @@ class RemotePolicy:
         answers; what was answered is delivered before."""
         chunks: dict[int, Chunk] = {}
         failure: BaseException | None = None
-        given_up = Event()
+        given_up: list[str] = []
         groups = {
             self._threads.submit(self._answer, [requests[row] for row in rows], given_up): rows
             for rows in self._groups(len(requests))
@@ -129,7 +128,7 @@ class RemotePolicy:
         size = max(1, min(self._dialect.batch, share))
         return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
-    def _answer(self, requests: Sequence[ChunkRequest], given_up: Event) -> list[Chunk]:
+    def _answer(self, requests: Sequence[ChunkRequest], given_up: list[str]) -> list[Chunk]:
         settled = self._server.settled
         views = [conventions.view(settled, request.observation) for request in requests]
         started = time.perf_counter()
@@ -150,15 +149,15 @@ class RemotePolicy:
             for each in read
         ]
 
-    def _ask(self, views: Sequence[View], given_up: Event) -> tuple[Endpoint, list[Any]]:
-        """Whoever answers first of those that are asked one after the other. Where one question of
-        a batch is given up, so are those that have not been asked yet: they would hang as long."""
+    def _ask(self, views: Sequence[View], given_up: list[str]) -> tuple[Endpoint, list[Any]]:
+        """Whoever answers first of those that are asked one after the other. `given_up`: why
+        another question of the batch was; those that have not been asked yet are, too."""
         while True:
             seat = self._turns.get().seat
             started = self._clock()
             try:
-                if given_up.is_set():
-                    raise PolicyAwayError("no server of the policy answers")
+                if given_up:
+                    raise PolicyAwayError(given_up[0])
                 self._pause(max(0.0, seat.rests_until - started))
                 answers = self._line(seat).ask(views, self._server.settled)
                 self._lost = None
@@ -170,10 +169,10 @@ class RemotePolicy:
                 raise ServerError(f"{seat.endpoint}: {error}") from error
             except (LostError, RefusedError) as error:
                 if (silent_s := self._rest(seat, started)) >= self._patience_s:
-                    given_up.set()
-                    raise PolicyAwayError(
+                    given_up.append(
                         f"no server of the policy has answered for {silent_s:.0f} s: {error}"
-                    ) from error
+                    )
+                    raise PolicyAwayError(given_up[0]) from error
             finally:
                 self._free(seat)
 

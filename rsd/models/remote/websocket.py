@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from rsd.models.remote.address import Access, Endpoint
 from rsd.models.remote.dialect import CONNECT_S, LostError, RefusedError
 from rsd.models.remote.wire import MOST_BYTES, library
@@ -12,7 +14,8 @@ class Socket:
 
     def __init__(self, endpoint: Endpoint, access: Access) -> None:
         """Raises LostError where nobody answers, RefusedError where it is no such server."""
-        self._client = library("websockets.sync.client")
+        client = library("websockets.sync.client")
+        self._open = ExitStack()
         self._errors = library("websockets.exceptions")
         self._where = str(endpoint)
         self._timeout = access.timeout
@@ -20,15 +23,17 @@ class Socket:
         scheme = "wss" if endpoint.secure else "ws"
         key = {"Authorization": f"Api-Key {access.api_key}"} if access.api_key else {}
         try:
-            self._socket = self._client.connect(
-                f"{scheme}://{host}:{endpoint.port}{endpoint.path}",
-                additional_headers=key,
-                compression=None,
-                max_size=MOST_BYTES,
-                open_timeout=CONNECT_S,
-                close_timeout=1.0,
-                ping_interval=None,  # a server that compiles its model answers no ping
-                proxy=None,
+            self._socket = self._open.enter_context(
+                client.connect(
+                    f"{scheme}://{host}:{endpoint.port}{endpoint.path}",
+                    additional_headers=key,
+                    compression=None,
+                    max_size=MOST_BYTES,
+                    open_timeout=CONNECT_S,
+                    close_timeout=1.0,
+                    ping_interval=None,  # a server that compiles its model answers no ping
+                    proxy=None,
+                )
             )
         except self._errors.InvalidStatus as error:
             status = error.response.status_code
@@ -72,4 +77,4 @@ class Socket:
         return f"{self._where} closed the connection: {error}"
 
     def close(self) -> None:
-        self._socket.close()
+        self._open.close()

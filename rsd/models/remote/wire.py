@@ -96,7 +96,7 @@ def from_npy(data: Any) -> np.ndarray:
     stream = io.BytesIO(data)
     try:
         shape, fortran, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # of many types: the header is read as Python
         raise WireError(f"an array in numpy's format that is damaged: {error}") from error
     rest = data[stream.tell() :]
     return array(rest, dtype, shape[::-1]).T if fortran else array(rest, dtype, shape)
