@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from remote.conftest import foreign_server, observations, requests, serving
+from remote_servers import ask_with, foreign_server, observations, requests, serving
 
 from rsd.errors import UserError
 from rsd.models import inspect_policy, load_policy
@@ -17,8 +17,6 @@ from rsd.models.remote.dialect import ServerError
 from rsd.types import Decoding, ImageSpec
 
 pytest.importorskip("websockets", reason="pip install -r requirements-remote.txt")
-
-Ask = Callable[..., tuple[np.ndarray, str]]
 
 
 def seen_by(images: ImageSpec, observation):
@@ -33,23 +31,23 @@ def seen_by(images: ImageSpec, observation):
 
 @pytest.mark.parametrize("policy", ["toy", "libero"])
 def test_openpi_client_gets_the_actions_of_the_policy_bit_for_bit(
-    policy: str, ask_with: Ask
+    policy: str, tmp_path: Path
 ) -> None:
     info = inspect_policy(policy)
     seen = observations(3)
     with serving(policy, "openpi") as port:
-        actions, told = ask_with("openpi_client", port, seen)
+        actions, told = ask_with("openpi_client", port, tmp_path, seen)
     local = load_policy(policy, deterministic=True, device="cpu")
     asked = requests([seen_by(info.images, each) for each in seen], info.modes[0])
     assert np.array_equal(actions, np.stack([chunk.actions for chunk in local.act(asked)]))
     assert json.loads(told)["checkpoint_sha256"] == info.sha256
 
 
-def test_openpi_client_is_let_in_with_the_key_and_not_without(ask_with: Ask) -> None:
+def test_openpi_client_is_let_in_with_the_key_and_not_without(tmp_path: Path) -> None:
     with serving("toy", "openpi", api_key="secret") as port:
-        assert len(ask_with("openpi_client", port, observations(1), "secret")[0]) == 1
+        assert len(ask_with("openpi_client", port, tmp_path, observations(1), "secret")[0]) == 1
         with pytest.raises(AssertionError, match="401"):
-            ask_with("openpi_client", port, observations(1), "guess")
+            ask_with("openpi_client", port, tmp_path, observations(1), "guess")
 
 
 def test_we_get_what_a_server_on_openpi_clients_codec_computes() -> None:
@@ -120,14 +118,14 @@ def test_what_a_server_of_vla_evals_says_of_itself_decides_and_contradicts() -> 
 
 @pytest.mark.parametrize("policy", ["toy", "libero"])
 def test_vla_evals_connection_gets_the_episodes_of_the_policy_bit_for_bit(
-    policy: str, ask_with: Ask
+    policy: str, tmp_path: Path
 ) -> None:
     """Two chunks an episode, the second one after the first, as `rsd evaluate` asks."""
     info = inspect_policy(policy)
     assert info.chunk_steps is not None
     seen = observations(2)
     with serving(policy, "vla-eval") as port:
-        actions, told = ask_with("vla_eval", port, seen, str(2 * info.chunk_steps))
+        actions, told = ask_with("vla_eval", port, tmp_path, seen, str(2 * info.chunk_steps))
     assert json.loads(told)["capabilities"]["checkpoint_sha256"] == info.sha256
     local = load_policy(policy, deterministic=True, device="cpu")
     expected = []

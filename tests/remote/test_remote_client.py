@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from remote.conftest import observations, requests
+from remote_servers import observations, requests
 
 from rsd.errors import PolicyAwayError, UserError
 from rsd.models.remote import address as addresses

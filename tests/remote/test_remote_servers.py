@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from remote.conftest import observations, requests, serving
+from remote_servers import observations, requests, serving
 
 from rsd.errors import PolicyAwayError, UserError
 from rsd.models import inspect_policy, load_policy

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from remote.conftest import observations
+from remote_servers import observations
 
 from rsd.errors import UserError
 from rsd.models import forms, inspect_policy

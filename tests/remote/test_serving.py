@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from remote.conftest import observations, requests, rsd_serve, serving
+from remote_servers import observations, requests, rsd_serve, serving
 
 from rsd.batching import BatchLimits, MicroBatcher
 from rsd.commands import BAD_REQUEST, call

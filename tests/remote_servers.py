@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,8 @@ import pytest
 
 from rsd.types import ChunkRequest, Decoding, ImageSpec, Observation
 
-ROOT = Path(__file__).parents[2]
-FOREIGN = Path(__file__).parent / "foreign"
+ROOT = Path(__file__).parents[1]
+FOREIGN = ROOT / "tests" / "remote" / "foreign"
 
 
 def observations(count: int, images: ImageSpec = ImageSpec()) -> list[Observation]:  # noqa: B008
@@ -116,33 +116,16 @@ def foreign_server(package: str, program: str, *arguments: str) -> Iterator[int]
             process.kill()
 
 
-@pytest.fixture
-def ask_with(tmp_path: Path) -> Callable[..., tuple[np.ndarray, str]]:
+def ask_with(
+    package: str, port: int, folder: Path, seen: list[Observation], *arguments: str, size: int = 224
+) -> tuple[np.ndarray, str]:
     """Have somebody else's client ask a server; its actions, and what it printed."""
-
-    def ask(
-        package: str, port: int, seen: list[Observation], *arguments: str, size: int = 224
-    ) -> tuple[np.ndarray, str]:
-        save(tmp_path / "asked.npz", seen, size)
-        program = FOREIGN / f"ask_with_{package}.py"
-        answered = tmp_path / "answered.npz"
-        done = subprocess.run(
-            [
-                foreign_python(package),
-                str(program),
-                str(port),
-                str(tmp_path / "asked.npz"),
-                str(answered),
-                *arguments,
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        return np.load(answered)["actions"], done.stdout
-
-    return ask
+    save(folder / "asked.npz", seen, size)
+    program, answered = FOREIGN / f"ask_with_{package}.py", folder / "answered.npz"
+    command = [foreign_python(package), program, str(port), folder / "asked.npz", answered]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return np.load(answered)["actions"], done.stdout
 
 
 @contextmanager
