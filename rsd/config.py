@@ -52,8 +52,9 @@ class PolicyConfig:
     """What decides."""
 
     policy: str = "auto"
-    """auto (the bundled checkpoint that was trained on the suites), the name of a bundled one, or
-    the folder of a checkpoint (on a cluster: on every node); `toy` tests the cluster"""
+    """auto (the bundled checkpoint that was trained on the suites), the name of a bundled one, the
+    folder of a checkpoint (on a cluster: on every node), module:factory, or the address of a server
+    (ws://host:port; docs/remote.md); `toy` tests the cluster"""
 
     rule: Annotated[str, tyro.conf.arg(help=RULE_HELP)] = UNNAMED
 

@@ -31,8 +31,6 @@ class Served:
             "arm": arm.name,
             "chunk": info.chunk_steps,
             "images": dataclasses.asdict(info.images),
-            "state": "axis-angle",
-            "gripper": "minus-opens",
         }
 
     def observation(self, agentview: Any, wrist: Any, state: Any, instruction: Any) -> Observation:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import signal
 import socket
@@ -38,21 +37,15 @@ SEEN = observations(4, TOY.images)
 def test_a_policy_behind_our_own_server_answers_as_without(scheme: str) -> None:
     protocol = {"ws": "openpi"}.get(scheme, scheme)
     with serving("toy", protocol) as port:
-        words = "" if scheme == "ws" else "?chunk=8&image=16"
-        policy = load_policy(
-            f"{scheme}://127.0.0.1:{port}{words}", deterministic=True, device="cpu"
-        )
+        spec = f"{scheme}://127.0.0.1:{port}"
+        info = inspect_policy(spec)
+        assert (info.images, info.chunk_steps, info.elsewhere) == (TOY.images, 8, True)
+        assert TOY.sha256 in info.says
+        policy = load_policy(spec, deterministic=True, device="cpu")
         chunks = policy.act(requests(SEEN))
     local = load_policy("toy", deterministic=True, device="cpu")
     for chunk, own in zip(chunks, local.act(requests(SEEN, "parallel")), strict=True):
         assert np.array_equal(chunk.actions, own.actions)
-
-
-def test_who_asks_for_our_own_server_draws_frames_as_its_policy_wants_them() -> None:
-    with serving("toy", "openpi") as port:
-        info = inspect_policy(f"ws://127.0.0.1:{port}")
-    assert (info.images, info.chunk_steps, info.elsewhere) == (TOY.images, 8, True)
-    assert json.loads(info.says)["checkpoint_sha256"] == TOY.sha256
 
 
 def test_many_connections_are_answered_each_with_its_own() -> None:

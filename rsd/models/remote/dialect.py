@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from rsd.errors import brief
 from rsd.models.remote.address import Access, Endpoint
 from rsd.models.remote.conventions import Conventions, View
+from rsd.types import ImageSpec
 
 CONNECT_S = 5.0  # to be connected, and greeted
 
@@ -49,6 +50,19 @@ class Dialect:
     learn: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda metadata, given: {}
     """From a server's metadata and what the user gives, the conventions that the former tell;
     raises UserError for what cannot be met"""
+
+
+def said_by_ours(description: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The conventions of a policy behind `rsd serve`, which says them all, so that it is asked as
+    it would be in-process; none where it is another's server."""
+    if not isinstance(description, dict) or description.get("server") != "rsd":
+        return {}
+    chunk = description["chunk"]
+    told: dict[str, Any] = {} if chunk is None else {"chunk": chunk}
+    if "replan" not in given:
+        told["replan"] = chunk
+    frames = {"images": ImageSpec(**description["images"]), "image": None, "rotated": True}
+    return {**told, **frames, "wrist": True, "state": "axis-angle", "gripper": "minus-opens"}
 
 
 def last_line(text: object) -> str:

@@ -25,9 +25,9 @@ from rsd.models.remote.dialect import (
     ServerError,
     last_line,
     plain,
+    said_by_ours,
 )
 from rsd.models.remote.websocket import Socket
-from rsd.types import ImageSpec
 
 
 def mark(value: Any) -> Any:
@@ -120,14 +120,7 @@ def learn(metadata: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     of starVLA's."""
     if "available_unnorm_keys" in metadata:
         raise UserError("it says of itself what starVLA's servers say: add ?dialect=starvla")
-    if metadata.get("server") != "rsd":
-        return {}
-    chunk = metadata["chunk"]
-    told = {} if chunk is None else {"chunk": chunk}
-    if "replan" not in given:
-        told["replan"] = chunk
-    images = ImageSpec(**metadata["images"])
-    return {**told, "images": images, "image": None, "state": "axis-angle", "rotated": True}
+    return said_by_ours(metadata, given)
 
 
 _USUAL = Conventions(replan=5)  # examples/libero/main.py

@@ -29,6 +29,7 @@ from rsd.models.remote.dialect import (
     ServerError,
     last_line,
     plain,
+    said_by_ours,
 )
 from rsd.models.remote.websocket import Socket
 
@@ -177,12 +178,15 @@ _GRIPPER_SPECS = {"binary_close_positive": "minus-opens", "binary_close_negative
 
 def learn(metadata: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Raises UserError for a server whose chunk nobody knows, or that moves absolutely."""
-    if "chunk" not in given:
+    ours = said_by_ours(metadata.get("capabilities"), given)
+    if "chunk" not in {**given, **ours}:
         raise UserError(
             "a server of vla-eval's keeps its chunk to itself and does not say how long it is: "
             "give it as chunk=N, the chunk_size that the server was started with (1: it decides "
             "every step)"
         )
+    if ours:
+        return ours
     wishes = metadata.get("observation_params") or {}
     if wishes.get("absolute_action"):
         raise UserError("the server gives absolute poses; relative ones are executed here")
