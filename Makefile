@@ -12,7 +12,7 @@ PIPELINE_COLLECT := --suite libero_spatial --demos 2 --noise 0.25 --assets lite
 PIPELINE_TRAIN := --train.steps 200 --train.draft-steps 600 --train.warmup 20 --train.average 0.98
 PIPELINE_EVALUATE := --num-trials 2 --arms expert autoregressive speculative parallel --assets lite
 
-.PHONY: demo test pipeline setup setup-dev system assets lint benchmark clean
+.PHONY: demo test pipeline setup setup-dev foreign system assets lint benchmark clean
 
 demo: setup
 	$(BIN)/rsd evaluate
@@ -52,9 +52,18 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml | system
 	@$(INSTALL) $(BUILT) --no-deps --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(STAMP) requirements-dev.txt
-	@$(INSTALL) $(BUILT) -r requirements-dev.txt
+$(VENV)/.installed-dev: $(STAMP) requirements-dev.txt requirements-remote.txt
+	@$(INSTALL) $(BUILT) -r requirements-dev.txt -r requirements-remote.txt
 	@touch $@
+
+# Software of others that tests talk to, each in an environment of its own. What cannot be had is
+# left out, and its tests say so.
+foreign: .foreign/openpi_client/.installed .foreign/vla_eval/.installed
+
+.foreign/%/.installed: tests/remote/foreign/%.txt
+	-@"$(PYTHON)" -m venv --clear .foreign/$* && \
+	    .foreign/$*/bin/python -m pip install --quiet --no-deps -r $< && touch $@ || \
+	    rm -rf .foreign/$*
 
 assets: setup
 	$(BIN)/python -m rsd.envs.assets
@@ -70,4 +79,4 @@ benchmark: setup
 	$(BIN)/rsd benchmark driver
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .foreign

@@ -16,6 +16,10 @@ class RunStoppedError(RuntimeError):
     """The run cannot go on; what is recorded stays, --resume goes on from there."""
 
 
+class PolicyAwayError(RuntimeError):
+    """What decides cannot be asked now; nothing is wrong with whoever asks. To be asked again."""
+
+
 def printable(text: str) -> str:
     """Foreign text as a terminal may get it: control characters, which could move the cursor,
     colour or hide what follows, become escapes such as \\x1b; line ends and tabs stay."""

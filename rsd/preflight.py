@@ -150,6 +150,7 @@ def run_record(run: RunPlan) -> dict[str, Any]:
         "planned_episodes": len(run.keys),
         "execution": execution(run),
         "checkpoint_sha256": run.policy.sha256,
+        "policy_says": run.policy.says,
         "assets": run.assets.name,
         "assets_fingerprint": run.assets.fingerprint,
         "renderer": run.renderer,

@@ -116,6 +116,7 @@ class DecodeTrace:
     draft_s: float = 0.0
     target_s: float = 0.0
     detokenise_s: float = 0.0
+    clipped: int | None = None  # values of the actions that left [-1, 1]; None: none can
 
 
 @dataclass(frozen=True)

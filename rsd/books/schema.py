@@ -150,6 +150,14 @@ _CHUNK_COLUMNS = (
         "s",
         "device time from codes to actions for the batch, until this request was final",
     ),
+    Column(
+        "clipped",
+        _COUNT,
+        "1",
+        "values of the chunk's actions that left [-1, 1] and were clipped; null where the policy's "
+        "own never do",
+        nullable=True,
+    ),
     Column("action_sha256", _TEXT, "hex", "of the chunk's actions, float32 bytes (T, 7)"),
     Column(
         "codes",

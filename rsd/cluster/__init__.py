@@ -2,6 +2,5 @@
 
 Two runs decide (`evaluate`, `collect`): what a worker is asked next, and what a report costs. Who
 is asked is up to `pool`, `replicas` and `staffing`. What runs on a node (`worker`, `collector`,
-`replica`) is plain classes, which `actors` wraps; `scaling`, `leases` and `batching` know no ray
-either.
+`replica`) is plain classes, which `actors` wraps; `scaling` and `leases` know no ray either.
 """

@@ -13,12 +13,13 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError
 
 from rsd import arithmetic
-from rsd.cluster.batching import StuckError
+from rsd.batching import StuckError
 from rsd.cluster.metrics import QueueLength
 from rsd.cluster.replica import PolicyReplica, ReplicaSettings
 from rsd.cluster.scaling import Footprint
 from rsd.cluster.worker import EnvWorker, NoReplicaError, Worker, WorkerSettings
 from rsd.envs.rendering import process_variables
+from rsd.errors import PolicyAwayError
 from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, EpisodeResult
 
 REPLICA_RESTARTS = 20  # deaths of one replica (a lost node not counted) after which it stays dead
@@ -69,6 +70,8 @@ class ReplicaClient:
                 return ray.get(answer)
             except StuckError:
                 sent_away = True  # its process goes on, or ends itself soon: not over this request
+            except PolicyAwayError as error:
+                raise NoReplicaError(str(error)) from error
             except DEATHS:
                 self._suspicious = True
                 deaths += not sent_away

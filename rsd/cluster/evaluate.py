@@ -34,10 +34,11 @@ from rsd.types import EpisodeResult
 def wishes_of(run: RunPlan) -> Wishes:
     """What the user asked for in workers and replicas; experts ask no replica."""
     cluster = run.config.cluster
+    gpus = cluster.gpus_per_replica
     return Wishes(
         cluster.workers,
         cluster.replicas if run.asks_policy else 0,
-        cluster.gpus_per_replica,
+        0.0 if gpus is None and run.policy.elsewhere else gpus,
         cluster.worker_memory_gb,
         cluster.max_batch_size,
         grows=cluster_address() is not None,

@@ -7,8 +7,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rsd.cluster.batching import BatchLimits, MicroBatcher
+from rsd.batching import BatchLimits, MicroBatcher
 from rsd.cluster.worker import STANDARD_ERROR
+from rsd.errors import PolicyAwayError
 from rsd.models import load_policy
 from rsd.provenance import Machine, machine, source_sha256
 from rsd.types import Chunk, ChunkRequest, Deliver
@@ -33,6 +34,7 @@ class ReplicaInfo:
     source_sha256: str  # of the code that it runs
     machine: Machine
     process: str  # another one after every restart
+    away: str = ""  # why what it asks does not answer; empty if it does
 
 
 class PolicyReplica:
@@ -51,6 +53,7 @@ class PolicyReplica:
         self._source_sha256 = source_sha256()
         self._machine = machine("replica", settings.device)
         self._process = uuid.uuid4().hex
+        self._away = ""
 
     async def act(self, request: ChunkRequest, alone: bool = False) -> Chunk:
         """Decode one chunk, `alone` or in a batch; raises what the policy raises."""
@@ -71,6 +74,7 @@ class PolicyReplica:
             self._source_sha256,
             self._machine,
             self._process,
+            self._away,
         )
 
     def _decode(self, requests: list[ChunkRequest], deliver: Deliver) -> list[Chunk]:
@@ -78,6 +82,11 @@ class PolicyReplica:
         to the interpreter, so a thread without it dumps the stack and exits."""
         faulthandler.dump_traceback_later(self._decode_limit_s, exit=True, file=STANDARD_ERROR)
         try:
-            return self._policy.act(requests, deliver)
+            chunks = self._policy.act(requests, deliver)
+            self._away = ""
+            return chunks
+        except PolicyAwayError as error:
+            self._away = str(error)
+            raise
         finally:
             faulthandler.cancel_dump_traceback_later()

@@ -12,8 +12,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError
 
+from rsd.batching import BatchLimits
 from rsd.cluster import actors, life
-from rsd.cluster.batching import BatchLimits
 from rsd.cluster.deaths import DEATHS_IN_A_ROW
 from rsd.cluster.nodes import check_code
 from rsd.cluster.pool import PATIENCE_S
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PING_PERIOD_S = 5.0  # from one ping to the next
 ANXIOUS_PERIOD_S = 0.5  # the same while no replica answers
+AWAY_S = 300.0  # without an answer of the servers that replicas ask, after which the run stops
 DEAD_FOR_GOOD = (ActorDiedError, OutOfMemoryError)  # the latter where no restart is left
 
 
@@ -40,6 +41,7 @@ class _Replica:
     deadline: float = math.inf  # on the clock, of the ping
     answers: bool = False  # to the last ping
     process: str = ""  # that answered last, unless its end was told
+    away: str = ""  # why what it asks does not answer, as it said last
     restarts: int | None = None  # that Ray had counted when it was first found not to answer
 
 
@@ -66,6 +68,7 @@ class Replicas:
         self._source_sha256 = source_sha256()
         self._replicas: list[_Replica] = []
         self._pinged = -math.inf
+        self._away_since: float | None = None  # on the clock
         self._told_machines: set[Machine] = set()
 
     def __len__(self) -> int:
@@ -116,6 +119,7 @@ class Replicas:
         has checked.
         """
         self._hear()
+        self._mind_servers()
         for replica in self._replicas:
             if self._clock() > replica.deadline:
                 self._restart(replica)
@@ -127,6 +131,19 @@ class Replicas:
                 self._ping(replica, math.ceil(workers / len(self._replicas)))
             elif not replica.answers:
                 self._see_to_start(replica)
+
+    def _mind_servers(self) -> None:
+        """Of a policy that is elsewhere. Raises RunStoppedError where all stay away."""
+        why = [replica.away for replica in self._replicas]
+        if not why or not all(why):
+            if self._away_since is not None:
+                self._say("the policy's server answers again")
+            self._away_since = None
+        elif self._away_since is None:
+            self._away_since = self._clock()
+            self._say(f"{why[0]}; its episodes are given back, and tried again")
+        elif self._clock() - self._away_since > AWAY_S:
+            raise RunStoppedError(f"{why[0]}, and not for {AWAY_S:g} s more; start it again")
 
     def _ping(self, replica: _Replica, callers: int) -> None:
         replica.actor.expect.remote(callers)
@@ -169,6 +186,7 @@ class Replicas:
         if replica.process not in ("", info.process):
             self._tell_death("was")  # both between two pings
         replica.process, replica.answers, replica.restarts = info.process, True, None
+        replica.away = info.away
 
     def _note(self, machine: Machine) -> None:
         """Keep what the run runs on; say what decides."""

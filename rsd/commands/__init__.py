@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "evaluate": "run a policy's episodes in parallel; Parquet comes out",
+    "serve": "a policy to other harnesses, over a websocket",
     "report": "the tables of a run, finished or going on",
     "collect": "demonstrations of the scripted experts, as HDF5",
     "train": "a policy from demonstrations",

@@ -26,6 +26,7 @@ from rsd.envs.rendering import NO_RENDERER
 from rsd.errors import UserError
 from rsd.flags import Least, check_least, read
 from rsd.models import inspect_policy, load_policy
+from rsd.models.remote.wire import library
 from rsd.outputs import prove_writable, write_file
 from rsd.provenance import hardware
 from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
@@ -43,6 +44,7 @@ Measure what RSD costs: latencies, simulator, tokeniser and driver.
   rsd benchmark tokeniser   codes: what K layers reconstruct, by settings
   rsd benchmark driver      bookkeeping: driver time an episode, 2,000 toy episodes
   rsd benchmark books       a large run: time and memory of its summary and of a resume
+  rsd benchmark remote      a policy behind a server: milliseconds and bytes of a chunk
 
 Ratios of one run are what counts: absolute times depend on machine and load, processor times less.
 `--json FILE` writes the figures.
@@ -50,6 +52,7 @@ Exit codes: 0 done, 1 no Ray starts, 2 bad request, 130 interrupted.
 """
 
 _ONE = Least(1, "there is nothing to measure otherwise")
+_SOME = {"chunks": Least(10, "a median needs some"), "callers": Least(1, "somebody has to ask")}
 
 
 @dataclass(frozen=True)
@@ -409,12 +412,50 @@ class BooksOf:
         return {"costs": [dataclasses.asdict(cost) for cost in costs]}
 
 
+@dataclass(frozen=True)
+class Remote:
+    """A chunk of a policy that takes no time, in-process and behind `rsd serve` on this machine:
+    256-px frames of two cameras, in the protocols of openpi and vla-eval."""
+
+    chunks: int = 400
+    """Chunks that each way is measured on"""
+
+    callers: tuple[int, ...] = (1, 8)
+    """How many ask at a time"""
+
+    json: Path | None = None
+    """Also write the figures to this file"""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        check_least({"chunks": self.chunks, "callers": min(self.callers, default=0)}, _SOME)
+        library("websockets")
+        with commands.importing():
+            from rsd.serving.benchmark import measure
+
+        costs = measure(commands.program("serve"), self.chunks, self.callers)
+        columns = ("callers", "ms a chunk", "p95", "chunks/s", "kB sent", "kB back")
+        table = Grid("from question to answer, loopback, 2 x 256 px", ("way", *columns))
+        for cost in costs:
+            table.add(
+                cost.way,
+                str(cost.callers),
+                f"{cost.median_ms:.2f}",
+                f"{cost.p95_ms:.2f}",
+                f"{cost.chunks_per_s:.0f}",
+                f"{cost.sent_bytes / 1000:.1f}",
+                f"{cost.received_bytes / 1000:.1f}",
+            )
+        print_grid(console, table)
+        return {"remote": [dataclasses.asdict(cost) for cost in costs]}
+
+
 Job = (
     Annotated[Rollout, tyro.conf.subcommand("rollout")]
     | Annotated[Decode, tyro.conf.subcommand("decoding")]
     | Annotated[Tokeniser, tyro.conf.subcommand("tokeniser")]
     | Annotated[Driver, tyro.conf.subcommand("driver")]
     | Annotated[BooksOf, tyro.conf.subcommand("books")]
+    | Annotated[Remote, tyro.conf.subcommand("remote")]
 )
 
 

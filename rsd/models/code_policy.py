@@ -4,6 +4,7 @@ every family of such models; knows no Ray."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ class CodePolicy:
                 raise NonFiniteError("the tokeniser's decoder gives NaN or infinity")
             executed = actions.float().cpu().numpy()
         codes = self._padded(decoded.codes)
-        seconds = {f"{name}_s": stopwatch.seconds[name] for name in _STAGES}
+        seconds: dict[str, Any] = {f"{name}_s": stopwatch.seconds[name] for name in _STAGES}
         for place, row in enumerate(answer.rows):
             yield (
                 row,

@@ -12,7 +12,7 @@ from rsd.types import ImageSpec, Mode, Policy
 class PolicyInfo:
     """What is known of a policy before it is loaded. Nothing else asks which family it is of."""
 
-    sha256: str = ""  # its identity: of the checkpoint, of a plug-in's sources
+    sha256: str = ""  # its identity: of the checkpoint, a plug-in's sources, what a server says
     modes: tuple[Mode, ...] = ("native",)  # that it decodes, its best one first
     chunk_steps: int | None = None  # T; None: it decides chunk by chunk
     layers: int = 0  # L; 0: it has no codes, so neither layers nor acceptance
@@ -22,6 +22,8 @@ class PolicyInfo:
     memory_bytes: int | None = None  # of a replica, on its device; None: not known
     pinned: str = ""  # names the same for good, where its spec may come to name another
     other_modes: str = ""  # how one of its family comes to decode those that it lacks
+    elsewhere: bool = False  # it computes on a server, so that its replicas need no GPU
+    says: str = ""  # what that server says of itself, as JSON
 
 
 @dataclass(frozen=True)

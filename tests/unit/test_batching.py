@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rsd.cluster.batching import BatchLimits, MicroBatcher, StuckError
+from rsd.batching import BatchLimits, MicroBatcher, StuckError
 from rsd.cluster.replica import PolicyReplica, ReplicaSettings
 from rsd.models.toy import ToyPolicy
 from rsd.types import Chunk, ChunkRequest, Decoding, Deliver, Observation

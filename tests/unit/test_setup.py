@@ -122,12 +122,15 @@ def test_an_environment_that_is_there_keeps_its_python(tmp_path: Path) -> None:
 # --- a wheel -----------------------------------------------------------------------------------
 
 
+EXTRAS = ("requirements-remote.txt", "requirements-openvla.txt")
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a wheel of this checkout holds, unpacked as an installer does, inside somebody else's
     repository."""
     source, elsewhere = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("elsewhere")
-    for name in ("pyproject.toml", "requirements.txt", "LICENSE"):
+    for name in ("pyproject.toml", "requirements.txt", *EXTRAS, "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "rsd", source / "rsd", ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
@@ -142,8 +145,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_wheel_asks_for_the_direct_requirements_and_brings_the_command(installed: Path) -> None:
     (distribution,) = metadata.distributions(path=[str(installed)])
-    asked = [str(Requirement(line)) for line in distribution.requires or ()]
-    assert asked == [str(pin) for pin in requirements("requirements.txt")]
+    asked = [Requirement(line) for line in distribution.requires or ()]
+    always = [str(pin) for pin in asked if pin.marker is None]
+    assert always == [str(pin) for pin in requirements("requirements.txt")]
+    extra = [f"{pin.name}{pin.specifier}" for pin in asked if pin.marker is not None]
+    assert sorted(extra) == sorted(str(pin) for name in EXTRAS for pin in requirements(name))
     (entry,) = distribution.entry_points
     assert (entry.name, entry.value) == ("rsd", "rsd.commands:main")
     assert distribution.version == rsd.__version__
@@ -187,7 +193,8 @@ def requirements(name: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and line[0] not in "#-"]
 
 
-FILES = ("constraints.txt", "requirements.txt", "requirements-dev.txt")
+REQUIRED = ("requirements.txt", "requirements-dev.txt", "requirements-remote.txt")
+FILES = ("constraints.txt", *REQUIRED)
 
 
 def test_every_supported_python_gets_the_same_versions() -> None:
@@ -201,7 +208,7 @@ def test_every_supported_python_gets_the_same_versions() -> None:
 
 def test_all_that_the_requirements_bring_along_is_pinned_and_installed_as_pinned() -> None:
     pins = {canonicalize_name(pin.name): pin for file in FILES for pin in requirements(file)}
-    waiting = [*requirements("requirements.txt"), *requirements("requirements-dev.txt")]
+    waiting = [pin for file in REQUIRED for pin in requirements(file)]
     seen: set[tuple[str, str]] = set()
     unpinned = {}
     while waiting:

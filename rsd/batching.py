@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from rsd.errors import PolicyAwayError
 from rsd.types import Chunk, ChunkRequest, Deliver
 
 Act = Callable[[list[ChunkRequest], Deliver], list[Chunk]]
@@ -135,6 +136,11 @@ class MicroBatcher:
                 chunks = await loop.run_in_executor(self._device, self._act, requests, deliver)
             if len(chunks) != len(batch):
                 raise RuntimeError(f"{len(chunks)} answers to {len(batch)} requests")
+        except PolicyAwayError as error:  # of all of them: each alone would wait as long
+            for waiting in batch:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
+            return
         except Exception as error:  # belongs to requests without an answer; the batcher goes on
             if len(batch) > 1:
                 for waiting in batch:

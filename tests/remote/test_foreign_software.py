@@ -1,0 +1,141 @@
+"""Against software that nobody here wrote, each in a virtual environment of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from remote_servers import ask_with, foreign_server, observations, requests, serving
+
+from rsd.errors import UserError
+from rsd.models import inspect_policy, load_policy
+from rsd.models.remote.conventions import resized
+from rsd.models.remote.dialect import ServerError
+from rsd.types import Decoding, ImageSpec
+
+pytest.importorskip("websockets", reason="pip install -r requirements-remote.txt")
+
+
+def seen_by(images: ImageSpec, observation):
+    """As a policy gets a client's frames."""
+    size = images.height, images.width
+    frames = (
+        resized(resized(f, 224, 224), *size) for f in (observation.agentview, observation.wrist)
+    )
+    agentview, wrist = frames
+    return replace(observation, agentview=agentview, wrist=wrist)
+
+
+@pytest.mark.parametrize("policy", ["toy", "libero"])
+def test_openpi_client_gets_the_actions_of_the_policy_bit_for_bit(
+    policy: str, tmp_path: Path
+) -> None:
+    info = inspect_policy(policy)
+    seen = observations(3)
+    with serving(policy, "openpi") as port:
+        actions, told = ask_with("openpi_client", port, tmp_path, seen)
+    local = load_policy(policy, deterministic=True, device="cpu")
+    asked = requests([seen_by(info.images, each) for each in seen], info.modes[0])
+    assert np.array_equal(actions, np.stack([chunk.actions for chunk in local.act(asked)]))
+    assert json.loads(told)["checkpoint_sha256"] == info.sha256
+
+
+def test_openpi_client_is_let_in_with_the_key_and_not_without(tmp_path: Path) -> None:
+    with serving("toy", "openpi", api_key="secret") as port:
+        assert len(ask_with("openpi_client", port, tmp_path, observations(1), "secret")[0]) == 1
+        with pytest.raises(AssertionError, match="401"):
+            ask_with("openpi_client", port, tmp_path, observations(1), "guess")
+
+
+def test_we_get_what_a_server_on_openpi_clients_codec_computes() -> None:
+    seen = observations(5)
+    with foreign_server("openpi_client", "serve_with_openpi_client.py") as port:
+        spec = f"ws://127.0.0.1:{port}"
+        info = inspect_policy(spec)
+        assert (info.chunk_steps, json.loads(info.says)) == (5, {"model": "pi0_libero"})
+        policy = load_policy(spec, deterministic=True, device="cpu")
+        chunks = policy.act(requests(seen))
+        for observation, chunk in zip(seen, chunks, strict=True):
+            frames = (resized(f, 224, 224) for f in (observation.agentview, observation.wrist))
+            sees = np.concatenate([[f.mean() / 300 for f in frames], observation.proprio])
+            expected = np.stack([np.cos(sees[:7] + step) for step in range(5)])
+            assert np.array_equal(chunk.actions, expected.astype(np.float32))
+            assert chunk.trace.clipped == 0
+
+
+def test_an_error_of_openpis_is_told_in_a_sentence_and_the_next_question_is_answered() -> None:
+    (seen,) = observations(1)
+    with foreign_server("openpi_client", "serve_with_openpi_client.py") as port:
+        policy = load_policy(f"ws://127.0.0.1:{port}", deterministic=True, device="cpu")
+        with pytest.raises(ServerError, match=r"RuntimeError: the model is out of memory"):
+            policy.act(requests([replace(seen, instruction="fail")]))
+        with pytest.raises(ServerError, match=r"shape \(3, 6\); actions are \(n, 7\)"):
+            policy.act(requests([replace(seen, instruction="short")]))
+        assert len(policy.act(requests([seen]))) == 1
+
+
+@pytest.mark.parametrize("batch", ["1", "4"])
+def test_we_get_the_chunks_of_a_model_server_of_vla_evals(batch: str) -> None:
+    seen = observations(6)
+    with foreign_server("vla_eval", "serve_with_vla_eval.py", batch) as port:
+        policy = load_policy(
+            f"vla-eval://127.0.0.1:{port}?chunk=6", deterministic=True, device="cpu"
+        )
+        for chunk, observation in zip(policy.act(requests(seen)), seen, strict=True):
+            frames = (observation.agentview, observation.wrist)
+            sees = np.concatenate([[f.mean() / 300 for f in frames], observation.proprio])
+            expected = np.stack([np.cos(sees[:7] + step) for step in range(6)])
+            assert np.array_equal(chunk.actions, expected.astype(np.float32))
+
+
+def test_a_chunk_of_vla_evals_that_is_said_too_long_is_an_error_and_no_action() -> None:
+    with foreign_server("vla_eval", "serve_with_vla_eval.py") as port:
+        policy = load_policy(
+            f"vla-eval://127.0.0.1:{port}?chunk=8", deterministic=True, device="cpu"
+        )
+        with pytest.raises(ServerError, match="its chunk may be shorter than `chunk` says"):
+            policy.act(requests(observations(1)))
+        shorter = load_policy(
+            f"vla-eval://127.0.0.1:{port}?chunk=2", deterministic=True, device="cpu"
+        )
+        assert shorter.act(requests(observations(1)))[0].actions.shape == (2, 7)
+
+
+def test_what_a_server_of_vla_evals_says_of_itself_decides_and_contradicts() -> None:
+    with foreign_server("vla_eval", "serve_with_vla_eval.py") as port:
+        spec = f"vla-eval://127.0.0.1:{port}"
+        with pytest.raises(UserError, match=r"give it as chunk=N"):
+            inspect_policy(spec)
+        with pytest.raises(UserError, match=r"its gripper is 'minus-opens'; gripper=one-opens"):
+            inspect_policy(f"{spec}?chunk=6&gripper=one-opens")
+        assert json.loads(inspect_policy(f"{spec}?chunk=6").says)["model_server"] == "Server"
+        with pytest.raises(UserError, match=r"looks like vla-eval's: vla-eval://"):
+            inspect_policy(f"ws://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("policy", ["toy", "libero"])
+def test_vla_evals_connection_gets_the_episodes_of_the_policy_bit_for_bit(
+    policy: str, tmp_path: Path
+) -> None:
+    """Two chunks an episode, the second one after the first, as `rsd evaluate` asks."""
+    info = inspect_policy(policy)
+    assert info.chunk_steps is not None
+    seen = observations(2)
+    with serving(policy, "vla-eval") as port:
+        actions, told = ask_with("vla_eval", port, tmp_path, seen, str(2 * info.chunk_steps))
+    assert json.loads(told)["capabilities"]["checkpoint_sha256"] == info.sha256
+    local = load_policy(policy, deterministic=True, device="cpu")
+    expected = []
+    for observation in seen:
+        size = info.images.height, info.images.width
+        frames = (resized(f, *size) for f in (observation.agentview, observation.wrist))
+        agentview, wrist = frames
+        sees = replace(observation, agentview=agentview, wrist=wrist)
+        (request,) = requests([sees], info.modes[0])
+        (first,) = local.act([replace(request, decoding=Decoding(info.modes[0]))])
+        (second,) = local.act([replace(request, chunk_index=1, previous_codes=first.codes)])
+        expected += [first.actions, second.actions]
+    assert np.array_equal(actions, np.concatenate(expected))
