@@ -173,6 +173,9 @@ class RemotePolicy:
                         f"no server of the policy has answered for {silent_s:.0f} s: {error}"
                     )
                     raise PolicyAwayError(given_up[0]) from error
+            except Exception:
+                seat.hang_up()  # who knows what is under way on it
+                raise
             finally:
                 self._free(seat)
 
