@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from rsd.errors import UserError
+from rsd.errors import UserError, unknown
 from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
 from rsd.models import plugin, remote, small_vla, toy
 from rsd.models.openvla_oft import family as openvla_oft
@@ -48,7 +48,7 @@ def family_of(spec: str) -> Family:
         return NAMES[spec]
     if scheme := re.match(_SCHEME, spec):
         if scheme[1] not in SCHEMES:
-            raise UserError(f"policy {spec!r}: nobody loads {scheme[1]}://; give {forms()}")
+            raise unknown("policy scheme", scheme[1], SCHEMES)
         return SCHEMES[scheme[1]]
     if re.fullmatch(_PLUGIN, spec):
         return plugin.FAMILY
