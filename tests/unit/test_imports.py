@@ -34,6 +34,7 @@ LINES = (
         ("rsd/rfsq.py", "rsd/decoding/", "rsd/models/", "rsd/training/", "rsd/commands/"),
     ),
     Line(("robosuite", "libero", "mujoco"), ("rsd/envs/", "rsd/experts/")),
+    Line(("websockets", "msgpack", "zmq", "httpx"), ()),  # an extra: rsd.models.remote.wire.library
 )
 
 # Loaded by every environment worker (about 300 MB and seconds each, were torch among it).
@@ -133,6 +134,7 @@ def test_a_command_starts_without_ray_and_torch(path: str) -> None:
         ("rsd/envs/toy.py", "from rsd import cluster"),
         ("rsd/cluster/session.py", "from rsd.commands import call"),
         ("jobs/evaluate.py", "import ray"),
+        ("rsd/models/remote/openpi.py", "import msgpack"),
     ],
 )
 def test_a_crossing_would_be_seen(path: str, source: str) -> None:
