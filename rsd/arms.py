@@ -13,11 +13,29 @@ from dataclasses import dataclass
 from rsd.errors import UserError, unknown
 from rsd.types import Arm, Decoding, Mode
 
-RULES = {
-    "exact": "keeps a drafted token that equals the target's argmax; lossless, greedy",
-    "sampling": "draws tokens, keeps drafted ones by rejection sampling; lossless in distribution",
-}
 UNNAMED = Decoding.rule  # the rule of an arm that names none
+
+
+@dataclass(frozen=True)
+class RuleWords:
+    """What an acceptance rule does (rsd/decoding/rules.py)."""
+
+    what: str
+    samples: bool = False  # tokens are drawn: that means something where nothing is drafted, too
+
+
+RULES = {
+    "exact": RuleWords("keeps a drafted token that equals the target's argmax; lossless, greedy"),
+    "sampling": RuleWords(
+        "draws tokens, keeps drafted ones by rejection sampling; lossless in distribution",
+        samples=True,
+    ),
+}
+
+
+def unknown_rule(name: str) -> UserError:
+    """With all rules and what they do."""
+    return unknown("acceptance rule", name, {rule: words.what for rule, words in RULES.items()})
 
 
 @dataclass(frozen=True)
@@ -30,12 +48,19 @@ class ModeWords:
 
 
 MODES: dict[Mode, ModeWords] = {
-    "autoregressive": ModeWords("a pass of the target for every layer of codes", tuple(RULES)),
+    "autoregressive": ModeWords(
+        "a pass of the target for every layer of codes",
+        tuple(rule for rule, words in RULES.items() if words.samples or rule == UNNAMED),
+    ),
     "parallel": ModeWords("all layers from one pass, by heads of their own"),
     "speculative": ModeWords("a draft guesses layers, a pass judges many", tuple(RULES)),
     "regression": ModeWords(
         "a head of the same trunk that says actions as numbers; no codes",
         without_layers="a regression head",
+    ),
+    "bins": ModeWords(
+        "actions as levels of each number, by the language model's own head; no codes",
+        without_layers="a head of bins",
     ),
     "native": ModeWords(
         "whatever a policy without codes does", without_layers="a policy without codes"
@@ -60,7 +85,7 @@ def read_arm(
         raise unknown("arm", head, NAMES)
     words = MODES[mode]
     if words.rules and dash and named not in RULES:
-        raise unknown("acceptance rule", named, RULES)
+        raise unknown_rule(named)
     if dash and named not in words.rules:
         raise unknown("arm", head, NAMES)
     if at and not depth.isdecimal():
@@ -91,11 +116,14 @@ NAMES = tuple(
     for rule in words.rules or (UNNAMED,)
 )
 
+DEFAULT_ARMS = ("autoregressive", "speculative")
+
 ARMS_HELP = (
+    f"Left out: {' and '.join(DEFAULT_ARMS)}, or the best mode of a policy that has neither. "
     f"{', '.join(NAMES)}. NAME@K decodes the K coarsest layers only, as in autoregressive@3. "
     + ". ".join(f"{mode}: {words.what}" for mode, words in MODES.items())
     + f". Without a rule in its name an arm goes by --rule ({UNNAMED})"
 )
 RULE_HELP = "Acceptance rule of the arms that name none: " + ". ".join(
-    f"{rule}: {what}" for rule, what in RULES.items()
+    f"{rule}: {words.what}" for rule, words in RULES.items()
 )

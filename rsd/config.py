@@ -16,15 +16,17 @@ import tyro
 
 from rsd.arms import ARMS_HELP, RULE_HELP, UNNAMED
 from rsd.flags import WITHOUT_GROUPS, ExplicitBool, read, with_config_files
+from rsd.models import forms
+from rsd.suites import SUITES
+
+SUITES_HELP = f"{', '.join(SUITES)}; `toy` and `toy_slow` test the cluster without a simulator"
 
 
 @dataclass(frozen=True)
 class EpisodesConfig:
     """Every arm runs the same (suite, task, trial): the arms of a run are paired."""
 
-    task_suite: tuple[str, ...] = ("libero_spatial",)
-    """libero_spatial, libero_object, libero_goal, libero_10, libero_90; `toy` and `toy_slow` test
-    the cluster without a simulator"""
+    task_suite: Annotated[tuple[str, ...], tyro.conf.arg(help=SUITES_HELP)] = ("libero_spatial",)
 
     tasks: tuple[int, ...] = ()
     """Task numbers from 0, of each suite; all tasks if left out"""
@@ -35,10 +37,9 @@ class EpisodesConfig:
     trials: tuple[int, ...] = ()
     """Trial numbers from 0, instead of the first N: not together with --num-trials"""
 
-    arms: Annotated[tuple[str, ...], tyro.conf.arg(help=ARMS_HELP)] = (
-        "autoregressive",
-        "speculative",
-    )
+    arms: Annotated[
+        tuple[str, ...] | None, tyro.conf.arg(help=ARMS_HELP, metavar="[STR [STR ...]]")
+    ] = None
 
     use_speculative_decoding: ExplicitBool = None
     """Shorthand: true is `--arms speculative`, false is `--arms autoregressive`"""
@@ -47,14 +48,17 @@ class EpisodesConfig:
     """Seed of the policy's sampling; the simulated worlds do not depend on it"""
 
 
+POLICY_HELP = (
+    f"auto (the bundled policy that was trained on the suites), or {forms()}. On a cluster a "
+    "folder or module is one that every node has"
+)
+
+
 @dataclass(frozen=True)
 class PolicyConfig:
     """What decides."""
 
-    policy: str = "auto"
-    """auto (the bundled checkpoint that was trained on the suites), the name of a bundled one, the
-    folder of a checkpoint (on a cluster: on every node), module:factory, or the address of a server
-    (ws://host:port; docs/remote.md); `toy` tests the cluster"""
+    policy: Annotated[str, tyro.conf.arg(help=POLICY_HELP)] = "auto"
 
     rule: Annotated[str, tyro.conf.arg(help=RULE_HELP)] = UNNAMED
 

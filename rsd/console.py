@@ -9,14 +9,23 @@ import sys
 from typing import IO, Any, cast
 
 from rich.console import Console
+from rich.text import Text
 
-from rsd.terminal import SafeConsole
+from rsd.errors import printable
 
 LINE_PERIOD_S = 15.0  # between lines of progress where there is no terminal
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False, "soft_wrap": True}
 
 
 PIPE_WIDTH = 400  # columns, where nothing says how many there are: enough for any table
+
+
+class SafeConsole(Console):
+    """Shows control characters in lines, cells and titles as escapes: names of tasks, arms and
+    suites, and what went wrong on a worker, come out of files that others wrote."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -49,7 +58,7 @@ def take_any_text(*streams: IO[str] | None) -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def settle(*streams: IO[str] | None) -> None:
+def flush(*streams: IO[str] | None) -> None:
     """Write what standard streams hold back; what cannot be written is dropped here, where the
     interpreter would complain of it and change the exit code."""
     for stream in streams:

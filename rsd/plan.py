@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsd.arms import NAMES, RULES, read_arm
+from rsd.arms import DEFAULT_ARMS, NAMES, RULES, read_arm, unknown_rule
 from rsd.config import EpisodesConfig, EvaluateConfig, settings
 from rsd.envs import FAMILIES, Family, family_of
-from rsd.errors import UserError, unknown
+from rsd.errors import UserError
 from rsd.flags import Least, check_least
-from rsd.models.small_vla.checkpoint import for_suites
+from rsd.models import for_suites
 from rsd.outputs import check_address, check_name
 from rsd.suites import TRIALS_PER_TASK, Suite
 from rsd.types import Arm, EpisodeKey, Mode
@@ -76,15 +76,15 @@ def resolve_arms(config: EvaluateConfig) -> dict[str, Arm]:
     unknown and repeated names.
     """
     policy = config.policy
-    names: Sequence[str] = config.episodes.arms
+    names: Sequence[str] = DEFAULT_ARMS if config.episodes.arms is None else config.episodes.arms
     if config.episodes.use_speculative_decoding is not None:
-        if config.episodes.arms != EpisodesConfig.arms:
+        if config.episodes.arms is not None:
             raise UserError("--use-speculative-decoding chooses the arms: leave --arms out")
         names = ["speculative" if config.episodes.use_speculative_decoding else "autoregressive"]
     if not names:
         raise UserError(f"--arms needs a name ({', '.join(NAMES)})")
     if policy.rule not in RULES:
-        raise unknown("acceptance rule", policy.rule, RULES)
+        raise unknown_rule(policy.rule)
     arms = [read_arm(name, policy.rule, policy.layers, policy.draft_layers) for name in names]
     _refuse_repeats("arm", [arm.name for arm in arms])
     return {arm.name: arm for arm in arms}

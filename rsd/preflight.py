@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsd import arithmetic
 from rsd.books import Books, holds_a_run
-from rsd.config import EpisodesConfig, EvaluateConfig
+from rsd.config import EvaluateConfig
 from rsd.errors import UserError
 from rsd.models import PolicyInfo, inspect_policy
 from rsd.outputs import lasting
@@ -42,8 +42,9 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     plan = resolve(config)
     suites = list(config.episodes.task_suite)
     policy = inspect_policy(plan.config.policy.policy)
-    plan = _with_arms(plan, policy)
+    plan = _with_arms(_pinned(plan, policy), policy)
     _check_modes(plan, policy)
+    _check_suites(plan, policy)
     check_layers(plan, policy.layers)
     _check_experts(plan)
     return RunPlan(
@@ -55,10 +56,18 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     )
 
 
+def _pinned(plan: Plan, policy: PolicyInfo) -> Plan:
+    """The same of a policy that is called by what names it for good."""
+    if not policy.pinned:
+        return plan
+    named = dataclasses.replace(plan.config.policy, policy=policy.pinned)
+    return resolve(dataclasses.replace(plan.config, policy=named))
+
+
 def _with_arms(plan: Plan, policy: PolicyInfo) -> Plan:
     """The policy's best mode instead of arms that nobody asked for and it does not decode."""
     episodes = plan.config.episodes
-    left_out = episodes.arms == EpisodesConfig.arms and episodes.use_speculative_decoding is None
+    left_out = episodes.arms is None and episodes.use_speculative_decoding is None
     if not left_out or plan.modes & set(policy.modes):
         return plan
     chosen = dataclasses.replace(episodes, arms=(policy.modes[0],))
@@ -73,11 +82,19 @@ def _check_modes(plan: Plan, policy: PolicyInfo) -> None:
             raise UserError(
                 f"arm {arm.name!r}: policy {plan.config.policy.policy!r} decodes "
                 f"{', '.join(policy.modes)} only; leave the arm out, or choose another policy"
-                f"{_HINTS.get(arm.decoding.mode, '')}"
+                + (f" ({policy.other_modes})" if policy.other_modes else "")
             )
 
 
-_HINTS = {"regression": " (`rsd train` gives one a regression head by default)"}
+def _check_suites(plan: Plan, policy: PolicyInfo) -> None:
+    """Raises UserError for a suite that the policy cannot act on."""
+    for suite in plan.config.episodes.task_suite:
+        if policy.suites_only and suite not in policy.suites:
+            raise UserError(
+                f"policy {plan.config.policy.policy!r} has no statistics of {suite!r}, so its "
+                f"actions there would mean nothing; it has those of {', '.join(policy.suites)}: "
+                "choose one of these, or a policy that was trained on it"
+            )
 
 
 def _check_experts(plan: Plan) -> None:

@@ -15,7 +15,7 @@ from rsd import conditions, results
 from rsd.books import read_chunks, read_episodes, read_run
 from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig
 from rsd.errors import UserError
-from rsd.models.small_vla import checkpoint
+from rsd.models import bundled, inspect_policy
 from rsd.plan import resolve_arms
 from rsd.types import EpisodeKey
 
@@ -92,7 +92,7 @@ def config_of(kept: Kept, arms: Sequence[str], policy: str | None) -> EvaluateCo
     names = list(dict.fromkeys(arms)) or list(dict.fromkeys(kept.rows["arm"]))
     wanted = str(kept.origin["checkpoint_sha256"])
     spec = policy or next(
-        (name for name in checkpoint.bundled() if checkpoint.inspect(name).sha256 == wanted), None
+        (name for name in bundled() if inspect_policy(name).sha256 == wanted), None
     )
     if spec is None:
         raise UserError(

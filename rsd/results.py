@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from rsd import conditions
 from rsd.books import Column, Committed, committed, read_rows, read_run
 from rsd.errors import UserError
-from rsd.outputs import write_atomically
+from rsd.outputs import write_file
 from rsd.summary.compute import Rows, one_assets, stored_episodes, summary_of
 from rsd.summary.origin import origin_of, provenance
 from rsd.summary.rules import AGAINST_BASELINE, MARGIN
@@ -137,10 +137,7 @@ def keep(run: str, path: Path) -> int:
         compression="zstd",
         compression_level=19,
     )
-    try:
-        write_atomically(path, content.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
+    write_file(path, content.getvalue(), "--folder")
     return len(table)
 
 
@@ -235,7 +232,7 @@ def read(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{path} is no file of `jobs/results.py keep` ({error!r})") from error
+        raise UserError(f"{path} is no file of `rsd results keep` ({error!r})") from error
     return origin, rows
 
 

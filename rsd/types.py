@@ -18,6 +18,7 @@ Mode = Literal[
     "autoregressive",
     "speculative",
     "regression",  # actions as numbers, by a head beside those of the codes
+    "bins",  # actions as 256 levels of each number, by the language model's own head
     "native",  # whatever a policy without codes does
     "expert",  # no policy
 ]

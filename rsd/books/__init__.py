@@ -13,6 +13,7 @@ from rsd.books.schema import (
     CHUNKS,
     EPISODE_SCHEMA,
     EPISODES,
+    KEY,
     SCHEMA_VERSION,
     Column,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "CHUNK_SCHEMA",
     "EPISODES",
     "EPISODE_SCHEMA",
+    "KEY",
     "SCHEMA_VERSION",
     "Books",
     "Column",

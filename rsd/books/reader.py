@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from rsd.books.description import read
 from rsd.books.folder import Folder
-from rsd.books.schema import CHUNK_SCHEMA, CHUNKS, EPISODE_SCHEMA, EPISODES
+from rsd.books.schema import CHUNK_SCHEMA, CHUNKS, EPISODE_SCHEMA, EPISODES, KEY
 from rsd.errors import UserError
 from rsd.types import EpisodeKey
 
@@ -76,8 +76,8 @@ class Committed:
 
     def keys(self) -> set[EpisodeKey]:
         """Of its episodes."""
-        rows = self.episodes(_KEY_FIELDS)
-        return set(map(EpisodeKey, *(rows[name].to_pylist() for name in _KEY_FIELDS)))
+        rows = self.episodes(KEY)
+        return set(map(EpisodeKey, *(rows[name].to_pylist() for name in KEY)))
 
     def episodes(self, columns: Sequence[str] | None = None) -> pa.Table:
         """A row an episode, in the order of the parts."""
@@ -107,6 +107,3 @@ class Committed:
                 f"{self._folder.shown} holds a part that cannot be read: {error}; parts are put in "
                 "place whole, so a disk or a copy has damaged it: copy the run again"
             ) from error
-
-
-_KEY_FIELDS = ["arm", "suite", "task_id", "trial", "seed"]

@@ -6,6 +6,7 @@ Adding a column: a field of `EpisodeResult`, `ChunkRecord` or `DecodeTrace` (rsd
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsd.types import EpisodeResult
+from rsd.types import EpisodeKey, EpisodeResult
 
 # Raise it with every change of a column's name, type, unit or meaning. A column that is added must
 # be nullable: it is null where older runs are read (reader.read_rows).
@@ -24,6 +25,7 @@ SCHEMA_VERSION = "2"
 
 EPISODES = "episodes"
 CHUNKS = "chunks"
+KEY = [field.name for field in dataclasses.fields(EpisodeKey)]  # with run_id, of every row
 
 
 @dataclass(frozen=True)

@@ -165,8 +165,8 @@ class Books:
         """The user wants to leave: `close` waits some seconds for the store and no more."""
         self._outbox.hurry()
 
-    def look(self) -> None:
-        """See what was stored meanwhile. Raises CannotWriteError where that was given up."""
+    def catch_up(self) -> None:
+        """Note what was stored meanwhile. Raises CannotWriteError where that was given up."""
         with self._one_at_a_time:
             for parcel in self._outbox.take_stored():
                 self._stored |= parcel.keys
@@ -218,7 +218,7 @@ class Books:
             self._send(parcel)
         else:
             self._outbox.flush()
-        self.look()
+        self.catch_up()
 
     def _refuse_if_closed(self) -> None:
         """A thread that was left behind may go on for a while, in a folder that another writer
@@ -239,7 +239,7 @@ class Books:
                 self._flush()
                 self._outbox.wait()
                 while self._outbox.waiting or self._on_the_way:
-                    self.look()
+                    self.catch_up()
             except CannotWriteError as error:
                 lost = f"{self.waiting} episodes are not stored"
                 raise CannotWriteError(f"{error}; {lost}") from error

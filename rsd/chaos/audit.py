@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import pandas as pd
 
+from rsd.books import KEY
 from rsd.chaos.blows import COMPLETE, STORE, Blow, Ending, last_line
 from rsd.locking import LOCK_FILE
 from rsd.types import EpisodeKey
@@ -66,7 +67,6 @@ class Check:
 
 # --- the audit ---------------------------------------------------------------------------------
 
-KEY = ["arm", "suite", "task_id", "trial", "seed"]
 DECIDED = ["outcome", "steps", "chunks", "final_state_sha256"]  # by world and policy alone
 
 

@@ -49,7 +49,7 @@ STRIKES = (
 VICTIMS = tuple(dict.fromkeys(strike.victim for strike in STRIKES))
 
 COMPLETE = (0, 3)  # exit codes of a run with every episode recorded
-UNSETTLED = 0.25  # of the blows fall while the run still recovers from the one before
+HASTY = 0.25  # of the blows fall while the run still recovers from the one before
 LONGEST_PAUSE_S = 2.0
 LONGEST = 300  # characters of a driver's last line
 
@@ -83,7 +83,7 @@ class Event:
     victim: str
     signal: str
     lasts_s: float | None  # of SIGSTOP and outages; None: for good
-    settled: bool  # only when rows have gone on since the blow before
+    recovered: bool  # only when rows have gone on since the blow before
     pause_s: float  # from then on
     pick: float  # in [0, 1): which of several such processes
 
@@ -107,7 +107,7 @@ def plan_events(seed: int, kills: int, victims: Sequence[str]) -> list[Event]:
             victim=strike.victim,
             signal=strike.signal,
             lasts_s=round(dice.uniform(*strike.lasts_s), 3) if strike.lasts_s else None,
-            settled=dice.random() >= UNSETTLED,
+            recovered=dice.random() >= HASTY,
             pause_s=round(dice.uniform(0, LONGEST_PAUSE_S), 3),
             pick=dice.random(),
         )

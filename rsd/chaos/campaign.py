@@ -13,10 +13,10 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from rsd import books
+from rsd.books.folder import Folder
 from rsd.chaos import blows
 from rsd.chaos.audit import Evidence
 from rsd.chaos.blows import STORE, Blow, Ending, Event
@@ -196,18 +196,18 @@ class Campaign:
         for event in self._events:
             self._carry_out(event)
         while self._session is not None:
-            self._look(begin_another=False)
+            self._tick(begin_another=False)
         while self._fading:
-            self._look(begin_another=False)
+            self._tick(begin_another=False)
 
     def _carry_out(self, event: Event) -> None:
         rows = self._row_count
         ready_at: float | None = None
         while True:
-            self._look()
+            self._tick()
             victims = self._victims(event)
-            settled = not event.settled or not self.blows or self._row_count > rows
-            if not victims or not settled or self._away:
+            recovered = not event.recovered or not self.blows or self._row_count > rows
+            if not victims or not recovered or self._away:
                 continue
             ready_at = ready_at or time.time()
             if time.time() - ready_at < event.pause_s:
@@ -271,7 +271,7 @@ class Campaign:
     def _row_count(self) -> int:
         return sum(self._rows.values())
 
-    def _look(self, begin_another: bool = True) -> None:
+    def _tick(self, begin_another: bool = True) -> None:
         """Wait a tick; end what is due; count rows; reap, restart."""
         time.sleep(TICK_S)
         now = time.time()
@@ -299,13 +299,12 @@ class Campaign:
 
     def _count_rows(self) -> None:
         round_ = self.rounds[-1]
-        files, root = filesystem(round_.seen)
+        folder = Folder.at(round_.seen)
         before = self._row_count
-        for name in names_in(files, f"{root}/{books.EPISODES}"):
-            path = f"{root}/{books.EPISODES}/{name}"
-            if name.startswith(".") or path in self._rows:
-                continue
-            self._rows[path] = pq.read_metadata(path, filesystem=files).num_rows
+        for name in folder.content(books.EPISODES):
+            path = folder.path(f"{books.EPISODES}/{name}")
+            if path not in self._rows:
+                self._rows[path] = pq.read_metadata(path, filesystem=folder.files).num_rows
         if self._row_count > before:
             self._went_on_at = time.time()
 
@@ -412,19 +411,7 @@ def _resume(process: psutil.Process) -> None:
         process.resume()
 
 
-def filesystem(output: str) -> tuple[pafs.FileSystem, str]:
-    if "://" in output:
-        return pafs.FileSystem.from_uri(output)
-    return pafs.LocalFileSystem(), output
-
-
-def names_in(files: pafs.FileSystem, folder: str) -> list[str]:
-    selector = pafs.FileSelector(folder, allow_not_found=True)
-    return sorted(info.base_name for info in files.get_file_info(selector))
-
-
 def files_of(output: str) -> dict[str, list[str]]:
     """Leaf names by folder: the output itself ("") and those of its parts."""
-    files, root = filesystem(output)
-    folders = {"": root, **{f: f"{root}/{f}" for f in (books.EPISODES, books.CHUNKS)}}
-    return {name: names_in(files, path) for name, path in folders.items()}
+    folder = Folder.at(output)
+    return {name: folder.names(name) for name in ("", books.EPISODES, books.CHUNKS)}

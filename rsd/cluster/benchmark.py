@@ -12,7 +12,7 @@ from io import StringIO
 import psutil
 from rich.console import Console
 
-from rsd.cluster.display import LineDisplay, Standing
+from rsd.cluster.display import LineDisplay, Shown, Standing
 from rsd.cluster.evaluate import EvaluationRun
 from rsd.cluster.session import connected
 from rsd.cluster.watch import Interrupts
@@ -46,8 +46,9 @@ class _MemoryWatch(LineDisplay):
         super().__init__(Console(file=StringIO()))
         self.quarter_bytes = 0
 
-    def show(self, standing: Standing) -> None:
+    def show(self, standing: Shown) -> None:
         super().show(standing)
+        assert isinstance(standing, Standing)
         if not self.quarter_bytes and standing.recorded_now * 4 >= standing.planned:
             self.quarter_bytes = psutil.Process().memory_info().rss
 

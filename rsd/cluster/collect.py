@@ -17,7 +17,7 @@ from rsd.cluster.actors import DEATHS, start_worker
 from rsd.cluster.address import cluster_address
 from rsd.cluster.collector import Attempt, Collector, Cost
 from rsd.cluster.deaths import Deaths
-from rsd.cluster.pool import Member, Report, WorkerPool
+from rsd.cluster.pool import TICK_S, Member, Report, WorkerPool
 from rsd.cluster.reasons import reason_of
 from rsd.cluster.scaling import Footprint, Wishes
 from rsd.cluster.staffing import Staffing
@@ -28,7 +28,6 @@ from rsd.suites import Task
 
 RETRIES = ClusterConfig.retries  # of a placement after an exception, a hang or a dead worker
 MANY = 10  # placements of a task, and more than were solved, that tell that something is wrong
-TICK_S = 0.5
 
 
 @dataclass(frozen=True)

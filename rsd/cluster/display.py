@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -19,9 +19,23 @@ from rsd.console import LINE_PERIOD_S
 FRAMES_PER_S = 2
 
 
+class Shown(Protocol):
+    """Where a run is, as a display asks for it."""
+
+    @property
+    def over(self) -> bool:
+        """Whether its line is the last one, and worth saying at once."""
+
+    def line(self) -> str:
+        """The whole of it in one line."""
+
+    def panel(self) -> RenderableType:
+        """The same for a terminal."""
+
+
 @dataclass(frozen=True)
 class Standing:
-    """Where a run is."""
+    """Where an evaluation is."""
 
     planned: int
     recorded_before: int  # by earlier sessions of a resumed run
@@ -62,14 +76,33 @@ class Standing:
         errors = self.outcomes.get((name, "error"), 0)
         return successes, successes + self.outcomes.get((name, "timeout"), 0), errors
 
+    @property
+    def over(self) -> bool:
+        """Whether every episode is recorded."""
+        return self.recorded == self.planned
+
     def line(self) -> str:
-        """The whole of it in one line."""
+        """Counts, rates and arms."""
         arms = "; ".join(f"{name} {_rate(*self.arm(name))}" for name in self.arms)
         left = _duration(self.left_s)
         return (
             f"{self.recorded}/{self.planned} episodes, {arms or 'none finished'}, "
             f"{self.per_hour:,.0f} an hour, {left} left"
         )
+
+    def panel(self) -> Group:
+        """Bar, rates and a row an arm."""
+        rates = Text(
+            f"{self.recorded}/{self.planned} episodes   {self.per_hour:,.0f} an hour   "
+            f"{_duration(self.left_s)} left   {self.running} running on {self.workers} workers"
+        )
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for column in ("arm", "success so far"):
+            table.add_column(column, overflow="fold")
+        for name in self.arms:
+            table.add_row(name, _rate(*self.arm(name)))
+        bar = ProgressBar(total=max(1, self.planned), completed=self.recorded, width=60)
+        return Group(bar, rates, table)
 
     @property
     def arms(self) -> list[str]:
@@ -93,7 +126,7 @@ class Display(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def show(self, standing: Standing) -> None:
+    def show(self, standing: Shown) -> None:
         """Called after every event; decides itself how often it writes."""
 
     def say(self, line: str) -> None:
@@ -113,9 +146,8 @@ class LineDisplay:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def show(self, standing: Standing) -> None:
-        last = standing.recorded == standing.planned
-        if last or self._clock() - self._written >= LINE_PERIOD_S:
+    def show(self, standing: Shown) -> None:
+        if standing.over or self._clock() - self._written >= LINE_PERIOD_S:
             self._written = self._clock()
             self.say(standing.line())
 
@@ -139,29 +171,13 @@ class LiveDisplay:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, standing: Standing) -> None:
+    def show(self, standing: Shown) -> None:
         if self._clock() - self._drawn >= 1 / FRAMES_PER_S:
             self._drawn = self._clock()
-            self._live.update(panel(standing), refresh=True)
+            self._live.update(standing.panel(), refresh=True)
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False)
-
-
-def panel(standing: Standing) -> Group:
-    """Bar, rates and a row an arm."""
-    rates = Text(
-        f"{standing.recorded}/{standing.planned} episodes   {standing.per_hour:,.0f} an hour   "
-        f"{_duration(standing.left_s)} left   {standing.running} running on {standing.workers} "
-        "workers"
-    )
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("arm", "success so far"):
-        table.add_column(column, overflow="fold")
-    for name in standing.arms:
-        table.add_row(name, _rate(*standing.arm(name)))
-    bar = ProgressBar(total=max(1, standing.planned), completed=standing.recorded, width=60)
-    return Group(bar, rates, table)
 
 
 def make_display(console: Console) -> Display:

@@ -19,7 +19,7 @@ from rsd.cluster.deaths import Deaths
 from rsd.cluster.display import Display, Standing, make_display
 from rsd.cluster.leases import Lease, Leases, task_of
 from rsd.cluster.metrics import Metrics
-from rsd.cluster.pool import Report, WorkerPool
+from rsd.cluster.pool import TICK_S, Report, WorkerPool
 from rsd.cluster.reasons import killed_for_memory, reason_of
 from rsd.cluster.replicas import Replicas
 from rsd.cluster.scaling import Footprint, Wishes
@@ -29,8 +29,6 @@ from rsd.cluster.worker import NoReplicaError, WorkerSettings, error_result
 from rsd.envs import suite_of
 from rsd.preflight import RunPlan
 from rsd.types import EpisodeResult
-
-TICK_S = 0.5
 
 
 def wishes_of(run: RunPlan) -> Wishes:
@@ -133,7 +131,7 @@ class EvaluationRun:
                 "until it is written again"
             )
         self._told_full = self._books.full
-        self._books.look()
+        self._books.catch_up()
 
     @property
     def standing(self) -> Standing:

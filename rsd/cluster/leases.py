@@ -56,11 +56,11 @@ class Leases:
         """Episodes in workers' hands."""
         return len(self._held)
 
-    def take(self, worker: str, task: TaskId | None, crew: Set[str]) -> Lease | None:
+    def take(self, worker: str, task: TaskId | None, up: Set[str]) -> Lease | None:
         """The next episode for a worker whose simulator is `task`'s; None if there is none for it.
 
-        An episode is not given back to a worker that it failed on while `crew`, the workers that
-        are up, has one that it has not failed on.
+        An episode is not given back to a worker that it failed on while `up`, the workers that have
+        started, has one that it has not failed on.
         """
         tasks = sorted((t for t, queue in self._queues.items() if queue), key=self._urgency)
         if task in tasks:
@@ -69,7 +69,7 @@ class Leases:
         for candidate in tasks:
             for key in self._queues[candidate]:
                 failed_on = self._failed_on.get(key, set())
-                if worker not in failed_on or crew <= failed_on:
+                if worker not in failed_on or up <= failed_on:
                     return self._give(key, worker)
         return None
 

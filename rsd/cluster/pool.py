@@ -21,6 +21,7 @@ from rsd.cluster.watch import check_cluster
 from rsd.cluster.worker import KILL_GRACE_S, NoReplicaError, WorkerInfo
 from rsd.provenance import Machine, source_sha256
 
+TICK_S = 0.5  # that a run waits for reports at a time
 PATIENCE_S = 60.0  # for an actor to start before somebody looks why it does not
 
 Job = TypeVar("Job")  # what a worker is asked: an episode, a placement

@@ -21,7 +21,7 @@ from rsd.cluster.address import cluster_address
 from rsd.cluster.reasons import reason_of
 from rsd.cluster.scaling import Footprint
 from rsd.errors import CannotWriteError, RunStoppedError, UserError
-from rsd.models.small_vla import checkpoint
+from rsd.models import bundled
 from rsd.provenance import cpus
 from rsd.training.config import TrainJob
 from rsd.training.metrics import Progress
@@ -203,7 +203,7 @@ def gpus_of_cluster() -> float:
 
 def _absolute_checkpoint(spec: str | None) -> str | None:
     """The name of a bundled one stays."""
-    if spec is None or spec in checkpoint.bundled():
+    if spec is None or spec in bundled():
         return spec
     return str(Path(spec).expanduser().absolute())
 

@@ -160,7 +160,7 @@ def run(work: Callable[[], int]) -> NoReturn:
     while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed standard file: what is opened
         pass  # next would take its number, and messages with it
     os.close(opened)
-    from rsd.console import settle, take_any_text  # rich takes a moment
+    from rsd.console import flush, take_any_text  # rich takes a moment
     from rsd.leaving import leave
 
     take_any_text(sys.stdout, sys.stderr)
@@ -174,5 +174,5 @@ def run(work: Callable[[], int]) -> NoReturn:
         traceback.print_exc()
         code = STOPPED
     finally:
-        settle(sys.stdout, sys.stderr)
+        flush(sys.stdout, sys.stderr)
     leave(code)

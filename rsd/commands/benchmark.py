@@ -25,7 +25,7 @@ from rsd.console import PLAIN
 from rsd.envs.rendering import NO_RENDERER
 from rsd.errors import UserError
 from rsd.flags import Least, check_least, read
-from rsd.models import inspect_policy
+from rsd.models import inspect_policy, load_policy
 from rsd.models.remote.wire import library
 from rsd.outputs import prove_writable, write_file
 from rsd.provenance import hardware
@@ -172,14 +172,18 @@ class Decode:
 
             from rsd.decoding.settle import NEAR_TIE
             from rsd.models.benchmark import benchmark, logit_difference, requests
-            from rsd.models.small_vla.weights import load
+            from rsd.models.code_policy import CodePolicy
 
         if self.device not in ("cpu", "cuda") or (
             self.device == "cuda" and not torch.cuda.is_available()
         ):
             raise UserError(f"--device {self.device}: torch finds no such device here; choose cpu")
         torch.set_num_threads(self.threads)
-        policy = load(self.policy, deterministic=True, device=self.device)
+        policy = load_policy(self.policy, deterministic=True, device=self.device)
+        if not isinstance(policy, CodePolicy):
+            raise UserError(
+                f"--policy {self.policy}: it is no model of codes, whose modes could be compared"
+            )
         observations = self._observations(policy)
         if len(observations) < self.chunks:
             console.print(

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from rsd import provenance
 from rsd.chaos.audit import Check, account, audit
-from rsd.chaos.blows import STORE, VICTIMS, last_line, plan_events
+from rsd.chaos.blows import STORE, VICTIMS, Ending, last_line, plan_events
 from rsd.chaos.campaign import Campaign
 from rsd.chaos.store import Store
 from rsd.cluster.worker import KILL_GRACE_S
@@ -197,21 +197,22 @@ def carry_out(config: ChaosConfig, flags: Sequence[str], console: Console) -> in
             "started_at": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             **provenance.provenance(),
             "events": [{**e, "at": round(float(str(e["at"])) - started, 3)} for e in entries],
-            "sessions": [
-                {
-                    "run": ending.run,
-                    "session": ending.session,
-                    "seconds": round(ending.ended - ending.started, 1),
-                    "exit_code": ending.exit_code,
-                    "stuck": ending.stuck,
-                    "last_line": last_line(ending.log),
-                }
-                for ending in campaign.endings
-            ],
+            "sessions": [_as_reported(ending) for ending in campaign.endings],
             "audit": [{"run": run, **asdict(check)} for run, check in audits],
         }
         write_file(config.report, json.dumps(record, indent=1) + "\n", "--report")
     return DONE if held else BROKEN
+
+
+def _as_reported(ending: Ending) -> dict[str, object]:
+    return {
+        "run": ending.run,
+        "session": ending.session,
+        "seconds": round(ending.ended - ending.started, 1),
+        "exit_code": ending.exit_code,
+        "stuck": ending.stuck,
+        "last_line": last_line(ending.log),
+    }
 
 
 def checked(config: ChaosConfig, flags: Sequence[str]) -> RunPlan:

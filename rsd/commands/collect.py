@@ -6,22 +6,23 @@ import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import tyro
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 from rsd import arithmetic, commands, installation
 from rsd.cluster.address import check_cluster
+from rsd.cluster.display import make_display
 from rsd.commands import DONE, INTERRUPTED, STOPPED, as_called, called, go_on
 from rsd.conditions import WORLD_PACKAGES
 from rsd.config import ClusterConfig
-from rsd.console import LINE_PERIOD_S, PLAIN
+from rsd.console import PLAIN
 from rsd.demos import (
     FIRST_SEED,
     CollectionSettings,
@@ -87,8 +88,9 @@ class CollectConfig:
     output: LocalFolder
     """Folder for `<task>_demo.hdf5`"""
 
-    suite: str = "libero_spatial"
-    """A suite that has an expert: libero_spatial, libero_object, libero_goal, libero_10"""
+    suite: Annotated[
+        str, tyro.conf.arg(help=f"A suite that has an expert: {', '.join(EXPERTS)}")
+    ] = "libero_spatial"
 
     tasks: tuple[int, ...] = ()
     """Task numbers from 0; all tasks if left out"""
@@ -314,11 +316,20 @@ def carry_out(run: CollectionRun, console: Console, say: Callable[[str], None]) 
     ending = Ending()
     try:
         with (
-            _progress(console, say) as show,
+            make_display(console) as display,
             connected(),
             Interrupts(lambda _: say("stopping")) as interrupts,
         ):
-            beside(lambda: run.run(lambda: interrupts.finish, show), lambda: interrupts.leave)
+            started = time.monotonic()
+            beside(
+                lambda: run.run(
+                    lambda: interrupts.finish,
+                    lambda standings: display.show(
+                        CollectionStanding(standings, time.monotonic() - started)
+                    ),
+                ),
+                lambda: interrupts.leave,
+            )
             ending = Ending(interrupted=interrupts.count > 0)
     except (RunStoppedError, UserError, OSError) as error:  # the last two: of writing files
         ending = Ending(stopped=str(error))
@@ -359,40 +370,31 @@ def conclude(
 # --- what is shown ---------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _progress(
-    console: Console, say: Callable[[str], None]
-) -> Iterator[Callable[[dict[Task, TaskStanding]], None]]:
-    """A table that is drawn anew on a terminal, a line now and then elsewhere."""
-    started = time.monotonic()
-    if console.is_terminal:
-        with Live(console=console, refresh_per_second=2, transient=True) as live:
-            yield lambda standings: live.update(
-                _table(standings, _line(standings, time.monotonic() - started))
-            )
-        return
-    written = started
+@dataclass(frozen=True)
+class CollectionStanding:
+    """Where a collection is."""
 
-    def show(standings: dict[Task, TaskStanding]) -> None:
-        nonlocal written
-        if time.monotonic() - written >= LINE_PERIOD_S:
-            written = time.monotonic()
-            say(_line(standings, written - started))
+    tasks: dict[Task, TaskStanding]
+    elapsed_s: float
+    over: bool = False  # a table of its own says how it ended
 
-    yield show
+    def line(self) -> str:
+        """Counts of all tasks, and rates."""
+        tasks = self.tasks.values()
+        done = sum(min(task.done, task.wanted) for task in tasks)
+        wanted = sum(task.wanted for task in tasks)
+        now = sum(task.done_now for task in tasks)
+        failed = sum(task.failed_now for task in tasks)
+        errors = sum(task.errors_now for task in tasks)
+        left = timedelta(seconds=round(self.elapsed_s * (wanted - done) / now)) if now else "?"
+        return (
+            f"{done}/{wanted} demonstrations, {failed} placements not solved, {errors} errors, "
+            f"{3600 * now / self.elapsed_s:,.0f} an hour, {left} left"
+        )
 
-
-def _line(standings: dict[Task, TaskStanding], elapsed_s: float) -> str:
-    done = sum(min(standing.done, standing.wanted) for standing in standings.values())
-    wanted = sum(standing.wanted for standing in standings.values())
-    now = sum(standing.done_now for standing in standings.values())
-    failed = sum(standing.failed_now for standing in standings.values())
-    errors = sum(standing.errors_now for standing in standings.values())
-    left = timedelta(seconds=round(elapsed_s * (wanted - done) / now)) if now else "?"
-    return (
-        f"{done}/{wanted} demonstrations, {failed} placements not solved, {errors} errors, "
-        f"{3600 * now / elapsed_s:,.0f} an hour, {left} left"
-    )
+    def panel(self) -> Table:
+        """A row a task, under that line."""
+        return _table(self.tasks, self.line())
 
 
 def _table(standings: dict[Task, TaskStanding], title: str | None = None) -> Table:

@@ -76,19 +76,23 @@ class TableOf:
         files = sorted(self.folder.glob(f"*{results.SUFFIX}"))
         if not files:
             raise UserError(f"no results in {self.folder}; `{called('results')} keep` makes some")
-        margin = margin_of(self.margin)
-        summaries = [results.summary(group, margin) for group in results.published(files)]
-        lines: list[str] = []
-        for summary in summaries:
-            lines += [*markdown.section(summary, self.tasks), ""]
-        lines += ["\n\n".join(markdown.all_notes(summaries))]
+        topics = topics_of(files, margin_of(self.margin), self.tasks)
         if not self.write:
-            console.print("\n".join(lines), **PLAIN)
-        largest = max(summaries, key=lambda summary: summary.episodes)
-        topics = {ALL: lines, BRIEF: markdown.brief_table(largest)}
+            console.print("\n".join(topics[ALL]), **PLAIN)
         for path in self.write:
             write_into(path, topics)
             console.print(f"wrote {path}", **PLAIN)
+
+
+def topics_of(files: Sequence[Path], margin: float, tasks: bool = False) -> dict[str, list[str]]:
+    """What pages hold of compact files, by topic: every table, and the largest comparison's."""
+    summaries = [results.summary(group, margin) for group in results.published(files)]
+    lines: list[str] = []
+    for summary in summaries:
+        lines += [*markdown.section(summary, tasks), ""]
+    lines += ["\n\n".join(markdown.all_notes(summaries))]
+    largest = max(summaries, key=lambda summary: (bool(summary.pairs), summary.episodes))
+    return {ALL: lines, BRIEF: markdown.brief_table(largest)}
 
 
 def write_into(path: Path, topics: Mapping[str, Sequence[str]]) -> None:

@@ -20,15 +20,16 @@ from rsd.types import ChunkRequest
 
 Cache = Any  # a backbone's own: `blocks` valid blocks, `select(rows)` for some rows of the batch
 Inputs = Any  # a model's own: what exists before any backbone runs
+Context = Any  # a backbone's own: `len` rows on a `device`
 
 
 class Backbone(Protocol):
-    """Target or draft: a coarse-to-fine model over a context (B, ...) of its own kind."""
+    """Target or draft: a coarse-to-fine model over a context of its own kind."""
 
     steps: int  # T
     latent_dim: int  # D
 
-    def prefill(self, context: Tensor, codes: Tensor) -> tuple[Tensor, Cache]:
+    def prefill(self, context: Context, codes: Tensor) -> tuple[Tensor, Cache]:
         """Context with k layers of codes appended -> logits of layers 0..k, cache."""
 
     def extend(self, cache: Cache, codes: Tensor, first: int) -> Tensor:
@@ -59,14 +60,14 @@ class CodeModel(Protocol):
     def inputs(self, requests: Sequence[ChunkRequest]) -> Inputs:
         """What target and draft read. Raises ValueError for frames of another size."""
 
-    def target_context(self, inputs: Inputs) -> Tensor: ...
+    def target_context(self, inputs: Inputs) -> Context: ...
 
     def draft_context(self, inputs: Inputs) -> Tensor: ...
 
-    def parallel_logits(self, context: Tensor) -> Tensor:
+    def parallel_logits(self, context: Context) -> Tensor:
         """The target's context -> logits (B, L, T, D, V) of heads that see no codes."""
 
-    def numbers(self, context: Tensor) -> Numbers:
+    def numbers(self, context: Context) -> Numbers:
         """The target's context -> what a head says that knows no codes. Raises UserError where the
         model has none."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rsd.decoding import sequential, settle
-from rsd.decoding.contracts import Answer, CodeModel, Decoded, Decoder, Inputs, Job
+from rsd.decoding.contracts import Answer, CodeModel, Context, Decoded, Decoder, Inputs, Job
 from rsd.decoding.sequential import unspeculated
 from rsd.decoding.speculative import speculative
 from rsd.types import Mode
@@ -73,7 +73,7 @@ def _inputs(job: Job) -> Inputs:
         return job.model.inputs(job.requests)
 
 
-def _context(job: Job, inputs: Inputs) -> Tensor:
+def _context(job: Job, inputs: Inputs) -> Context:
     with job.stopwatch("target"):
         return job.model.target_context(inputs)
 
@@ -102,6 +102,7 @@ MODES: dict[Mode, DecodeMode] = {
     "autoregressive": DecodeMode(_autoregressive, _settled_by(_autoregressive)),
     "speculative": DecodeMode(_speculative, _settled_by(_autoregressive)),
     "regression": DecodeMode(_regression, settle.one_by_one),
+    "bins": DecodeMode(_regression, settle.one_by_one),
 }
 
 

@@ -120,19 +120,19 @@ class OpenRows:
         """
         count = codes.shape[1]
         layers = torch.arange(first, first + count, device=codes.device)
-        settled = layers >= self.final[:, None]
-        stops = settled & ~accepted.flatten(2).all(dim=2)
+        closing = layers >= self.final[:, None]
+        stops = closing & ~accepted.flatten(2).all(dim=2)
         stops[:, -1] = True
         last = first + stops.int().argmax(dim=1)  # the first stop
-        settled &= layers <= last[:, None]
+        closing &= layers <= last[:, None]
         held = self.codes[..., first : first + count]
-        here = settled[:, :, None, None]
+        here = closing[:, :, None, None]
         held.copy_(torch.where(here, codes, held.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         self.final = last + 1
         self.margin = torch.minimum(
-            self.margin, margin.masked_fill(~settled, torch.inf).amin(dim=1)
+            self.margin, margin.masked_fill(~closing, torch.inf).amin(dim=1)
         )
-        judged = settled[:, :drafted]
+        judged = closing[:, :drafted]
         part = (slice(None), min(self.rounds - 1, 1), slice(first, first + drafted))
         self.judged[part] += judged * codes[0, 0].numel()
         self.kept[part] += judged * accepted[:, :drafted].sum(dim=(2, 3))

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from rsd.episode import ACTION_LIMIT, ACTION_SLACK
 from rsd.errors import UserError
 from rsd.suites import Task, get_task
 from rsd.types import ACTION_DIM, ImageSpec
-
-ACTION_SLACK = 1e-6  # float32 rounding of an action at the limit
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def check_actions(actions: np.ndarray, name: str, where: str) -> None:
     the gripper: LIBERO's is -1 or +1, so what lies around 0 belongs to one of 0..1."""
     check_finite(actions, name, where)
     worst = float(np.abs(actions).max())
-    if worst > 1 + ACTION_SLACK:
+    if worst > ACTION_LIMIT + ACTION_SLACK:
         raise UserError(
             f"{where}: {name} reaches {worst:.3f}, outside [-1, 1]; scale them as robosuite's "
             "OSC_POSE takes them, or remove this demonstration"

@@ -17,9 +17,9 @@ def late(groups: Mapping[str, h5py.Group], where: str) -> frozenset[str]:
     """Demonstrations whose observation j shows state j + 1, as in LIBERO's published files; in
     those of `rsd collect` and of openvla-oft it shows state j.
 
-    The arm's joints are in both, so the data itself tells which (the module's docstring): the file
-    as a whole, since an arm may stand still in a demonstration. State 0 tells nothing: openvla-oft
-    took it before the scene had settled. Raises UserError where neither fits.
+    The arm's joints are in both, so the data itself tells which (layout.py): the file as a whole,
+    since an arm may stand still in a demonstration. State 0 tells nothing: openvla-oft took it
+    before the scene had come to rest. Raises UserError where neither fits.
     """
     distances = {
         name: _distances(group) for name, group in groups.items() if "seed" not in group.attrs
@@ -28,22 +28,22 @@ def late(groups: Mapping[str, h5py.Group], where: str) -> frozenset[str]:
         return frozenset()
     told: dict[bool, str] = {}  # and the first demonstration that says so
     for name, distance in distances.items():
-        late = _closer_after(distance)
-        if late is not None:
-            told.setdefault(late, name)
+        after = _closer_after(distance)
+        if after is not None:
+            told.setdefault(after, name)
     if len(told) > 1:
         raise UserError(
             f"{where}: {told[False]} was observed before its actions, {told[True]} after them; put "
             "them into files of their own"
         )
-    late = next(iter(told), _closer_after(np.sum(list(distances.values()), axis=0)))
-    if late is None:
+    after = next(iter(told), _closer_after(np.sum(list(distances.values()), axis=0)))
+    if after is None:
         raise UserError(
             f"{where}: whether observations were taken before or after their actions cannot be "
             "told: obs/joint_states agree with neither of states (columns 1 to 7); give the file "
             "with the states that it was recorded with"
         )
-    return frozenset(distances if late else ())
+    return frozenset(distances if after else ())
 
 
 def _distances(group: h5py.Group) -> np.ndarray:

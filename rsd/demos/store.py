@@ -27,7 +27,7 @@ class Store:
     `<task>_demo.hdf5` per task (files.py); until a task is complete, `parts/` holds a file
     per demonstration. `failed/` holds a text per placement that gives none, for good, and
     `errors/` one per placement that something else than the expert broke off, until a later session
-    settles it. `collection.json` holds what all of them share. A kill at any moment loses the
+    has it decided. `collection.json` holds what all of them share. A kill at any moment loses the
     episodes that were running and nothing else.
 
     Every method raises UserError where a file is damaged or cannot be written.
@@ -94,18 +94,18 @@ class Store:
         """Keep a demonstration; it is safe when this returns."""
         name = f"{demo.seed:08d}.hdf5"
         write_demonstration(self.folder / "parts" / demo.task.name / name, demo)
-        self._settle(demo.task, demo.seed)
+        self._clear_error(demo.task, demo.seed)
 
     def note_failure(self, task: Task, failure: Failure) -> None:
         """Remember that a placement gives no demonstration, so that no resume tries it again."""
         write_file(self._text("failed", task, failure.seed), failure.reason + "\n")
-        self._settle(task, failure.seed)
+        self._clear_error(task, failure.seed)
 
     def note_error(self, task: Task, seed: int, reason: str) -> None:
         """Keep why a placement was skipped; a resume tries it again."""
         write_file(self._text("errors", task, seed), reason)
 
-    def _settle(self, task: Task, seed: int | None) -> None:
+    def _clear_error(self, task: Task, seed: int | None) -> None:
         if seed is not None:
             path = self._text("errors", task, seed)
             with writing(path):

@@ -12,14 +12,31 @@ import re
 from rsd.errors import UserError, unknown
 from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
 from rsd.models import plugin, remote, small_vla, toy
+from rsd.models.openvla_oft import family as openvla_oft
 from rsd.models.seam import Family, PolicyInfo
+from rsd.models.small_vla import bundled, for_suites
 from rsd.types import Policy
 
-__all__ = ["PolicyInfo", "family_of", "forms", "inspect_policy", "load_policy"]
+__all__ = [
+    "PolicyInfo",
+    "bundled",
+    "family_of",
+    "for_suites",
+    "forms",
+    "inspect_policy",
+    "load_policy",
+]
 
-NAMES: dict[str, Family] = dict.fromkeys(toy.VARIANTS, toy.FAMILY)
-ARCHITECTURES: dict[str, Family] = {small_vla.ARCHITECTURE: small_vla.FAMILY}
-SCHEMES: dict[str, Family] = remote.FAMILIES
+NAMES: dict[str, Family] = {
+    **dict.fromkeys(bundled(), small_vla.FAMILY),
+    **dict.fromkeys(toy.VARIANTS, toy.FAMILY),
+}
+ARCHITECTURES: dict[str, Family] = {
+    small_vla.ARCHITECTURE: small_vla.FAMILY,
+    openvla_oft.ARCHITECTURE: openvla_oft.FAMILY,
+    openvla_oft.MODEL_TYPE: openvla_oft.FAMILY,
+}
+SCHEMES: dict[str, Family] = {openvla_oft.SCHEME: openvla_oft.FAMILY, **remote.FAMILIES}
 
 _PLUGIN = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 _SCHEME = r"([a-z][a-z0-9+.-]*)://"
@@ -31,7 +48,8 @@ def family_of(spec: str) -> Family:
         return NAMES[spec]
     if scheme := re.match(_SCHEME, spec):
         if scheme[1] not in SCHEMES:
-            raise unknown("policy scheme", scheme[1], SCHEMES)
+            known = {name: family.forms for name, family in SCHEMES.items()}
+            raise unknown("policy scheme", scheme[1], known)
         return SCHEMES[scheme[1]]
     if re.fullmatch(_PLUGIN, spec):
         return plugin.FAMILY
@@ -42,16 +60,18 @@ def _architecture(spec: str) -> str:
     """What the config.json of a folder names; empty where there is none that names one."""
     path = expanded(spec) / "config.json"
     try:
+        if not path.is_file() and (path.parent / "lora_adapter").is_dir():
+            return openvla_oft.MODEL_TYPE  # an adapter's base has the description
         content = parse_json(read_bytes(path, MOST_BYTES))
-        return str(content["architecture"])
-    except (UserError, ValueError, KeyError, TypeError, OSError):
+        return str(content.get("architecture", content.get("model_type")))
+    except (UserError, ValueError, AttributeError, OSError):
         return ""  # the family that most folders are of says what is wrong with this one
 
 
 def forms() -> str:
-    """How specs look, a line a family."""
-    families = [*NAMES.values(), *ARCHITECTURES.values(), plugin.FAMILY, *SCHEMES.values()]
-    return "\n".join(dict.fromkeys(family.forms for family in families))
+    """What specs there are, family by family."""
+    families = [*ARCHITECTURES.values(), plugin.FAMILY, *SCHEMES.values(), *NAMES.values()]
+    return "; ".join(dict.fromkeys(family.forms for family in families))
 
 
 def inspect_policy(spec: str) -> PolicyInfo:

@@ -177,4 +177,6 @@ def load(spec: str, deterministic: bool, device: str) -> Policy:
     return PluginPolicy(made, info, spec)
 
 
-FAMILY = Family("module:factory, a policy of your own (docs/policies.md)", inspect, load)
+FAMILY = Family(
+    "module:factory for one of your own (README, `Bring your own policy`)", inspect, load
+)

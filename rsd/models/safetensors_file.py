@@ -29,8 +29,8 @@ class StoredTensor:
     first: int  # byte behind the header
     last: int  # the byte behind it
 
-    def finite(self, content: bytes) -> bool:
-        """Whether it holds neither NaN nor infinity."""
+    def finite(self, content: bytes | memoryview) -> bool:
+        """Whether its bytes, all or some numbers' of them, hold neither NaN nor infinity."""
         if self.dtype == "BF16":  # the upper half of a float32
             return not bool(((np.frombuffer(content, "<u2") & 0x7F80) == 0x7F80).any())
         numbers = np.frombuffer(content, f"<f{_BYTES[self.dtype]}")

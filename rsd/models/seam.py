@@ -18,7 +18,10 @@ class PolicyInfo:
     layers: int = 0  # L; 0: it has no codes, so neither layers nor acceptance
     images: ImageSpec = field(default_factory=ImageSpec)
     suites: tuple[str, ...] = ()  # that it was trained on; empty: not known
+    suites_only: bool = False  # whether it cannot act on any other
     memory_bytes: int | None = None  # of a replica, on its device; None: not known
+    pinned: str = ""  # names the same for good, where its spec may come to name another
+    other_modes: str = ""  # how one of its family comes to decode those that it lacks
     elsewhere: bool = False  # it computes on a server, so that its replicas need no GPU
     says: str = ""  # what that server says of itself, as JSON
 
@@ -27,6 +30,6 @@ class PolicyInfo:
 class Family:
     """One kind of policy: how it is checked without loading it, and loaded."""
 
-    forms: str  # how its specs look, for people
+    forms: str  # what its specs are, for people
     inspect: Callable[[str], PolicyInfo]  # raises UserError for what cannot be
     load: Callable[[str, bool, str], Policy]  # spec, deterministic, device

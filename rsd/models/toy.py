@@ -110,4 +110,6 @@ def _load(spec: str, deterministic: bool, device: str) -> Policy:
     return ToyPolicy(spec)
 
 
-FAMILY = Family(f"a policy of the toy simulator ({', '.join(VARIANTS)})", _inspect, _load)
+FAMILY = Family(
+    f"one that tests the cluster with the toy simulator ({', '.join(VARIANTS)})", _inspect, _load
+)

@@ -176,7 +176,7 @@ def _chunk_columns(numbers: np.ndarray, rng: np.random.Generator) -> dict[str, A
 
 
 def read_summary(output: str) -> None:
-    """What ends every evaluation, and `python -m rsd.report`."""
+    """What ends every evaluation, and `rsd report`."""
     print_summary(summarise(output), Console(file=io.StringIO()))
 
 

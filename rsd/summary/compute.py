@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from rsd.books import Committed, committed, read_run
+from rsd.books import KEY, Committed, committed, read_run
 from rsd.errors import UserError
 from rsd.summary.origin import origin_of, provenance
 from rsd.summary.rules import EVERY_TWO, LOOKED_AT, MARGIN, Comparisons, shared_draws
@@ -36,8 +36,7 @@ from rsd.summary.values import (
     TaskSummary,
 )
 
-WORLD = ["suite", "task_id", "trial", "seed"]  # what a pair of two arms shares
-KEY = ["arm", *WORLD]
+WORLD = KEY[1:]  # what a pair of two arms shares
 COLUMNS = (
     *KEY,
     "outcome",

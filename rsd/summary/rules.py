@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rsd.arms import RULES
 from rsd.errors import UserError
 from rsd.summary.values import Summary
 
@@ -65,7 +66,8 @@ def shared_draws(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]
     """
     by_mode: dict[str, list[str]] = {}
     for name, decoding in arms.items():
-        if decoding.get("rule") == "sampling":
+        rule = RULES.get(decoding.get("rule", ""))
+        if rule is not None and rule.samples:
             by_mode.setdefault(decoding["mode"], []).append(name)
     return [tuple(names) for names in by_mode.values() if len(names) > 1]
 

@@ -21,7 +21,7 @@ class TrainConfig:
     as large"""
 
     draft_views: int = 4
-    """Times that the draft's teacher looks at every example, each but the first augmented anew"""
+    """Times that the draft's teacher sees every example, each but the first augmented anew"""
 
     batch_size: int = 64
     """Examples of an optimiser step, all workers together"""

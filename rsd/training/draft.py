@@ -33,8 +33,8 @@ from rsd.training.objective import (
     shares,
 )
 
-LOOK = 256  # examples that the teacher looks at together
-REPORT_LOOKS = 20  # looks from report to report
+AT_ONCE = 256  # examples that the teacher decides together
+REPORT_EVERY = 20  # times AT_ONCE, from report to report
 BATCHES = 4  # times the target's batch size
 
 
@@ -180,15 +180,15 @@ class DraftTraining:
         data, config, workers = self._examples, self._config, self._workers
         generator = torch.Generator().manual_seed((config.seed << 32) + index)
         seen: list[View] = []
-        for turn, start in enumerate(range(0, len(data), LOOK)):
-            rows = slice(start, start + LOOK)
+        for turn, start in enumerate(range(0, len(data), AT_ONCE)):
+            rows = slice(start, start + AT_ONCE)
             images = data.images[rows]
             augmentation = Augmentation.draw(
                 images.shape, config.shift, config.jitter, generator
             )  # by everyone: the generator runs on
             if turn % workers.size == workers.rank:
-                seen.append(self._look(augmentation.apply(images) if index else images, rows))
-            if workers.leads and turn % REPORT_LOOKS == 0:
+                seen.append(self._view(augmentation.apply(images) if index else images, rows))
+            if workers.leads and turn % REPORT_EVERY == 0:
                 done, total = index * len(data) + start, config.draft_views * len(data)
                 report(Progress("teach", done, total, math.nan))
         parts = workers.interleaved(seen)
@@ -197,7 +197,7 @@ class DraftTraining:
         )
         return View(Features(*joined), torch.cat([part.choices for part in parts]))
 
-    def _look(self, images: Tensor, rows: slice) -> View:
+    def _view(self, images: Tensor, rows: slice) -> View:
         model, data = self.model, self._examples
         features = model.features(
             images.to(self._device),

@@ -157,7 +157,7 @@ class TrainingLog:
         return max((row["step"] for row in self._rows if row["phase"] == phase), default=0)
 
     def add(self, progress: Progress) -> None:
-        """Write one report; the teacher's looks are no training and leave no row."""
+        """Write one report; what the teacher sees is no training and leave no row."""
         if progress.phase == "teach":
             return
         seen = progress.validation

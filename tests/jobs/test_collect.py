@@ -19,7 +19,15 @@ from rich.console import Console
 from rsd.cluster import session
 from rsd.cluster.collect import TaskStanding
 from rsd.commands import call
-from rsd.commands.collect import CollectConfig, Ending, _shared, carry_out, conclude, prepare
+from rsd.commands.collect import (
+    CollectConfig,
+    CollectionStanding,
+    Ending,
+    _shared,
+    carry_out,
+    conclude,
+    prepare,
+)
 from rsd.demos import Store, read_demonstrations, stored_seeds, task_file
 from rsd.errors import RunStoppedError, UserError
 from rsd.models import inspect_policy
@@ -173,6 +181,18 @@ def test_the_end_says_why_and_what_is_missing(
     assert len(said) == len(lines)
     for line, begin in zip(said, lines, strict=True):
         assert line.startswith(begin)
+
+
+def test_a_line_and_a_panel_say_how_far_a_collection_is() -> None:
+    tasks = {TASK: BEGUN, get_task("libero_object", 3): GIVEN_UP}
+    standing = CollectionStanding(tasks, elapsed_s=36.0)
+    assert standing.line() == (
+        "2/22 demonstrations, 20 placements not solved, 0 errors, 200 an hour, 0:06:00 left"
+    )
+    console = Console(file=StringIO(), width=200)
+    console.print(standing.panel())
+    assert "1/20" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "200 an hour" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @dataclass

@@ -17,7 +17,7 @@ from rsd.cluster import session
 from rsd.commands import call, repeat
 from rsd.errors import CannotWriteError
 
-KEPT = str(Path(__file__).parents[2] / "docs" / "results" / "libero_lite.parquet")
+KEPT = str(Path(__file__).parents[2] / "docs" / "results" / "libero_lite_spatial.parquet")
 FLAGS = [KEPT, "--worlds", "1", "--arms", "speculative"]
 
 

@@ -76,7 +76,7 @@ def test_a_killed_worker_and_an_interrupt_lose_nothing(tmp_path: Path) -> None:
         timeout=PATIENCE_S,
     )
     assert refused.returncode == 2, refused.stdout + refused.stderr
-    assert "train.seed 0, this command says 4" in refused.stderr
+    assert "train.seed: 0 -> 4" in refused.stderr
     assert state.exists()
 
 

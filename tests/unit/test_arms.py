@@ -62,10 +62,14 @@ def test_every_mode_and_rule_is_described_in_help_and_errors() -> None:
     from rsd.decoding import rules
 
     assert set(MODES) == set(get_args(Mode))
-    assert set(RULES) == set(rules.RULES)
+    made = {name: make() for name, make in rules.RULES.items()}
+    assert {name: words.samples for name, words in RULES.items()} == {
+        name: rule.samples for name, rule in made.items()
+    }
     assert all(name in ARMS_HELP for name in NAMES)
     assert all(f"{mode}: {words.what}" in ARMS_HELP for mode, words in MODES.items())
     with pytest.raises(UserError) as raised:
         read_arm("speculative-exat")
-    for rule, what in RULES.items():
-        assert f"{rule}: {what}" in RULE_HELP and f"{rule}: {what}" in str(raised.value)
+    for rule, words in RULES.items():
+        told = f"{rule}: {words.what}"
+        assert told in RULE_HELP and told in str(raised.value)

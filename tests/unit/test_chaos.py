@@ -49,7 +49,7 @@ def test_every_strike_falls_once_before_one_falls_twice() -> None:
     assert [event.number for event in events] == list(range(1, len(STRIKES) + 6))
     first = [(e.victim, e.signal, e.lasts_s is None) for e in events[: len(STRIKES)]]
     assert set(first) == {(s.victim, s.signal, s.lasts_s is None) for s in STRIKES}
-    assert {event.settled for event in events} == {True, False}
+    assert {event.recovered for event in events} == {True, False}
     assert len(plan_events(1, 3, VICTIMS)) == 3
 
 

@@ -35,7 +35,7 @@ STARTS = {
     "chaos": (["jobs/chaos.py"], "pandas"),
     "repeat": (["jobs/repeat.py"], "pandas"),
     "repeat, ray": (
-        ["jobs/repeat.py", "docs/results/libero_lite.parquet", "--worlds", "1"],
+        ["jobs/repeat.py", "docs/results/libero_lite_spatial.parquet", "--worlds", "1"],
         "ray",
     ),
     "report": (["-m", "rsd.report", "nothing"], "pandas"),

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from rsd.cluster.display import LineDisplay, LiveDisplay, Standing, make_display, panel
+from rsd.cluster.display import LineDisplay, LiveDisplay, Standing, make_display
 
 HALFWAY = Standing(
     planned=40,
@@ -49,7 +49,7 @@ def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_panel() -> None:
     assert isinstance(make_display(Console(file=StringIO())), LineDisplay)
     terminal = Console(file=StringIO(), force_terminal=True, width=100)
     assert isinstance(make_display(terminal), LiveDisplay)
-    terminal.print(panel(HALFWAY))
+    terminal.print(HALFWAY.panel())
     shown = terminal.file.getvalue()  # type: ignore[attr-defined]
     assert "6/8 (75 %)" in shown
     assert "1,000 an hour" in shown

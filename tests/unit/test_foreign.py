@@ -13,10 +13,9 @@ import pytest
 from rich.table import Table
 
 from rsd.config import parse
-from rsd.console import PLAIN
+from rsd.console import PLAIN, SafeConsole
 from rsd.errors import LONGEST, UserError, printable, unknown
 from rsd.foreign import parse_json, read_bytes, read_settings
-from rsd.terminal import SafeConsole
 
 NAMES = ["task_suite", "tasks", "trials", "arms", "policy", "rule", "assets", "output"]
 ALIAS_BOMB = "".join(

@@ -77,7 +77,7 @@ def test_a_store_that_is_away_for_a_while_loses_no_row_and_holds_nobody_up(store
     books = open_books(PATIENT)
     add(books, 0)
     wait_for(lambda: not books._outbox.waiting)
-    books.look()
+    books.catch_up()
     store.away.set()
     for trial in range(1, 5):
         started = time.monotonic()
@@ -87,7 +87,7 @@ def test_a_store_that_is_away_for_a_while_loses_no_row_and_holds_nobody_up(store
         Machine("worker", "node-1", "none", "EPYC", 16, (), "x86-64-v3")
     )  # run.json, too
     wait_for(lambda: store.tries >= 5)
-    books.look()
+    books.catch_up()
     assert books.recorded() == {key(0)} and books.waiting == 4
     store.away.clear()
     books.close()
@@ -110,7 +110,7 @@ def test_a_store_that_stays_away_is_given_up_with_the_number_of_lost_episodes(
 
     def given_up() -> bool:
         try:
-            books.look()
+            books.catch_up()
         except CannotWriteError:
             return True
         return False

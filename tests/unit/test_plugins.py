@@ -110,12 +110,26 @@ def test_a_plugins_identity_is_its_source(tmp_path: Path) -> None:
         ("my_policies:number", "is a int, no factory"),
         ("my_policies:two", r"cannot be called as two\(device\)"),
         ("my_policies:Wrong", "`info` is a str"),
-        ("wsx://host:1", "unknown policy scheme 'wsx'"),
+        (
+            "wsx://host:1",
+            "unknown policy scheme 'wsx'; did you mean 'ws'.*ws://HOST:PORT, a server",
+        ),
     ],
 )
 def test_a_spec_that_names_no_policy_is_refused_with_a_reason(spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         inspect_policy(spec)
+
+
+def test_a_bundled_name_is_no_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "libero").mkdir()
+    (tmp_path / "libero" / "config.json").write_text('{"architecture": "mine"}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(models.ARCHITECTURES, "mine", toy.FAMILY)
+    assert models.family_of("libero") is small_vla.FAMILY
+    assert models.family_of("./libero") is toy.FAMILY
 
 
 def test_a_factory_that_makes_no_policy_is_refused() -> None:

@@ -8,7 +8,7 @@ from rsd.config import parse
 from rsd.envs import assets
 from rsd.envs.assets import resolve
 from rsd.errors import UserError
-from rsd.models import inspect_policy
+from rsd.models import PolicyInfo, inspect_policy
 from rsd.models.small_vla.checkpoint import bundled, inspect
 from rsd.outputs import lasting
 from rsd.preflight import check_output, open_books, output_of, prepare
@@ -42,8 +42,48 @@ def test_in_an_uploaded_working_folder_an_output_lies_below_the_home_folder(
 
 
 def test_a_regression_arm_needs_a_policy_that_has_the_head() -> None:
-    with pytest.raises(UserError, match=r"policy 'toy' decodes .*regression head"):
+    with pytest.raises(UserError, match=r"policy 'toy' decodes .* only; leave the arm out"):
         prepare(parse([*TOY, "run", "--arms", "regression"]))
+
+
+def told_of(monkeypatch: pytest.MonkeyPatch, info: PolicyInfo) -> None:
+    """Whatever policy is named, that is known of it."""
+    monkeypatch.setattr("rsd.preflight.inspect_policy", lambda spec: info)
+
+
+def test_a_mode_that_a_policy_lacks_comes_with_the_way_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told_of(monkeypatch, PolicyInfo(modes=("regression",), other_modes="`rsd train` brings heads"))
+    with pytest.raises(
+        UserError, match=r"decodes regression only; .* \(`rsd train` brings heads\)"
+    ):
+        prepare(parse([*TOY, "run", "--arms", "speculative"]))
+
+
+def test_without_named_arms_a_policy_is_evaluated_in_what_it_decodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told_of(monkeypatch, PolicyInfo(modes=("regression",)))
+    assert list(prepare(parse([*TOY, "run"])).arms) == ["regression"]
+    with pytest.raises(UserError, match="decodes regression only"):
+        prepare(parse([*TOY, "run", "--use-speculative-decoding", "true"]))
+
+
+def test_a_policy_is_not_sent_to_a_suite_that_it_cannot_act_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told_of(monkeypatch, PolicyInfo(suites=("libero_goal",), suites_only=True))
+    with pytest.raises(UserError, match=r"no statistics of 'toy'.* those of libero_goal"):
+        prepare(parse([*TOY, "run", "--arms", "native"]))
+
+
+def test_a_policy_whose_name_may_move_is_evaluated_and_recorded_by_its_pinned_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told_of(monkeypatch, PolicyInfo(pinned="hf://owner/name@0123"))
+    run = prepare(parse([*TOY, "run", "--arms", "native"]))
+    assert run.config.policy.policy == "hf://owner/name@0123"
 
 
 def test_an_expert_arm_needs_suites_that_an_expert_solves() -> None:
@@ -156,3 +196,15 @@ def test_assets_that_cannot_be_looked_at_are_told(
     monkeypatch.setattr("os.scandir", refuse)
     with pytest.raises(UserError, match=r"cannot use the assets: .*Permission denied"):
         resolve(str(tmp_path), ["libero_spatial"])
+
+
+def test_arms_that_are_asked_for_are_never_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left out, they are what the policy can; named, they are refused where it cannot."""
+    (tmp_path / "a_policy_without_codes.py").write_text("def make(device):\n    return print\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = ["--policy", "a_policy_without_codes:make", "--task-suite", "toy"]
+    assert list(prepare(parse(own)).arms) == ["native"]
+    with pytest.raises(UserError, match="arm 'autoregressive'"):
+        prepare(parse([*own, "--arms", "autoregressive", "speculative"]))

@@ -122,12 +122,15 @@ def test_an_environment_that_is_there_keeps_its_python(tmp_path: Path) -> None:
 # --- a wheel -----------------------------------------------------------------------------------
 
 
+EXTRAS = ("requirements-remote.txt", "requirements-openvla.txt")
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a wheel of this checkout holds, unpacked as an installer does, inside somebody else's
     repository."""
     source, elsewhere = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("elsewhere")
-    for name in ("pyproject.toml", "requirements.txt", "requirements-remote.txt", "LICENSE"):
+    for name in ("pyproject.toml", "requirements.txt", *EXTRAS, "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "rsd", source / "rsd", ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
@@ -146,7 +149,7 @@ def test_a_wheel_asks_for_the_direct_requirements_and_brings_the_command(install
     always = [str(pin) for pin in asked if pin.marker is None]
     assert always == [str(pin) for pin in requirements("requirements.txt")]
     extra = [f"{pin.name}{pin.specifier}" for pin in asked if pin.marker is not None]
-    assert extra == [str(pin) for pin in requirements("requirements-remote.txt")]
+    assert sorted(extra) == sorted(str(pin) for name in EXTRAS for pin in requirements(name))
     (entry,) = distribution.entry_points
     assert (entry.name, entry.value) == ("rsd", "rsd.commands:main")
     assert distribution.version == rsd.__version__

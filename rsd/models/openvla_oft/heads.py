@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsd.models.code_layers import LayerHeads
 from rsd.models.openvla_oft.config import ACTION_DIM, OFTConfig
 
 
@@ -76,21 +77,6 @@ class CodeEmbedding(nn.Module):
         """Codes (B, n, P, tokens) of layers first.. -> (B, n, P, W)."""
         rows = codes + self.offsets[first : first + codes.shape[1], None]
         return F.embedding(rows, self.weight).sum(dim=-2)
-
-
-class LayerHeads(nn.Module):
-    """A linear map for each code layer, several layers at once."""
-
-    def __init__(self, layers: int, inputs: int, outputs: int) -> None:
-        super().__init__()
-        bound = inputs**-0.5
-        self.weight = nn.Parameter(torch.empty(layers, inputs, outputs).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(layers, 1, outputs))
-
-    def forward(self, x: Tensor, first: int) -> Tensor:
-        """(n, N, inputs) for layers first.. -> (n, N, outputs)."""
-        layers = slice(first, first + len(x))
-        return torch.baddbmm(self.bias[layers], x, self.weight[layers])
 
 
 class CodeHeads(nn.Module):

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsd.errors import UserError
 from rsd.models.openvla_oft.config import OFTConfig, TowerConfig
+
+try:
+    import timm
+except (ImportError, RuntimeError) as error:  # the latter from a torchvision of another build
+    raise UserError(
+        f"OpenVLA-OFT's towers need timm, which does not import here: {error}; install it with a "
+        "torchvision of torch's own build: pip install -r requirements-openvla.txt, or "
+        "pip install 'rsd[openvla]'"
+    ) from error
 
 CHANNELS = 6  # of an image: three normalised for DINOv2, then the same three for SigLIP
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rsd.models.seam import Family, PolicyInfo
-from rsd.models.small_vla.checkpoint import ARCHITECTURE, bundled, inspect
+from rsd.models.small_vla.checkpoint import ARCHITECTURE, bundled, for_suites, inspect
 from rsd.types import Mode, Policy
 
-__all__ = ["ARCHITECTURE", "FAMILY"]
+__all__ = ["ARCHITECTURE", "FAMILY", "bundled", "for_suites"]
 
 _MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel")
 
@@ -20,6 +20,7 @@ def _inspect(spec: str) -> PolicyInfo:
         found.layers,
         found.images,
         found.suites,
+        other_modes="`rsd train` gives one a regression head by default",
     )
 
 
@@ -30,5 +31,7 @@ def _load(spec: str, deterministic: bool, device: str) -> Policy:
 
 
 FAMILY = Family(
-    f"a bundled policy ({', '.join(bundled())}) or a checkpoint's folder", _inspect, _load
+    f"the name of a bundled policy ({', '.join(bundled())}) or the folder of a checkpoint",
+    _inspect,
+    _load,
 )

@@ -112,7 +112,7 @@ def check_images(images: ImageSpec) -> None:
 
 
 def tensors(config: SmallVLAConfig, images: ImageSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the tensors of a SmallVLA (rsd/models/small_vla.py; the tests compare),
+    """Names and shapes of the tensors of a SmallVLA (model.py; the tests compare),
     one at a time: sizes out of a file may ask for more than fits anywhere."""
     tokeniser, target, draft = config.tokeniser, config.target, config.draft
     steps, dims, layers, levels = (

@@ -1,9 +1,11 @@
-"""`rsd benchmark tokeniser`: a truncation table for every setting."""
+"""`rsd benchmark`: a truncation table for every setting; and what cannot be measured."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+
+import pytest
 
 from rsd.commands import call
 from tests.made_up_demonstrations import made_up_demonstration, made_up_folder
@@ -26,3 +28,10 @@ def test_tokeniser_settings_are_compared_on_the_same_chunks(tmp_path: Path) -> N
             assert errors == sorted(errors, reverse=True), name
     dead = rows["chosen, naive"][1:]  # every layer but the first says the same, always
     assert {(row["used_levels"], row["off_majority"]) for row in dead} == {(1.0, 0.0)}
+
+
+def test_what_is_no_model_of_codes_has_no_modes_to_compare(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call("benchmark", ["decoding", "--policy", "toy"]) == 2
+    assert "--policy toy: it is no model of codes" in capsys.readouterr().err

@@ -1,0 +1,41 @@
+"""OpenVLA-OFT as a family of policies. No torch until one is loaded."""
+
+from __future__ import annotations
+
+from rsd.models.openvla_oft.description import ARCHITECTURE, MODEL_TYPE
+from rsd.models.openvla_oft.folder import inspect
+from rsd.models.openvla_oft.hub import SCHEME
+from rsd.models.seam import Family
+from rsd.types import ImageSpec, Policy
+
+__all__ = ["ARCHITECTURE", "FAMILY", "MODEL_TYPE", "SCHEME"]
+
+
+def _load(spec: str, deterministic: bool, device: str) -> Policy:
+    """In bfloat16 on a GPU. On a CPU in float32, and if `deterministic` with a copy in double
+    precision that settles near ties; a model of full size has no room for one on a GPU."""
+    import torch
+
+    from rsd.models.code_policy import CodePolicy
+    from rsd.models.openvla_oft.code_model import OFTCodeModel
+    from rsd.models.openvla_oft.folder import describe
+    from rsd.models.openvla_oft.loading import load_model
+
+    on_cpu = device == "cpu"
+    checkpoint, images = describe(spec), ImageSpec()
+    loaded = load_model(checkpoint, device, torch.float32 if on_cpu else torch.bfloat16)
+    model = OFTCodeModel(loaded.model, checkpoint, images, device)
+    return CodePolicy(
+        model,
+        images,
+        loaded.sha256,
+        chunk_steps=checkpoint.config.tokeniser.steps,
+        precise=model.doubled() if deterministic and on_cpu else None,
+    )
+
+
+FAMILY = Family(
+    f"a folder of OpenVLA-OFT's, or one of the hub: {SCHEME}://owner/name[@revision]",
+    inspect,
+    _load,
+)
