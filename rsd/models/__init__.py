@@ -48,7 +48,8 @@ def family_of(spec: str) -> Family:
         return NAMES[spec]
     if scheme := re.match(_SCHEME, spec):
         if scheme[1] not in SCHEMES:
-            raise unknown("policy scheme", scheme[1], SCHEMES)
+            known = {name: family.forms for name, family in SCHEMES.items()}
+            raise unknown("policy scheme", scheme[1], known)
         return SCHEMES[scheme[1]]
     if re.fullmatch(_PLUGIN, spec):
         return plugin.FAMILY

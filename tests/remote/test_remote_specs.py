@@ -77,7 +77,7 @@ def test_a_spec_that_means_nothing_is_refused_in_a_sentence(spec: str, message: 
 
 def test_every_scheme_shows_its_form() -> None:
     for scheme in ("ws://", "vla-eval://", "groot://", "http://"):
-        assert f"{scheme}HOST:PORT" in forms()
+        assert f"; {scheme}HOST:PORT" in forms()
 
 
 CODECS = {"openpi": openpi, "vla-eval": vla_eval, "groot": groot}

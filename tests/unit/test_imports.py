@@ -35,6 +35,7 @@ LINES = (
     ),
     Line(("rsd.models.small_vla",), ("rsd/models/", "rsd/training/")),
     Line(("robosuite", "libero", "mujoco"), ("rsd/envs/", "rsd/experts/")),
+    Line(("websockets", "msgpack", "zmq", "httpx"), ()),  # an extra: rsd.models.remote.wire.library
 )
 
 # Loaded by every environment worker (about 300 MB and seconds each, were torch among it), or by
@@ -142,6 +143,7 @@ def test_a_command_starts_without_ray_and_torch(path: str) -> None:
         ("rsd/envs/toy.py", "from rsd import cluster"),
         ("rsd/cluster/session.py", "from rsd.commands import call"),
         ("jobs/evaluate.py", "import ray"),
+        ("rsd/models/remote/openpi.py", "import msgpack"),
         ("rsd/plan.py", "from rsd.models.small_vla import checkpoint"),
     ],
 )

@@ -110,7 +110,10 @@ def test_a_plugins_identity_is_its_source(tmp_path: Path) -> None:
         ("my_policies:number", "is a int, no factory"),
         ("my_policies:two", r"cannot be called as two\(device\)"),
         ("my_policies:Wrong", "`info` is a str"),
-        ("wsx://host:1", "unknown policy scheme 'wsx'; did you mean 'ws'"),
+        (
+            "wsx://host:1",
+            "unknown policy scheme 'wsx'; did you mean 'ws'.*ws://HOST:PORT, a server",
+        ),
     ],
 )
 def test_a_spec_that_names_no_policy_is_refused_with_a_reason(spec: str, message: str) -> None:

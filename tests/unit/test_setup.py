@@ -227,3 +227,10 @@ def test_all_that_the_requirements_bring_along_is_pinned_and_installed_as_pinned
                     waiting.append(below)
     assert not unpinned
     assert len(seen) > 150
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """pytest imports those of folders that are no packages by their name alone."""
+    folders = [path.parent for path in (ROOT / "tests").rglob("__init__.py")]
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if path.parent not in folders]
+    assert len({path.name for path in files}) == len(files) > 50
