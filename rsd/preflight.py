@@ -32,6 +32,11 @@ class RunPlan(Plan):
     assets: ResolvedAssets
     renderer: str
 
+    @property
+    def batch_size(self) -> int:
+        """Requests that a replica may decode together."""
+        return self.config.cluster.max_batch_size if self.policy.batches else 1
+
 
 def prepare(config: EvaluateConfig) -> RunPlan:
     """Check a configuration against this machine; writes nothing but the asset cache.

@@ -40,7 +40,7 @@ def wishes_of(run: RunPlan) -> Wishes:
         cluster.replicas if run.asks_policy else 0,
         0.0 if gpus is None and run.policy.elsewhere else gpus,
         cluster.worker_memory_gb,
-        cluster.max_batch_size,
+        run.batch_size,
         grows=cluster_address() is not None,
     )
 

@@ -96,7 +96,7 @@ class Replicas:
             deterministic=policy.deterministic,
             device="cuda" if footprint.gpus else "cpu",
             limits=BatchLimits(
-                cluster.max_batch_size, cluster.max_wait_ms / 1000, cluster.decode_limit_s / 2
+                self._run.batch_size, cluster.max_wait_ms / 1000, cluster.decode_limit_s / 2
             ),
             decode_limit_s=cluster.decode_limit_s,
         )

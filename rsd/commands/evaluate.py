@@ -87,10 +87,13 @@ def _training(run: RunPlan) -> str:
     """What the policy was trained on, and what it has never seen."""
     known = run.policy.suites
     if not known:
-        return ""
+        return _CLIPS if run.policy.clips else ""
     new = [suite for suite in run.config.episodes.task_suite if suite not in known]
     never = f", never on {', '.join(new)}" if new else ""
-    return f", trained on {', '.join(known)}{never}"
+    return f", trained on {', '.join(known)}{never}{_CLIPS if run.policy.clips else ''}"
+
+
+_CLIPS = ", whose actions are cut off at -1 and 1"
 
 
 def _forecast_lines(run: RunPlan) -> list[str]:

@@ -141,7 +141,7 @@ def _reason(error: Exception) -> str:
 def inspect(spec: str) -> PolicyInfo:
     """What a plug-in tells of itself. Raises UserError for one that is no plug-in."""
     module, factory = _factory(spec)
-    info = getattr(factory, "info", PolicyInfo())
+    info = getattr(factory, "info", PolicyInfo(batches=hasattr(factory, "batch")))
     if not isinstance(info, PolicyInfo):
         raise UserError(
             f"policy {spec!r}: `info` is a {type(info).__name__}, not an rsd.models.PolicyInfo"

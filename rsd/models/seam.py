@@ -19,6 +19,8 @@ class PolicyInfo:
     images: ImageSpec = field(default_factory=ImageSpec)
     suites: tuple[str, ...] = ()  # that it was trained on; empty: not known
     suites_only: bool = False  # whether it cannot act on any other
+    batches: bool = True  # answers several requests sooner together than one after the other
+    clips: bool = False  # what its actions have beyond [-1, 1] is cut off and counted, not refused
     memory_bytes: int | None = None  # of a replica, on its device; None: not known
     pinned: str = ""  # names the same for good, where its spec may come to name another
     other_modes: str = ""  # how one of its family comes to decode those that it lacks

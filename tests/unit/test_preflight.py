@@ -208,3 +208,15 @@ def test_arms_that_are_asked_for_are_never_exchanged(
     assert list(prepare(parse(own)).arms) == ["native"]
     with pytest.raises(UserError, match="arm 'autoregressive'"):
         prepare(parse([*own, "--arms", "autoregressive", "speculative"]))
+
+
+def test_a_policy_that_answers_one_by_one_is_asked_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_slow_policy.py").write_text("def make(device):\n    return print\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sizes = {
+        policy: prepare(parse(["--policy", policy, "--task-suite", "toy"])).batch_size
+        for policy in ("toy", "a_slow_policy:make")
+    }
+    assert sizes["toy"] > 1 and sizes["a_slow_policy:make"] == 1

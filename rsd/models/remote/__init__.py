@@ -70,6 +70,7 @@ def inspect(spec: str) -> PolicyInfo:
         sha256=server.sha256,
         chunk_steps=settled.replan or settled.chunk,
         images=settled.images,
+        clips=settled.range == "clip",
         elsewhere=True,
         says=json.dumps(server.metadata, sort_keys=True),
     )
