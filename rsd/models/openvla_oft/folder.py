@@ -4,7 +4,8 @@
   `lora_adapter/` beside them or instead; one `action_head--*`, one `proprio_projector--*`,
   statistics, tokeniser and processor;
 - trained by RSD: `config.json` that names the base, `heads.safetensors` with all that the base does
-  not have, and `lora_adapter/` where the backbone was trained too.
+  not have and what stands for what it has, and `lora_adapter/` where the language model was changed
+  by LoRA.
 
 Either may be a folder or an id of the hub.
 """
@@ -40,6 +41,7 @@ INDEX, SINGLE, SHARD = (
 ADAPTER = "lora_adapter/adapter_model.safetensors"
 ADAPTER_CONFIG = "lora_adapter/adapter_config.json"
 HEADS = "heads.safetensors"
+L1_HEAD = "target.l1_head."  # tensors in it begin so
 PARTS = {names.ACTION_HEAD: "action_head--", names.PROPRIO: "proprio_projector--"}
 _UNSUPPORTED = {
     "noisy_action_projector--": "a diffusion head",
@@ -89,7 +91,8 @@ class Checkpoint:
     @property
     def regresses(self) -> bool:
         """Whether actions come from an action head, not from the language model's own."""
-        return names.ACTION_HEAD in self.parts
+        trained = self.heads.tensors if self.heads else ()
+        return names.ACTION_HEAD in self.parts or any(n.startswith(L1_HEAD) for n in trained)
 
     @property
     def parameters(self) -> int:
