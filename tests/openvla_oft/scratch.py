@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,9 @@ def started(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return torch.full_like(tensor, whole) if tensor.ndim < 2 else 0.3 * tensor
     if name.endswith("pos_embed"):
         return 0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
-    last = name.endswith(("attn.proj.weight", "mlp.fc2.weight", "o_proj.weight", "down_proj.weight"))
+    last = name.endswith(
+        ("attn.proj.weight", "mlp.fc2.weight", "o_proj.weight", "down_proj.weight")
+    )
     return tensor * (0.4 if last else 1.0)
 
 
