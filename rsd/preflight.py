@@ -150,6 +150,7 @@ def run_record(run: RunPlan) -> dict[str, Any]:
         "planned_episodes": len(run.keys),
         "execution": execution(run),
         "checkpoint_sha256": run.policy.sha256,
+        "settles_on_gpu": run.policy.settles_on_gpu,
         "assets": run.assets.name,
         "assets_fingerprint": run.assets.fingerprint,
         "renderer": run.renderer,

@@ -21,6 +21,9 @@ class PolicyInfo:
     suites_only: bool = False  # whether it cannot act on any other
     memory_bytes: int | None = None  # of a replica, on its device; None: not known
     pinned: str = ""  # names the same for good, where its spec may come to name another
+    settles_on_gpu: bool = (
+        True  # greedy answers depend on the request alone there, too, if asked to
+    )
     other_modes: str = ""  # how one of its family comes to decode those that it lacks
 
 

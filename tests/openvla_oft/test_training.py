@@ -46,7 +46,6 @@ HOW = OFTTrainConfig(
 NEEDS_PEFT = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="low-rank changes are trained by peft"
 )
-BACKBONES = ["frozen", pytest.param("lora", marks=NEEDS_PEFT), "all"]
 
 
 @pytest.fixture(scope="module")
@@ -91,39 +90,65 @@ def run(job: TrainJob, die_at: tuple[str, int] | None = None) -> list[Progress]:
     return reports
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_what_is_trained_acts_in_every_mode(
-    backbone: str, base: Path, data: Path, tmp_path: Path
-) -> None:
-    reports = run(job_of(base, data, tmp_path / "policy", backbone=backbone))
+@pytest.fixture(scope="module")
+def frozen(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Heads on a frozen backbone."""
+    output = tmp_path_factory.mktemp("frozen") / "policy"
+    reports = run(job_of(base, data, output))
     assert {report.phase for report in reports} == {"target", "teach", "draft"}
-    info = inspect_policy(str(tmp_path / "policy"))
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy of which everything was trained."""
+    output = tmp_path_factory.mktemp("whole") / "policy"
+    run(job_of(base, data, output, backbone="all", l1_head=True))
+    return output
+
+
+@pytest.fixture(scope="module")
+def lowered(
+    base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, openvla_oft.OFTLearner]:
+    """A policy with low-rank changes, and the model as it was trained."""
+    output, kept, save = tmp_path_factory.mktemp("lora") / "policy", [], openvla_oft.save
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            openvla_oft, "save", lambda made, *more: kept.append(made) or save(made, *more)
+        )
+        run(job_of(base, data, output, backbone="lora"))
+    return output, kept[0]
+
+
+@pytest.mark.parametrize("kind", ["frozen", pytest.param("lowered", marks=NEEDS_PEFT), "whole"])
+def test_what_is_trained_acts_in_every_mode(kind: str, request: pytest.FixtureRequest) -> None:
+    made = request.getfixturevalue(kind)
+    output = made[0] if kind == "lowered" else made
+    info = inspect_policy(str(output))
     assert info.modes == ("speculative", "autoregressive", "parallel", "regression")
-    policy = load_policy(str(tmp_path / "policy"), deterministic=False, device="cpu")
+    policy = load_policy(str(output), deterministic=False, device="cpu")
     chunks = {mode: policy.act(requests(Decoding(mode), 3)) for mode in info.modes}
     for plain, drafted in zip(chunks["autoregressive"], chunks["speculative"], strict=True):
         assert plain.actions.shape == (8, 7) and np.isfinite(plain.actions).all()
         assert np.array_equal(plain.codes, drafted.codes)
 
 
-def test_a_frozen_backbone_stays_the_bases(base: Path, data: Path, tmp_path: Path) -> None:
-    run(job_of(base, data, tmp_path / "policy"))
-    written = load_file(tmp_path / "policy" / "heads.safetensors")
+def test_a_frozen_backbone_stays_the_bases(frozen: Path, base: Path) -> None:
+    written = load_file(frozen / "heads.safetensors")
     assert all(name.startswith(openvla_oft.OWN) for name in written)
     before = load_model(folder.describe(str(base)), "cpu", torch.float32).model.state_dict()
-    now = load_model(folder.describe(str(tmp_path / "policy")), "cpu", torch.float32).model
+    now = load_model(folder.describe(str(frozen)), "cpu", torch.float32).model
     for name, tensor in now.state_dict().items():
         expected = written if name in written else before
         assert torch.equal(tensor, expected[name]), name
 
 
-def test_a_backbone_that_was_trained_stands_for_the_bases(
-    base: Path, data: Path, tmp_path: Path
-) -> None:
-    run(job_of(base, data, tmp_path / "policy", backbone="all", l1_head=True))
-    written = load_file(tmp_path / "policy" / "heads.safetensors")
-    before = load_model(folder.describe(str(base)), "cpu", torch.float32).model.state_dict()
-    now = load_model(folder.describe(str(tmp_path / "policy")), "cpu", torch.float32).model
+def test_a_backbone_that_was_trained_stands_for_the_bases(whole: Path, base: Path) -> None:
+    written = load_file(whole / "heads.safetensors")
+    described, plain = folder.describe(str(whole)), folder.describe(str(base))
+    before = load_model(plain, "cpu", torch.float32).model.state_dict()
+    now = load_model(described, "cpu", torch.float32).model
     for name in (
         "target.llama.layers.0.self_attn.q_proj.weight",
         "vision_backbone.featurizer.patch_embed.proj.weight",
@@ -132,53 +157,40 @@ def test_a_backbone_that_was_trained_stands_for_the_bases(
     ):
         assert torch.equal(now.state_dict()[name], written[name])
         assert not torch.equal(written[name], before[name]), name
+    assert described.parameters == sum(t.numel() for t in now.state_dict().values())
 
 
 @NEEDS_PEFT
 def test_low_rank_changes_are_loaded_as_they_were_trained(
-    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lowered: tuple[Path, openvla_oft.OFTLearner], base: Path, data: Path, tmp_path: Path
 ) -> None:
-    kept = []
-    monkeypatch.setattr(
-        openvla_oft, "save", lambda learner, *rest: (kept.append(learner), save(learner, *rest))
-    )
-    save = openvla_oft_save
-    job = job_of(base, data, tmp_path / "policy", backbone="lora")
-    run(job)
-    (learner,) = kept
-    told = json.loads((tmp_path / "policy" / "lora_adapter" / "adapter_config.json").read_text())
+    output, learner = lowered
+    told = json.loads((output / "lora_adapter" / "adapter_config.json").read_text())
     assert told["r"] == 4
-    examples = openvla_oft.examples(job)
+    examples = openvla_oft.examples(job_of(base, data, tmp_path))
     seen = (examples.images[:3], examples.words[:3], examples.proprio[:3])
-    loaded = load_model(folder.describe(str(job.output)), "cpu", torch.float32).model
+    loaded = load_model(folder.describe(str(output)), "cpu", torch.float32).model
     with torch.no_grad():
         trained = logits_of(learner.model, *learner.seen(*seen))
         again = logits_of(loaded, *learner.seen(*seen))
     torch.testing.assert_close(trained, again, rtol=1e-4, atol=1e-5)
 
 
-openvla_oft_save = openvla_oft.save
-
-
 def logits_of(model: Any, patches: torch.Tensor, inputs: Any) -> torch.Tensor:
     return model.target.parallel_logits(model.context(patches, inputs))
 
 
-@pytest.mark.parametrize("backbone", ["frozen", "all"])
-def test_a_training_killed_in_either_phase_goes_on_to_the_same_heads(
-    backbone: str, base: Path, data: Path, tmp_path: Path
+def test_a_training_killed_in_either_phase_goes_on_to_the_same_weights(
+    whole: Path, base: Path, data: Path, tmp_path: Path
 ) -> None:
-    run(job_of(base, data, tmp_path / "whole", backbone=backbone))
-    job = job_of(base, data, tmp_path / "killed", backbone=backbone)
+    job = job_of(base, data, tmp_path / "killed", backbone="all", l1_head=True)
     for die_at in (("target", 4), ("teach", 0)):
         with pytest.raises(Killed):
             run(dataclasses.replace(job, resume=job.output.exists()), die_at)
         assert not (job.output / "heads.safetensors").exists()
     run(dataclasses.replace(job, resume=True))
-    whole, resumed = (
-        (path / "heads.safetensors").read_bytes() for path in (tmp_path / "whole", job.output)
-    )
-    assert whole == resumed
+    one, other = ((path / "heads.safetensors").read_bytes() for path in (whole, job.output))
+    assert one == other
 
 
 @pytest.mark.parametrize("cache_gb", [0.0, 1.0])
@@ -260,7 +272,6 @@ def test_demonstrations_of_a_suite_without_statistics_are_refused(
         run(job_of(other, data, tmp_path / "policy"))
 
 
-def test_heads_are_no_base(base: Path, data: Path, tmp_path: Path) -> None:
-    run(job_of(base, data, tmp_path / "policy"))
+def test_heads_are_no_base(frozen: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has heads already"):
-        run(job_of(tmp_path / "policy", data, tmp_path / "again"))
+        run(job_of(frozen, data, tmp_path / "again"))

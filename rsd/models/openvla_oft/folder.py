@@ -97,9 +97,15 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         """Numbers in its tensors, low-rank changes aside: they are added to others."""
-        heads = [self.heads] if self.heads else []
-        files = [*(file for files in self.parts.values() for file in files), *heads]
-        return sum(math.prod(each.shape) for file in files for each in file.tensors.values())
+        shapes = {
+            names.in_model(part, name.removeprefix(names.WRAPPED)): each.shape
+            for part, files in self.parts.items()
+            for file in files
+            for name, each in file.tensors.items()
+        }
+        if self.heads:  # some stand for the base's
+            shapes |= {name: each.shape for name, each in self.heads.tensors.items()}
+        return sum(map(math.prod, shapes.values()))
 
     def identity(self, digests: Mapping[Path, str]) -> str:
         """sha256 over all that is read of it, given those of its files of weights. Raises UserError
@@ -137,6 +143,7 @@ def inspect(spec: str) -> PolicyInfo:
         suites_only=True,
         memory_bytes=memory_bytes(checkpoint),
         pinned=checkpoint.spec,
+        settles_on_gpu=False,  # in bfloat16 most chunks are near ties (docs/openvla_oft.md)
         other_modes=f"`rsd train --target openvla-oft --base {spec}` trains heads for codes",
     )
 
