@@ -156,6 +156,7 @@ def run_record(run: RunPlan) -> dict[str, Any]:
         "execution": execution(run),
         "checkpoint_sha256": run.policy.sha256,
         "policy_says": run.policy.says,
+        "settles_on_gpu": run.policy.settles_on_gpu,
         "assets": run.assets.name,
         "assets_fingerprint": run.assets.fingerprint,
         "renderer": run.renderer,

@@ -202,8 +202,8 @@ def gpus_of_cluster() -> float:
 
 
 def _absolute_checkpoint(spec: str | None) -> str | None:
-    """The name of a bundled one stays."""
-    if spec is None or spec in bundled():
+    """The name of a bundled one stays, and an id of the hub."""
+    if spec is None or spec in bundled() or "://" in spec:
         return spec
     return str(Path(spec).expanduser().absolute())
 
@@ -215,4 +215,5 @@ def absolute(job: TrainJob) -> TrainJob:
         data=tuple(path.expanduser().absolute() for path in job.data),
         output=job.output.expanduser().absolute(),
         start_from=_absolute_checkpoint(job.start_from),
+        base=_absolute_checkpoint(job.base),
     )

@@ -72,6 +72,11 @@ def describe(run: RunPlan, console: Console) -> None:
         f"assets   {run.assets.name}: {run.assets.reason}",
         f"renderer {run.renderer}",
     ]
+    if run.config.policy.deterministic and not run.policy.settles_on_gpu:
+        lines.append(
+            "answers  of a GPU are rounded to bfloat16 and not settled: the same in the same batch "
+            "only; those of a CPU depend on the request alone"
+        )
     if (computes := arithmetic.name()) != arithmetic.REFERENCE:
         lines.append(
             f"numbers  {computes}: not the arithmetic of other machines ({arithmetic.REFERENCE}), "

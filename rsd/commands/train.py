@@ -32,8 +32,16 @@ Examples:
   rsd train --data data/spatial --output checkpoints/wide --model.target.width 256
   rsd train --data data/spatial data/dagger --start-from checkpoints/spatial \\
       --train.steps 2000 --train.learning-rate 3e-4 --output checkpoints/better    # fine-tune
+  rsd train --target openvla-oft --base hf://moojink/openvla-7b-oft-finetuned-libero-spatial \\
+      --data data/spatial_no_noops --output checkpoints/oft      # heads of codes for the 7B model
   ray job submit --working-dir . -- python jobs/train.py --data /mnt/spatial \\
       --output /mnt/policy --workers 8
+
+With --target openvla-oft the backbone of --base stays as it is, and heads of residual codes and a
+draft are trained on it; --oft.backbone lora changes its language model, too (pip install peft), all
+trains everything, for a base that knows nothing yet. Collect for it with `rsd collect --image-size
+256 --samples 4`: frames as evaluation draws them. The base is named, not copied: evaluation needs
+it. It needs timm and a torchvision of torch's own build.
 
 Reads the HDF5 files of `rsd collect`, LIBERO's published ones and openvla-oft's *_no_noops. The
 same command trains on a CPU, on a GPU and on all GPUs of a cluster. Reports go to training.parquet
@@ -46,7 +54,7 @@ request, 130 interrupted. After 1 and 130 --resume goes on.
 
 @dataclass(frozen=True)
 class TrainCommand(TrainJob):
-    """Train SmallVLA and its draft from demonstrations."""
+    """Train a policy and its draft from demonstrations."""
 
     output: LocalFolder
     """Checkpoint folder to write; on a cluster, where every node finds it"""

@@ -23,6 +23,7 @@ class PolicyInfo:
     clips: bool = False  # what its actions have beyond [-1, 1] is cut off and counted, not refused
     memory_bytes: int | None = None  # of a replica, on its device; None: not known
     pinned: str = ""  # names the same for good, where its spec may come to name another
+    settles_on_gpu: bool = True  # greedy answers depend on the request alone there, too
     other_modes: str = ""  # how one of its family comes to decode those that it lacks
     elsewhere: bool = False  # it computes on a server, so that its replicas need no GPU
     says: str = ""  # what that server says of itself, as JSON

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
+from typing import Literal
 
+from rsd.models.openvla_oft.config import OFTDraftConfig
 from rsd.models.small_vla.architecture import SmallVLAConfig
+from rsd.rfsq_config import RFSQConfig
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,39 @@ def _check(name: str, value: object, fits: bool, wanted: str) -> None:
 
 
 @dataclass(frozen=True)
+class OFTTrainConfig:
+    """What is trained on a base of OpenVLA-OFT."""
+
+    backbone: Literal["frozen", "lora", "all"] = "frozen"
+    """frozen: only what reads and writes codes is trained; lora: low-rank changes to the language
+    model, too (needs peft); all: towers, projectors and language model, for a base that knows
+    nothing yet"""
+
+    lora_rank: int = 32
+    """Of the low-rank changes"""
+
+    l1_head: bool = False
+    """Train the published L1 head as well, on the same hidden states, for comparison"""
+
+    cache_gb: float = 8.0
+    """Memory for features of the towers, computed once where they are frozen; frames are then not
+    augmented. Where they do not fit, or with 0, frames are augmented and computed every time"""
+
+    step_width: int = 1024
+    """Of what the code heads read of a step"""
+
+    tokeniser: RFSQConfig = field(default_factory=RFSQConfig)
+    draft: OFTDraftConfig = field(default_factory=OFTDraftConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("lora_rank", "step_width"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        _check("cache_gb", self.cache_gb, 0 <= self.cache_gb < inf, "0 or more")
+
+
+@dataclass(frozen=True)
 class TrainJob:
-    """Train SmallVLA and its draft from demonstrations."""
+    """Train a policy and its draft from demonstrations."""
 
     data: tuple[Path, ...]
     """HDF5 files, or folders of them, with demonstrations: of `rsd collect`, LIBERO's published
@@ -98,6 +132,13 @@ class TrainJob:
 
     output: Path
     """Checkpoint folder to write; on a cluster, where every node finds it"""
+
+    target: Literal["small-vla", "openvla-oft"] = "small-vla"
+    """small-vla: a few million parameters, from random ones; openvla-oft: heads of residual codes
+    and a draft for the 7B model in --base"""
+
+    base: str | None = None
+    """Checkpoint of OpenVLA-OFT whose backbone is used: a folder, or hf://owner/name[@revision]"""
 
     resume: bool = False
     """Go on with an interrupted training in --output"""
@@ -124,6 +165,7 @@ class TrainJob:
 
     train: TrainConfig = field(default_factory=TrainConfig)
     model: SmallVLAConfig = field(default_factory=SmallVLAConfig)
+    oft: OFTTrainConfig = field(default_factory=OFTTrainConfig)
 
     def __post_init__(self) -> None:
         for name in ("report_every", "tokeniser_steps"):

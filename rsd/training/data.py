@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +16,6 @@ from torch import Tensor
 
 from rsd.demos import Demonstration, named_demonstrations, read_demonstrations
 from rsd.errors import UserError
-from rsd.models.small_vla.architecture import check_images
-from rsd.models.small_vla.model import word_ids
 from rsd.types import ImageSpec
 
 K = TypeVar("K")
@@ -30,9 +28,9 @@ HOLD = np.array([0, 0, 0, 0, 0, 0], dtype=np.float32)  # motion after a demonstr
 class Examples:
     """All examples of a training run, in memory. N examples; T steps a chunk."""
 
-    images: Tensor  # uint8 (N, 2, H, W, 3): agentview, wrist
-    words: Tensor  # int64 (N, MAX_WORDS)
-    proprio: Tensor  # float32 (N, 8)
+    images: Tensor  # uint8 (N, 2, H, W, 3): agentview, wrist; or features of them (N, ...)
+    words: Tensor  # int64 (N, words): the instruction, as the model reads it
+    proprio: Tensor  # float32 (N, 8), as the model reads it
     actions: Tensor  # float32 (N, T, 7): the expert's labels from this frame on
     previous: Tensor  # float32 (N, T, 7): the labels of the chunk before
     has_previous: Tensor  # bool (N,): False in the first T steps of an episode
@@ -44,8 +42,23 @@ class Examples:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether images are frames, which can be augmented."""
+        return self.images.dtype == torch.uint8
 
-def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examples:
+
+class Reader(Protocol):
+    """How a family of policies sees demonstrations."""
+
+    def check(self, demo: Demonstration, spec: ImageSpec) -> None:
+        """Raises ValueError for one that it cannot read."""
+
+    def __call__(self, demo: Demonstration, frames: np.ndarray) -> dict[str, np.ndarray]:
+        """`images`, `words` and `proprio` of `Examples`, of some frames (bool (M,))."""
+
+
+def load_examples(paths: Sequence[Path], steps: int, reader: Reader) -> Examples:
     """Read every demonstration of `paths`: files, and folders of LIBERO HDF5 files.
 
     Raises UserError for an empty folder, for frames of different sizes or settings, and whatever
@@ -58,11 +71,16 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
     digest = hashlib.sha256()
     demonstrations = 0
     for where, demo in named_demonstrations(*paths):
-        specs.setdefault(demo.images or ImageSpec(*demo.agentview.shape[1:3]), where)
-        _check_images(specs)
+        spec = demo.images or ImageSpec(*demo.agentview.shape[1:3])
+        specs.setdefault(spec, where)
+        _check_alike(specs)
+        try:
+            reader.check(demo, spec)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from error
         assets.add(demo.assets)
         task = tasks.setdefault((demo.suite, demo.task_id), len(tasks))
-        seen = _examples(demo, word_buckets, steps)
+        seen = _examples(demo, steps, reader)
         for name, values in seen.items():
             columns[name].add(values)
         count = len(seen["proprio"])
@@ -87,17 +105,11 @@ def load_examples(paths: Sequence[Path], word_buckets: int, steps: int) -> Examp
     return Examples(spec=next(iter(specs)), origin=origin, **tensors)
 
 
-def _check_images(specs: Mapping[ImageSpec, str]) -> None:
-    """Raises UserError for frames that one SmallVLA cannot read; values: a demonstration of each
-    kind."""
+def _check_alike(specs: Mapping[ImageSpec, str]) -> None:
+    """Raises UserError for frames drawn otherwise; values: a demonstration of each kind."""
     if len(specs) > 1:
         kinds = "; ".join(f"{where} has {spec}" for spec, where in specs.items())
         raise UserError(f"mixed image settings ({kinds}); train on one kind")
-    for spec, where in specs.items():
-        try:
-            check_images(spec)
-        except ValueError as error:
-            raise UserError(f"{where}: {error}; crop, scale or draw them anew") from error
 
 
 def load_chunks(paths: Sequence[Path], steps: int) -> Tensor:
@@ -146,15 +158,13 @@ class _Growing:
         return torch.from_numpy(self._array[: self._count])
 
 
-def _examples(demo: Demonstration, word_buckets: int, steps: int) -> dict[str, np.ndarray]:
+def _examples(demo: Demonstration, steps: int, reader: Reader) -> dict[str, np.ndarray]:
     chunks = chunk_labels(demo.actions, steps)
     seen = _labelled_frames(demo, steps)
     at = demo.frame_steps[seen]
     before = np.maximum(at - steps, 0)
     return {
-        "images": np.stack([demo.agentview[seen], demo.wrist[seen]], axis=1),
-        "words": np.tile(np.array(word_ids(demo.instruction, word_buckets)), (len(at), 1)),
-        "proprio": demo.proprio[at],
+        **reader(demo, seen),
         "actions": chunks[at],
         "previous": chunk_labels(_said(demo), steps)[before],
         "has_previous": at >= steps,

@@ -1,4 +1,4 @@
-"""The second phase: the draft, on frozen features, towards the target's own greedy codes.
+"""The second phase: the draft, towards the target's own greedy codes.
 
 It learns the target's choices, not the labels, because acceptance is agreement with the target
 (DESIGN 5).
@@ -18,48 +18,30 @@ from torch import Tensor, nn
 from rsd.decoding.rules import Exact
 from rsd.decoding.sequential import autoregressive
 from rsd.decoding.stopwatch import Stopwatch
-from rsd.models.small_vla.model import Features, SmallVLA
 from rsd.training.config import TrainConfig
 from rsd.training.data import Augmentation, Examples, batches, split
 from rsd.training.distributed import ALONE, Workers, check_batch
+from rsd.training.learner import Learner
 from rsd.training.metrics import Progress, Report, Validation
 from rsd.training.objective import (
     TrainingState,
     accuracy,
     check_finite,
     copy_of,
-    cross_entropy,
     majority_accuracy,
     shares,
 )
 
-AT_ONCE = 256  # examples that the teacher decides together
-REPORT_EVERY = 20  # times AT_ONCE, from report to report
+AT_ONCE = 256  # held-out examples
+REPORT_EVERY = 20  # times the examples that the teacher decides together
 BATCHES = 4  # times the target's batch size
 
 
 class View(NamedTuple):
     """Examples, seen once."""
 
-    features: Features  # half precision, on the CPU
+    known: tuple[Tensor, ...]  # what the learner keeps of them, on the CPU
     choices: Tensor  # int64 (N, T, D, L): the target's own greedy codes
-
-
-class DraftObjective(nn.Module):
-    """The loss as one module, so that its gradients can be averaged over workers."""
-
-    def __init__(self, model: SmallVLA) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, known: Features, previous: Tensor, has_previous: Tensor, codes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Features, codes (B, T, D, L) of the chunk before, the target's -> loss in nats per token,
-        logits (B, L - 1, T, D, V)."""
-        context = self.model.draft_context(Features(*known), previous, has_previous)
-        logits = self.model.draft(context, codes[..., :-2])
-        return cross_entropy(logits, codes[..., :-1]), logits
 
 
 class DraftTraining:
@@ -67,7 +49,7 @@ class DraftTraining:
 
     def __init__(
         self,
-        model: SmallVLA,
+        learner: Learner,
         examples: Examples,
         config: TrainConfig,
         device: str | torch.device = "cpu",
@@ -76,14 +58,12 @@ class DraftTraining:
         self._batch_size = BATCHES * config.batch_size
         check_batch(self._batch_size, workers.size)
         self._device = torch.device(device)
-        self.model = model.to(self._device).eval()
-        model.requires_grad_(False)
+        self.learner = learner
+        self.model = learner.model.to(self._device).eval()
         self._examples, self._config, self._workers = examples, config, workers
         self._train, self._validation = split(examples.placement, config.held_out)
-        both = [*model.draft_reader.parameters(), *model.draft.parameters()]
-        self._parameters = [parameter for parameter in both if parameter.numel()]
-        for parameter in both:  # of two layers, the draft embeds no codes; DDP would wait for them
-            parameter.requires_grad_(bool(parameter.numel()))
+        self._objective = learner.draft_objective()
+        self._parameters = [each for each in self.model.parameters() if each.requires_grad]
         self._optimiser = torch.optim.AdamW(
             self._parameters, lr=config.draft_learning_rate, weight_decay=config.weight_decay
         )
@@ -95,10 +75,11 @@ class DraftTraining:
     def run(self, report: Report, every: int = 250) -> Iterator[int]:
         """Train to the end; yields the step number after each report, a place to save or stop."""
         config, workers = self._config, self._workers
-        views = [self._teach(view, report) for view in range(config.draft_views)]
-        previous = self.model.tokeniser.encode(self._examples.previous.to(self._device)).cpu()
+        count = config.draft_views if self._examples.drawn else 1  # features always look alike
+        views = [self._teach(view, report) for view in range(count)]
+        previous = self.learner.tokeniser.encode(self._examples.previous.to(self._device)).cpu()
         majority = self._majority(views[0].choices)
-        objective = workers.wrap(DraftObjective(self.model))
+        objective = workers.wrap(self._objective)
         order = batches(self._train, self._batch_size, config.seed + 3)
         total, since, started = torch.zeros((), device=self._device), 0, time.monotonic()
         for rows in islice(order, self._step, config.draft_steps):
@@ -132,7 +113,7 @@ class DraftTraining:
         return TrainingState(
             "draft",
             self._step,
-            copy_of(self.model),
+            copy_of(self.learner.state()),
             self._optimiser.state_dict(),
             schedule=self._schedule.state_dict(),
         )
@@ -140,7 +121,7 @@ class DraftTraining:
     def load(self, state: TrainingState) -> None:
         """Go on from a saved state."""
         self._step = state.step
-        self.model.load_state_dict(state.model)
+        self.learner.load(state.model)
         self._optimiser.load_state_dict(state.optimiser)
         self._schedule.load_state_dict(state.schedule)
 
@@ -156,21 +137,26 @@ class DraftTraining:
 
     def _inputs(
         self, rows: Tensor, view: View, previous: Tensor
-    ) -> tuple[Features, Tensor, Tensor, Tensor]:
-        known = Features(*(field[rows].to(self._device).float() for field in view.features))
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+        known = tuple(_widened(field[rows].to(self._device)) for field in view.known)
         has_previous = self._examples.has_previous[rows].to(self._device)
         choices = view.choices[rows].to(self._device)
         return known, previous[rows].to(self._device), has_previous, choices
 
     @torch.no_grad()
     def _validate(self, view: View, previous: Tensor, majority: tuple[float, ...]) -> Validation:
-        inputs = self._inputs(self._validation, view, previous)
-        loss, logits = DraftObjective(self.model)(*inputs)
-        return Validation(float(loss), shares(accuracy(logits, inputs[-1][..., :-1])), majority)
+        total, right = 0.0, torch.zeros(self.learner.tokeniser.config.layers - 1)
+        for rows in self._validation.split(AT_ONCE):
+            inputs = self._inputs(rows, view, previous)
+            loss, logits = self._objective(*inputs)
+            share = len(rows) / len(self._validation)
+            total += share * float(loss)
+            right += share * accuracy(logits, inputs[-1][..., :-1]).cpu()
+        return Validation(total, shares(right), majority)
 
     def _majority(self, choices: Tensor) -> tuple[float, ...]:
         """Of the target's choices on held-out rows, by its choices in training."""
-        levels = self.model.target.levels
+        levels = self.learner.tokeniser.config.levels
         return shares(majority_accuracy(choices[..., :-1], self._train, self._validation, levels))
 
     @torch.no_grad()
@@ -180,34 +166,43 @@ class DraftTraining:
         data, config, workers = self._examples, self._config, self._workers
         generator = torch.Generator().manual_seed((config.seed << 32) + index)
         seen: list[View] = []
-        for turn, start in enumerate(range(0, len(data), AT_ONCE)):
-            rows = slice(start, start + AT_ONCE)
+        for turn, start in enumerate(range(0, len(data), self.learner.at_once)):
+            rows = slice(start, start + self.learner.at_once)
             images = data.images[rows]
-            augmentation = Augmentation.draw(
-                images.shape, config.shift, config.jitter, generator
-            )  # by everyone: the generator runs on
+            if index and data.drawn:
+                augmentation = Augmentation.draw(
+                    images.shape, config.shift, config.jitter, generator
+                )  # by everyone: the generator runs on
+                images = augmentation.apply(images)
             if turn % workers.size == workers.rank:
-                seen.append(self._view(augmentation.apply(images) if index else images, rows))
+                seen.append(self._view(images, rows))
             if workers.leads and turn % REPORT_EVERY == 0:
                 done, total = index * len(data) + start, config.draft_views * len(data)
                 report(Progress("teach", done, total, math.nan))
         parts = workers.interleaved(seen)
-        joined = (
-            torch.cat(field) for field in zip(*(part.features for part in parts), strict=True)
-        )
-        return View(Features(*joined), torch.cat([part.choices for part in parts]))
+        known = zip(*(part.known for part in parts), strict=True)
+        choices = torch.cat([part.choices for part in parts])
+        return View(tuple(torch.cat(field) for field in known), choices)
 
     def _view(self, images: Tensor, rows: slice) -> View:
-        model, data = self.model, self._examples
-        features = model.features(
-            images.to(self._device),
-            data.words[rows].to(self._device),
-            data.proprio[rows].to(self._device),
-        )
-        context = model.target_context(features)
-        layers = model.config.tokeniser.layers
+        learner, data = self.learner, self._examples
+        seen = (images, data.words[rows], data.proprio[rows])
+        known, context = learner.look(*(each.to(self._device) for each in seen))
         decoded = autoregressive(
-            model.target, context, Exact(), layers, None, Stopwatch(str(self._device))
+            learner.target,
+            context,
+            Exact(),
+            learner.tokeniser.config.layers,
+            None,
+            Stopwatch(str(self._device)),
         )
-        halves = Features(*(field.half().cpu() for field in features))
-        return View(halves, decoded.codes.cpu())
+        return View(tuple(_narrowed(field).cpu() for field in known), decoded.codes.cpu())
+
+
+def _narrowed(known: Tensor) -> Tensor:
+    """Numbers in half precision, to be kept."""
+    return known.half() if known.is_floating_point() else known
+
+
+def _widened(kept: Tensor) -> Tensor:
+    return kept.float() if kept.is_floating_point() else kept

@@ -73,9 +73,9 @@ def decayed(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def copy_of(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model, for later."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+def copy_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state of a model, for later."""
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def wants_bf16(config: TrainConfig, device: torch.device) -> bool:

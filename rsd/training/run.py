@@ -12,6 +12,8 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -19,16 +21,15 @@ import torch
 from rsd.conditions import LATER, TRAINING_PACKAGES, of_training, require_same
 from rsd.errors import UserError, writing
 from rsd.locking import LOCK_FILE, hold
-from rsd.models.small_vla import checkpoint, weights
-from rsd.models.small_vla.architecture import SmallVLAConfig
-from rsd.models.small_vla.model import SmallVLA
 from rsd.outputs import sweep, write_file
 from rsd.provenance import code, packages
+from rsd.rfsq import RFSQ
 from rsd.training import metrics
 from rsd.training.config import TrainJob
-from rsd.training.data import Examples, load_examples, split
+from rsd.training.data import Examples, split
 from rsd.training.distributed import ALONE, Workers, check_batch
 from rsd.training.draft import DraftTraining
+from rsd.training.learner import Learner, Recipe
 from rsd.training.metrics import Progress, Report, TrainingLog
 from rsd.training.objective import TrainingState, wants_bf16
 from rsd.training.target import TargetTraining
@@ -37,8 +38,18 @@ from rsd.training.tokeniser import table_lines, train_tokeniser, truncation_tabl
 STATE_FILE = "training.pt"
 STATE_FORMAT = 3
 TOKENISER_FILE = "tokeniser.json"
+CONFIG_FILE = "config.json"  # of a finished checkpoint of any family
+
+RECIPES = {"small-vla": "small_vla", "openvla-oft": "openvla_oft"}  # modules beside this one
 
 Say = Callable[[str], None]
+
+
+def recipe_of(job: TrainJob) -> Recipe:
+    """How the family of the job's target is trained."""
+    module: Any = import_module(f"rsd.training.{RECIPES[job.target]}")  # may need libraries
+    recipe: Recipe = module
+    return recipe
 
 
 @contextmanager
@@ -66,14 +77,8 @@ def check_output(job: TrainJob) -> None:
     the job builds on. Clears what a killed training left half-written."""
     output, state = job.output, job.output / STATE_FILE
     held = [path.name for path in output.iterdir() if not path.name.startswith(".")]
-    if job.draft_only and job.start_from:
-        raise UserError(
-            "--start-from starts a target, --draft-only keeps the one in --output: give one of them"
-        )
-    if job.start_from:
-        checkpoint.inspect(job.start_from)
+    recipe_of(job).check(job)
     if job.draft_only:
-        checkpoint.inspect(str(output))
         if state.exists() and not job.resume:
             raise UserError(
                 f"{output} holds an interrupted training; --resume goes on with it, without "
@@ -106,34 +111,36 @@ def train(
     Raises UserError for data or a state that cannot be trained on, and CannotWriteError, a
     UserError, where the folder has no room any more.
     """
-    job = _decided(job, device, workers)
+    recipe, device = recipe_of(job), torch.device(device)
+    bf16 = workers.from_leader(wants_bf16(job.train, device))  # one precision for all workers
+    job = replace(recipe.decided(job), train=replace(job.train, bf16=bf16))
     check_batch(job.train.batch_size, workers.size)
     if workers.from_leader(workers.leads and _finished(job)):
         return  # the leader was done when another worker died
     torch.manual_seed(job.train.seed)
-    examples = load_examples(job.data, job.model.word_buckets, job.model.tokeniser.steps)
-    origin = _origin(job, examples, command)
-    state = workers.from_leader(_read_state(job, examples) if workers.leads else None)
-    model = _model(job, examples, fresh=state is None)
+    learner, examples = recipe.learner(job, recipe.examples(job), device)
+    identity = _identity(job, examples, recipe.identity(job, learner))
+    origin = recipe.earlier(job, learner) | _origin(job, examples, command)
+    state = workers.from_leader(_read_state(job, identity) if workers.leads else None)
+    if not state and not learner.knows_tokeniser:
+        _fit_tokeniser(learner, job, examples)
     if workers.leads:
         say(f"{len(examples)} examples: {json.dumps(examples.origin)}")
         if state:
             say(f"going on from step {state.step} of the {state.phase}")
         elif not job.draft_only:
-            say(_describe_tokeniser(job, model, examples))
+            say(_describe_tokeniser(job, learner.tokeniser, examples))
     phase = state.phase if state else "draft" if job.draft_only else "target"
-    journal = Journal(job, examples, phase, state, report, workers)
+    journal = Journal(job, identity, phase, state, report, workers)
     if phase == "target":
-        target = TargetTraining(
-            model, examples, job.train, device, workers, known_proprio=job.start_from is not None
-        )
+        target = TargetTraining(learner, examples, job.train, device, workers)
         if state:
             target.load(state)
         for _ in target.run(journal.report, job.report_every, 10 * job.report_every):
             journal.keep(target)
-        weights.round_to_storage(model)
+        learner.round_to_storage()
         state = None
-    draft = DraftTraining(model, examples, job.train, device, workers)
+    draft = DraftTraining(learner, examples, job.train, device, workers)
     if state:
         draft.load(state)
     elif not job.draft_only:
@@ -146,9 +153,9 @@ def train(
             "seconds": round(journal.seconds),
             "threads": torch.get_num_threads(),
             "workers": workers.size,
-            "device": torch.device(device).type,
+            "device": device.type,
         }
-        weights.save(model.cpu(), job.output, examples.spec, origin)
+        recipe.save(learner, job, examples, origin)
         (job.output / STATE_FILE).unlink(missing_ok=True)
 
 
@@ -158,14 +165,14 @@ class Journal:
     def __init__(
         self,
         job: TrainJob,
-        examples: Examples,
+        identity: dict[str, Any],
         phase: str,
         state: TrainingState | None,
         report: Report,
         workers: Workers,
     ) -> None:
         self._path = job.output / STATE_FILE
-        self._identity = _identity(job, examples)
+        self._identity = identity
         self._every_s, self._saved = job.save_every_s, time.monotonic()
         self._started = time.monotonic() - (state.seconds if state else 0.0)
         step = state.step if state else 0
@@ -186,7 +193,7 @@ class Journal:
     def keep(self, training: TargetTraining | DraftTraining, *, now: bool = False) -> None:
         """Save the state where it is time to."""
         if self._log and (now or time.monotonic() - self._saved >= self._every_s):
-            state = dataclasses.replace(training.state(), seconds=self.seconds)
+            state = replace(training.state(), seconds=self.seconds)
             content = {
                 "format": STATE_FORMAT,
                 "identity": self._identity,
@@ -203,97 +210,26 @@ class Journal:
             self._log.close()
 
 
-def _decided(job: TrainJob, device: str | torch.device, workers: Workers) -> TrainJob:
-    """With what it leaves open: one precision for all workers, and the sizes of the checkpoint that
-    it builds on, if it builds on one.
-
-    Raises UserError for sizes that this checkpoint does not have.
-    """
-    bf16 = workers.from_leader(wants_bf16(job.train, torch.device(device)))
-    job = dataclasses.replace(job, train=dataclasses.replace(job.train, bf16=bf16))
-    base = str(job.output) if job.draft_only else job.start_from
-    if base is None:
-        return job
-    model = checkpoint.inspect(base).model
-    if job.start_from and not model.regression:  # a target can be given the head that it lacks
-        model = dataclasses.replace(model, regression=job.model.regression)
-    if job.model not in (SmallVLAConfig(), model):
-        raise UserError(f"{base} has sizes of its own; leave out --model.*, or start anew")
-    return dataclasses.replace(job, model=model)
-
-
 def _finished(job: TrainJob) -> bool:
     left = (job.output / STATE_FILE).exists()
-    return not job.draft_only and not left and (job.output / checkpoint.CONFIG_FILE).exists()
+    return not job.draft_only and not left and (job.output / CONFIG_FILE).exists()
 
 
-def _model(job: TrainJob, examples: Examples, *, fresh: bool) -> SmallVLA:
-    """The model that training starts from, or of the right shape for a saved state."""
-    if job.draft_only:
-        return _start(str(job.output), examples, job.train.held_out)
-    model = SmallVLA(job.model, examples.spec.height)
-    if job.start_from:
-        start = _start(job.start_from, examples, job.train.held_out)
-        model.load_state_dict(model.state_dict() | start.state_dict())
-    elif fresh:
-        tokeniser = train_tokeniser(
-            job.model.tokeniser,
-            examples.actions[split(examples.placement, job.train.held_out)[0]],
-            steps=job.tokeniser_steps,
-            batch_size=256,
-            seed=job.train.seed,
-        )
-        model.tokeniser.load_state_dict(tokeniser.state_dict())
-    model.tokeniser.requires_grad_(False)
-    return model
+def _fit_tokeniser(learner: Learner, job: TrainJob, examples: Examples) -> None:
+    tokeniser = train_tokeniser(
+        learner.tokeniser.config,
+        examples.actions[split(examples.placement, job.train.held_out)[0]],
+        steps=job.tokeniser_steps,
+        batch_size=256,
+        seed=job.train.seed,
+    )
+    learner.tokeniser.load_state_dict(tokeniser.state_dict())
 
 
-FAR = 10.0  # of the checkpoint's standard deviations: another unit or convention, no other task
-
-
-def _start(name: str, examples: Examples, held_out: float) -> SmallVLA:
-    """The model to go on from. Raises UserError for frames drawn otherwise than the checkpoint's,
-    for proprioception that its statistics of normalisation cannot be of, and for a validation on
-    what it has seen."""
-    model, info = weights.load_model(name)
-    least = min(_held_out(info.origin), default=held_out)
-    if held_out > least:
-        raise UserError(
-            f"--train.held-out {held_out:g}: {name} has been trained with {least:g}, so that some "
-            f"of what would be held out is known to it; give {least:g} or less"
-        )
-    if info.images != examples.spec:
-        raise UserError(
-            f"{name} reads frames drawn as {info.images}, the demonstrations hold "
-            f"{examples.spec}; train it on its own kind of frames"
-        )
-    mean, scale = model.proprio_mean, model.proprio_scale
-    seen, spread = examples.proprio.mean(dim=0), examples.proprio.std(dim=0)
-    for dim in range(len(mean)):
-        if abs(seen[dim] - mean[dim]) > FAR * scale[dim] or spread[dim] > FAR * scale[dim]:
-            raise UserError(
-                f"proprio dimension {dim} is {seen[dim]:.3g} +- {spread[dim]:.3g} in the "
-                f"demonstrations, {name} was trained on {mean[dim]:.3g} +- {scale[dim]:.3g}: "
-                "other units or conventions, or another model's statistics; train without "
-                "--start-from, or on its own kind of data"
-            )
-    return model
-
-
-def _held_out(origin: dict[str, Any]) -> Iterator[float]:
-    """Of a checkpoint's trainings, and of those of what it started from."""
-    share = origin.get("training", {}).get("held_out")
-    if share is not None:
-        yield share
-    for earlier in ("target", "started_from"):
-        if earlier in origin:
-            yield from _held_out(origin[earlier])
-
-
-def _describe_tokeniser(job: TrainJob, model: SmallVLA, examples: Examples) -> str:
+def _describe_tokeniser(job: TrainJob, tokeniser: RFSQ, examples: Examples) -> str:
     """The truncation table, to a file and for people."""
     some = examples.actions[:: max(1, len(examples) // 4000)]
-    table = truncation_table(model.tokeniser, some)
+    table = truncation_table(tokeniser, some)
     content = [dataclasses.asdict(row) for row in table]
     write_file(job.output / TOKENISER_FILE, json.dumps(content, indent=2) + "\n")
     return "what the first K layers reconstruct:\n" + "\n".join(table_lines(table))
@@ -301,12 +237,7 @@ def _describe_tokeniser(job: TrainJob, model: SmallVLA, examples: Examples) -> s
 
 def _origin(job: TrainJob, examples: Examples, command: str) -> dict[str, Any]:
     """For config.json: data, code, training."""
-    earlier = {"target": checkpoint.inspect(str(job.output)).origin} if job.draft_only else {}
-    if job.start_from:
-        start = checkpoint.inspect(job.start_from)
-        earlier["started_from"] = {"sha256": start.sha256, **start.origin}
     return {
-        **earlier,
         "data": examples.origin,
         "code": code(),
         "training": {**dataclasses.asdict(job.train), "tokeniser_steps": job.tokeniser_steps},
@@ -314,21 +245,19 @@ def _origin(job: TrainJob, examples: Examples, command: str) -> dict[str, Any]:
     }
 
 
-def _identity(job: TrainJob, examples: Examples) -> dict[str, Any]:
+def _identity(job: TrainJob, examples: Examples, family: dict[str, Any]) -> dict[str, Any]:
     """What must be the same for a state to go on."""
     settings = {
         "train": dataclasses.asdict(job.train),
-        "model": dataclasses.asdict(job.model),
-        "conventions": checkpoint.CONVENTIONS,
         "data": examples.origin["sha256"],
         "draft_only": job.draft_only,
-        "start_from": checkpoint.inspect(job.start_from).sha256 if job.start_from else None,
         "tokeniser_steps": job.tokeniser_steps,
+        **family,
     }
     return of_training(settings, packages(TRAINING_PACKAGES))
 
 
-def _read_state(job: TrainJob, examples: Examples) -> TrainingState | None:
+def _read_state(job: TrainJob, identity: dict[str, Any]) -> TrainingState | None:
     """The state to go on from, if there is one."""
     path = job.output / STATE_FILE
     if not path.exists():
@@ -349,7 +278,7 @@ def _read_state(job: TrainJob, examples: Examples) -> TrainingState | None:
         )
     require_same(
         made_with,
-        _identity(job, examples),
+        identity,
         f"{path} was trained with other settings; give the same settings and data, or another "
         "--output",
         later=LATER,

@@ -1,4 +1,4 @@
-"""The first phase: towers, text encoder, target and parallel heads, on demonstrations.
+"""The first phase: all that a learner trains but its draft, on demonstrations.
 
 The target learns to repair coarse codes that are slightly off: its prefix codes carry noise, and
 the labels of finer layers are re-encoded after it (DESIGN 4).
@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from rsd.models.small_vla.model import SmallVLA
 from rsd.training.config import TrainConfig
 from rsd.training.data import Augmentation, Examples, ahead, batches, split
 from rsd.training.distributed import ALONE, Workers, check_batch
+from rsd.training.learner import Learner, Outputs
 from rsd.training.metrics import Progress, Report, Validation
 from rsd.training.objective import (
     LOADERS,
@@ -27,7 +26,6 @@ from rsd.training.objective import (
     accuracy,
     check_finite,
     copy_of,
-    cross_entropy,
     decayed,
     majority_accuracy,
     mixed,
@@ -39,53 +37,12 @@ from rsd.training.objective import (
 class Batch(NamedTuple):
     """A worker's share of a batch, on the CPU."""
 
-    images: Tensor  # uint8 (B, cameras, H, W, 3), augmented
-    words: Tensor  # int64 (B, MAX_WORDS)
+    images: Tensor  # uint8 (B, cameras, H, W, 3), augmented; or features of them
+    words: Tensor  # int64 (B, words)
     proprio: Tensor  # float32 (B, 8)
     actions: Tensor  # float32 (B, T, 7)
     shifts: Tensor  # int64 (B, T, D, L): code noise, in levels
     weight: float  # of this share's mean loss
-
-
-class Outputs(NamedTuple):
-    """What the target says, and what it should have."""
-
-    logits: Tensor  # (B, L, T, D, V)
-    labels: Tensor  # int64 (B, T, D, L), after the noise
-    loss: Tensor  # nats per token
-    parallel_loss: Tensor  # of the independent heads
-    regression_loss: Tensor  # of the regression head: mean L1 of latents; 0 without one
-
-
-class TargetObjective(nn.Module):
-    """The losses as one module, so that its gradients can be averaged over workers."""
-
-    def __init__(self, model: SmallVLA) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, images: Tensor, words: Tensor, proprio: Tensor, actions: Tensor, shifts: Tensor
-    ) -> Outputs:
-        """A batch's tensors, on the model's device."""
-        model = self.model
-        with torch.no_grad(), torch.autocast(actions.device.type, enabled=False):
-            latent = model.tokeniser.latent(actions)
-            clean = model.tokeniser.quantise(latent)
-            codes, labels = model.tokeniser.quantise_noisily(latent, shifts)
-        context = model.target_context(model.features(images, words, proprio))
-        logits, hidden = model.target(context, codes[..., :-1])
-        independent = model.independent_heads(hidden)
-        regression = torch.zeros((), device=actions.device)
-        if model.config.regression:
-            regression = F.l1_loss(model.regressed(hidden).float(), latent)
-        return Outputs(
-            logits,
-            labels,
-            cross_entropy(logits, labels),
-            cross_entropy(independent, clean),
-            regression,
-        )
 
 
 Objective = Callable[..., Outputs]
@@ -96,31 +53,24 @@ class TargetTraining:
 
     def __init__(
         self,
-        model: SmallVLA,
+        learner: Learner,
         examples: Examples,
         config: TrainConfig,
         device: str | torch.device = "cpu",
         workers: Workers = ALONE,
-        *,
-        known_proprio: bool = False,
     ) -> None:
-        """With `known_proprio` the model keeps its statistics of proprioception."""
         check_batch(config.batch_size, workers.size)
         self._device = torch.device(device)
-        self.model = model.to(self._device)
-        model.draft.requires_grad_(False)
-        model.draft_reader.requires_grad_(False)
+        self.learner = learner
+        self.model = learner.model.to(self._device)
         self._examples, self._config, self._workers = examples, config, workers
         self._train, self._validation = split(examples.placement, config.held_out)
-        if not known_proprio:
-            proprio = examples.proprio[self._train]
-            model.proprio_mean.copy_(proprio.mean(dim=0))
-            model.proprio_scale.copy_(proprio.std(dim=0).clamp(min=1e-3))
-        objective = workers.wrap(TargetObjective(model))
+        self._plain = learner.target_objective(examples.proprio[self._train])
+        objective = workers.wrap(self._plain)
         self._objective: Objective = torch.compile(objective) if config.compile else objective
-        self._average = copy_of(model)
+        self._average = copy_of(learner.state())
         self._optimiser = torch.optim.AdamW(
-            decayed(model, config.weight_decay),
+            decayed(self.model, config.weight_decay),
             lr=config.learning_rate,
             betas=(0.9, 0.95),
             fused=True,
@@ -159,31 +109,30 @@ class TargetTraining:
                 )
             yield self._step
             total, since, started = torch.zeros_like(total), 0, time.monotonic()
-        self.model.load_state_dict(self._average)
+        self.learner.load(self._average)
         self.model.eval()
 
     @torch.no_grad()
     def validate(self) -> Validation:
         """The averaged weights on held-out episodes."""
-        own = copy_of(self.model)
-        self.model.load_state_dict(self._average)
+        own = copy_of(self.learner.state())
+        self.learner.load(self._average)
         self.model.eval()
-        objective = TargetObjective(self.model)
         generator = torch.Generator().manual_seed(0)
         chosen = self._validation[torch.randperm(len(self._validation), generator=generator)[:512]]
         loss = parallel = regression = 0.0
-        right = torch.zeros(self.model.target.layers)
+        right = torch.zeros(self.learner.tokeniser.config.layers)
         for rows in chosen.split(64):
-            outputs = self._forward(objective, self._as_they_are(rows))
+            outputs = self._forward(self._plain, self._as_they_are(rows))
             share = len(rows) / len(chosen)
             loss += share * float(outputs.loss)
             parallel += share * float(outputs.parallel_loss)
             regression += share * float(outputs.regression_loss)
             right += share * accuracy(outputs.logits, outputs.labels).cpu()
         majority = self._majority(chosen)
-        self.model.load_state_dict(own)
+        self.learner.load(own)
         self.model.train()
-        if not self.model.config.regression:
+        if not self.learner.regresses:
             regression = math.nan
         return Validation(loss, shares(right), majority, parallel, regression)
 
@@ -192,7 +141,7 @@ class TargetTraining:
         return TrainingState(
             "target",
             self._step,
-            copy_of(self.model),
+            copy_of(self.learner.state()),
             self._optimiser.state_dict(),
             average=self._average,
         )
@@ -201,7 +150,7 @@ class TargetTraining:
         """Go on from a saved state."""
         self._step = state.step
         self._average = {name: tensor.to(self._device) for name, tensor in state.average.items()}
-        self.model.load_state_dict(state.model)
+        self.learner.load(state.model)
         self._optimiser.load_state_dict(state.optimiser)
 
     def _update(self, batch: Batch) -> Tensor:
@@ -219,7 +168,7 @@ class TargetTraining:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimiser.step()
         decay = min(self._config.average, (1 + self._step) / (10 + self._step))
-        _average_into(self._average, self.model, decay)
+        _average_into(self._average, self.learner.state(), decay)
         self._step += 1
         return outputs.loss.detach() * batch.weight
 
@@ -233,13 +182,16 @@ class TargetTraining:
         step, rows = numbered
         config, data = self._config, self._examples
         generator = torch.Generator().manual_seed((config.seed << 32) + step)
-        frames = torch.Size((len(rows), *data.images.shape[1:]))
-        augmentation = Augmentation.draw(frames, config.shift, config.jitter, generator)
-        shifts = _code_noise(self._codes_shape(len(rows)), config.code_noise, generator)
         part = slice(self._workers.rank, None, self._workers.size)
         mine = rows[part]
+        images = data.images[mine]
+        if data.drawn:
+            frames = torch.Size((len(rows), *images.shape[1:]))
+            augmentation = Augmentation.draw(frames, config.shift, config.jitter, generator)
+            images = augmentation.of(part).apply(images)
+        shifts = _code_noise(self._codes_shape(len(rows)), config.code_noise, generator)
         return Batch(
-            augmentation.of(part).apply(data.images[mine]),
+            images,
             data.words[mine],
             data.proprio[mine],
             data.actions[mine],
@@ -260,16 +212,18 @@ class TargetTraining:
         )
 
     def _codes_shape(self, count: int) -> torch.Size:
-        target = self.model.target
-        return torch.Size((count, target.steps, target.latent_dim, target.layers))
+        sizes = self.learner.tokeniser.config
+        return torch.Size((count, sizes.steps, sizes.latent_dim, sizes.layers))
 
     def _majority(self, validation: Tensor) -> tuple[float, ...]:
         """Of the labels of held-out rows, by the training labels."""
         rows = torch.cat([self._train, validation])
-        codes = self.model.tokeniser.encode(self._examples.actions[rows].to(self._device)).cpu()
+        codes = self.learner.tokeniser.encode(self._examples.actions[rows].to(self._device)).cpu()
         known = torch.arange(len(rows))
         train, held_out = known[: len(self._train)], known[len(self._train) :]
-        return shares(majority_accuracy(codes, train, held_out, self.model.target.levels))
+        return shares(
+            majority_accuracy(codes, train, held_out, self.learner.tokeniser.config.levels)
+        )
 
 
 def _code_noise(shape: torch.Size, probability: float, generator: torch.Generator) -> Tensor:
@@ -288,8 +242,7 @@ def _schedule(step: int, config: TrainConfig) -> float:
 
 
 @torch.no_grad()
-def _average_into(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    now = model.state_dict()
+def _average_into(average: dict[str, Tensor], now: dict[str, Tensor], decay: float) -> None:
     numbers = [name for name, tensor in now.items() if tensor.is_floating_point()]
     torch._foreach_lerp_(
         [average[name] for name in numbers], [now[name] for name in numbers], 1 - decay

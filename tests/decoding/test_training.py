@@ -29,6 +29,7 @@ from rsd.training.data import (
 from rsd.training.draft import DraftTraining
 from rsd.training.metrics import Progress
 from rsd.training.objective import majority_accuracy
+from rsd.training.small_vla import SmallVLALearner, SmallVLAReader
 from rsd.training.target import TargetTraining
 from tests.decoding.small_policy import CONFIG, IMAGES, untrained_model
 from tests.made_up_demonstrations import made_up_demonstration, made_up_folder
@@ -75,7 +76,7 @@ def _run(training: TargetTraining | DraftTraining, stop_at: int | None = None) -
 
 
 def test_the_target_learns_and_reports_held_out_accuracy_per_layer() -> None:
-    training = TargetTraining(untrained_model(), made_up_examples(), SETTINGS)
+    training = TargetTraining(SmallVLALearner(untrained_model()), made_up_examples(), SETTINGS)
     reports = _run(training)
     assert reports[-1].loss < 0.5 * reports[0].loss
     last = reports[-1].validation
@@ -89,7 +90,11 @@ def test_the_reported_loss_is_the_cross_entropy_alone() -> None:
         still = dataclasses.replace(
             SETTINGS, steps=1, learning_rate=1e-12, parallel_weight=weight, regression_weight=weight
         )
-        losses.append(_run(TargetTraining(untrained_model(), made_up_examples(), still))[0].loss)
+        losses.append(
+            _run(TargetTraining(SmallVLALearner(untrained_model()), made_up_examples(), still))[
+                0
+            ].loss
+        )
     assert losses[0] == losses[1]
 
 
@@ -104,7 +109,7 @@ def test_a_training_that_diverges_stops_before_it_is_kept(
     phase: type[TargetTraining | DraftTraining], remedy: str
 ) -> None:
     model = untrained_model()
-    training = phase(model, made_up_examples(), SETTINGS)
+    training = phase(SmallVLALearner(model), made_up_examples(), SETTINGS)
     with torch.no_grad():
         model.draft.norm.weight.fill_(float("nan"))
         model.target.code_embedding.weight.fill_(float("nan"))
@@ -115,11 +120,11 @@ def test_a_training_that_diverges_stops_before_it_is_kept(
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights() -> None:
-    whole = TargetTraining(untrained_model(), made_up_examples(), SETTINGS)
+    whole = TargetTraining(SmallVLALearner(untrained_model()), made_up_examples(), SETTINGS)
     _run(whole)
-    first = TargetTraining(untrained_model(), made_up_examples(), SETTINGS)
+    first = TargetTraining(SmallVLALearner(untrained_model()), made_up_examples(), SETTINGS)
     _run(first, stop_at=30)
-    second = TargetTraining(untrained_model(seed=9), made_up_examples(), SETTINGS)
+    second = TargetTraining(SmallVLALearner(untrained_model(seed=9)), made_up_examples(), SETTINGS)
     second.load(first.state())
     _run(second)
     for name, tensor in whole.model.state_dict().items():
@@ -127,11 +132,11 @@ def test_an_interrupted_training_goes_on_to_the_same_weights() -> None:
 
 
 def test_an_interrupted_draft_goes_on_to_the_same_weights() -> None:
-    whole = DraftTraining(untrained_model(), made_up_examples(), SETTINGS)
+    whole = DraftTraining(SmallVLALearner(untrained_model()), made_up_examples(), SETTINGS)
     _run(whole)
-    first = DraftTraining(untrained_model(), made_up_examples(), SETTINGS)
+    first = DraftTraining(SmallVLALearner(untrained_model()), made_up_examples(), SETTINGS)
     _run(first, stop_at=50)
-    second = DraftTraining(untrained_model(), made_up_examples(), SETTINGS)
+    second = DraftTraining(SmallVLALearner(untrained_model()), made_up_examples(), SETTINGS)
     second.load(first.state())
     _run(second)
     for name, tensor in whole.model.state_dict().items():
@@ -147,9 +152,9 @@ def test_a_constant_guess_is_right_where_held_out_labels_are_the_training_majori
 def test_the_draft_comes_to_agree_with_the_target() -> None:
     model = untrained_model()
     examples = made_up_examples()
-    _run(TargetTraining(model, examples, SETTINGS))
+    _run(TargetTraining(SmallVLALearner(model), examples, SETTINGS))
     target = {k: v.clone() for k, v in model.target.state_dict().items()}
-    reports = _run(DraftTraining(model, examples, SETTINGS))
+    reports = _run(DraftTraining(SmallVLALearner(model), examples, SETTINGS))
     drafts = [report for report in reports if report.phase == "draft"]
     assert drafts[-1].validation and drafts[-1].validation.accuracy[0] > 0.6
     assert drafts[-1].loss < drafts[0].loss
@@ -200,7 +205,7 @@ def test_a_placement_stays_on_its_side_whatever_else_is_trained_on(tmp_path: Pat
     few, more = folder("few", 0, range(1, 9)), folder("more", 4, range(3, 12))
     sides: dict[float, bool] = {}
     for paths in ([few], [more], [more, few], [few, more]):
-        placements = load_examples(paths, 512, 8).placement
+        placements = load_examples(paths, 8, SmallVLAReader(512)).placement
         train, validation = split(placements, 0.4)
         for rows, held_out in ((train, False), (validation, True)):
             for placement in placements[rows].tolist():
@@ -299,7 +304,7 @@ def test_a_driven_demonstration_keeps_recoveries_and_what_was_executed_before() 
     driven = np.arange(24) < 8
     executed = np.where(driven[:, None], -demo.actions, demo.actions)
     demo = dataclasses.replace(demo, driven=driven, executed_actions=executed.astype(np.float32))
-    found = _examples(demo, word_buckets=64, steps=8)
+    found = _examples(demo, 8, SmallVLAReader(64))
     kept = demo.frame_steps[demo.frame_steps >= 8]
     np.testing.assert_array_equal(found["actions"][:, 0], demo.actions[kept])
     np.testing.assert_array_equal(found["previous"][:, 0], executed[kept - 8].astype(np.float32))
@@ -311,7 +316,7 @@ def test_mixed_precision_takes_nearly_the_same_first_steps() -> None:
     for bf16 in (False, True):
         reports: list[Progress] = []
         settings = dataclasses.replace(SETTINGS, steps=3, bf16=bf16)
-        training = TargetTraining(untrained_model(), made_up_examples(), settings)
+        training = TargetTraining(SmallVLALearner(untrained_model()), made_up_examples(), settings)
         for _ in training.run(reports.append, every=1):
             pass
         losses.append([report.loss for report in reports])

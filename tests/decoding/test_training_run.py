@@ -25,6 +25,7 @@ from rsd.training.data import load_examples, split
 from rsd.training.metrics import CURVES, FILE, Progress, TrainingLog, Validation
 from rsd.training.objective import wants_bf16
 from rsd.training.run import STATE_FILE, check_output, reserved, train
+from rsd.training.small_vla import SmallVLAReader
 from rsd.training.tokeniser import train_tokeniser
 from rsd.types import ImageSpec
 from tests.decoding.small_policy import CONFIG, IMAGES, small_checkpoint, small_model
@@ -212,7 +213,7 @@ def test_an_encoder_is_not_fitted_to_what_is_held_out(
 
     monkeypatch.setattr("rsd.training.run.train_tokeniser", spy)
     _train(_job(data, tmp_path / "out"))
-    examples = load_examples([data], CONFIG.word_buckets, 8)
+    examples = load_examples([data], 8, SmallVLAReader(CONFIG.word_buckets))
     train_rows, held_out = split(examples.placement, SETTINGS.held_out)
     assert torch.equal(seen[0], examples.actions[train_rows]) and len(held_out)
 

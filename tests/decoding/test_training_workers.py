@@ -19,6 +19,7 @@ from rsd.training.data import Examples
 from rsd.training.distributed import ALONE, Workers, check_batch
 from rsd.training.draft import DraftTraining
 from rsd.training.metrics import Progress
+from rsd.training.small_vla import SmallVLALearner
 from rsd.training.target import TargetTraining
 from tests.decoding.small_policy import CONFIG, IMAGES
 from tests.decoding.test_training import made_up_examples
@@ -46,7 +47,9 @@ def _first_gradients(workers: Workers, examples: Examples) -> dict[str, Tensor |
         reports: list[Progress] = []
         torch.manual_seed(0)
         model = SmallVLA(sizes, IMAGES.height)
-        for _ in phase(model, examples, SETTINGS, "cpu", workers).run(reports.append):
+        for _ in phase(SmallVLALearner(model), examples, SETTINGS, "cpu", workers).run(
+            reports.append
+        ):
             pass
         what = f"{phase.__name__} of {sizes.tokeniser.layers} layers"
         if workers.leads:

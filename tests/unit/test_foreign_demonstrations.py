@@ -17,6 +17,7 @@ import pytest
 from rsd.demos import check_files, read_demonstrations, stored_seeds, task_file
 from rsd.errors import UserError
 from rsd.training.data import load_examples
+from rsd.training.small_vla import SmallVLAReader
 from rsd.types import ImageSpec
 from tests.made_up_demonstrations import LIBEROS, TASK, published
 from tests.unprivileged import forbidden
@@ -190,7 +191,7 @@ def test_files_of_openvla_oft_are_read(tmp_path: Path, folder: str, size: int) -
     published(path, after=False, attributes=None, size=size, names=names, edit=unsettled)
     check_files(path.parent)
     assert_paired(path, count=3, steps=40, size=size)
-    examples = load_examples([path.parent], word_buckets=64, steps=8)
+    examples = load_examples([path.parent], 8, SmallVLAReader(64))
     assert examples.spec == ImageSpec(size, size) and len(examples) == 120
     np.testing.assert_allclose(examples.proprio[:, 0], examples.actions[:, 0, 0], atol=1e-6)
 
@@ -422,7 +423,7 @@ def test_frames_of_several_sizes_are_named_by_file(tmp_path: Path) -> None:
     published(tmp_path / "a_demo.hdf5")
     published(tmp_path / "b_demo.hdf5", size=24)
     with pytest.raises(UserError, match=r"mixed image.*a_demo.*height=16.*b_demo.*height=24"):
-        load_examples([tmp_path], 64, 8)
+        load_examples([tmp_path], 8, SmallVLAReader(64))
 
 
 def test_frames_that_are_not_square_are_refused(tmp_path: Path) -> None:
@@ -432,7 +433,7 @@ def test_frames_that_are_not_square_are_refused(tmp_path: Path) -> None:
 
     published(tmp_path / "a_demo.hdf5", edit=wide)
     with pytest.raises(UserError, match=r"demo_0: images of 16 x 24 pixels: .* square"):
-        load_examples([tmp_path], 64, 8)
+        load_examples([tmp_path], 8, SmallVLAReader(64))
 
 
 # --- links and storage outside the file ------------------------------------------------------

@@ -100,6 +100,24 @@ class BlockCache:
         return k.transpose(1, 2), v.transpose(1, 2)
 
 
+@dataclass
+class TrackedCache(BlockCache):
+    """For training: what is computed with gradients stays in the graph and is not kept; what was
+    computed without is."""
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
+        """As `BlockCache.update`; with gradients, slots behind the pass are zero."""
+        if not torch.is_grad_enabled():
+            return super().update(keys, values, layer)
+        before = self.entries[layer, :, :, : self.start].transpose(2, 3)
+        after = self.layout.slots - self.start - keys.shape[2]
+        k, v = (
+            F.pad(torch.cat([old, new], dim=2), (0, 0, 0, after))
+            for old, new in zip(before, (keys, values), strict=True)
+        )
+        return k, v
+
+
 def new_cache(
     layout: Layout,
     valid: Tensor | None,
@@ -108,6 +126,7 @@ def new_cache(
     heads: int,
     head_width: int,
     like: Tensor,
+    kind: type[BlockCache] = BlockCache,
 ) -> BlockCache:
     """An empty one of the dtype and device of `like`. Slots behind the context are zero: a masked
     slot adds nothing as long as it holds numbers."""
@@ -121,7 +140,7 @@ def new_cache(
         length = valid.sum(dim=1, keepdim=True)
         positions = torch.cat([of_context, length + slots[:, : -layout.context or None]], dim=1)
         positions = positions[:, : layout.slots]
-    return BlockCache(
+    return kind(
         entries,
         layout,
         layout.block_mask(valid, like.dtype, like.device),

@@ -12,8 +12,8 @@ __all__ = ["ARCHITECTURE", "FAMILY", "MODEL_TYPE", "SCHEME"]
 
 
 def _load(spec: str, deterministic: bool, device: str) -> Policy:
-    """In bfloat16 on a GPU. On a CPU in float32, and if `deterministic` with a copy in double
-    precision that settles near ties; a model of full size has no room for one on a GPU."""
+    """In bfloat16 on a GPU, where nothing is settled (`PolicyInfo.settles_on_gpu`). On a CPU in
+    float32, and if `deterministic` with a copy in double precision that settles near ties."""
     import torch
 
     from rsd.models.code_policy import CodePolicy

@@ -4,7 +4,8 @@
   `lora_adapter/` beside them or instead; one `action_head--*`, one `proprio_projector--*`,
   statistics, tokeniser and processor;
 - trained by RSD: `config.json` that names the base, `heads.safetensors` with all that the base does
-  not have, and `lora_adapter/` where the backbone was trained too.
+  not have and what stands for what it has, and `lora_adapter/` where the language model was changed
+  by LoRA.
 
 Either may be a folder or an id of the hub.
 """
@@ -40,6 +41,7 @@ INDEX, SINGLE, SHARD = (
 ADAPTER = "lora_adapter/adapter_model.safetensors"
 ADAPTER_CONFIG = "lora_adapter/adapter_config.json"
 HEADS = "heads.safetensors"
+L1_HEAD = "target.l1_head."  # tensors in it begin so
 PARTS = {names.ACTION_HEAD: "action_head--", names.PROPRIO: "proprio_projector--"}
 _UNSUPPORTED = {
     "noisy_action_projector--": "a diffusion head",
@@ -89,14 +91,21 @@ class Checkpoint:
     @property
     def regresses(self) -> bool:
         """Whether actions come from an action head, not from the language model's own."""
-        return names.ACTION_HEAD in self.parts
+        trained = self.heads.tensors if self.heads else ()
+        return names.ACTION_HEAD in self.parts or any(n.startswith(L1_HEAD) for n in trained)
 
     @property
     def parameters(self) -> int:
         """Numbers in its tensors, low-rank changes aside: they are added to others."""
-        heads = [self.heads] if self.heads else []
-        files = [*(file for files in self.parts.values() for file in files), *heads]
-        return sum(math.prod(each.shape) for file in files for each in file.tensors.values())
+        shapes = {
+            names.in_model(part, name.removeprefix(names.WRAPPED)): each.shape
+            for part, files in self.parts.items()
+            for file in files
+            for name, each in file.tensors.items()
+        }
+        if self.heads:  # some stand for the base's
+            shapes |= {name: each.shape for name, each in self.heads.tensors.items()}
+        return sum(map(math.prod, shapes.values()))
 
     def identity(self, digests: Mapping[Path, str]) -> str:
         """sha256 over all that is read of it, given those of its files of weights. Raises UserError
@@ -132,8 +141,10 @@ def inspect(spec: str) -> PolicyInfo:
         images=ImageSpec(),  # the protocol's; resized by the policy itself
         suites=tuple(checkpoint.statistics),
         suites_only=True,
+        clips=True,
         memory_bytes=memory_bytes(checkpoint),
         pinned=checkpoint.spec,
+        settles_on_gpu=False,  # in bfloat16 most chunks are near ties (docs/openvla_oft.md)
         other_modes=f"`rsd train --target openvla-oft --base {spec}` trains heads for codes",
     )
 

@@ -161,6 +161,15 @@ class Units:
         mapped = np.where(mask, 2 * (values - low) / extent - 1, values)
         return mapped.clip(-1, 1).astype(np.float32)
 
+    def numbers(self, actions: Tensor, suite: str) -> Tensor:
+        """(..., 7) actions as they are executed -> what a head should say of them: float32, motion
+        in [-1, 1], the gripper 1 open and 0 closed."""
+        row = list(self._statistics).index(suite)
+        low, extent, mask = (numbers[row] for numbers in self._action)
+        opened = torch.cat([actions[..., :-1], (1 - actions[..., -1:]) / 2], dim=-1).double()
+        mapped = torch.where(mask, (2 * (opened - low) / extent - 1).clamp(-1, 1), opened)
+        return mapped.float()
+
     def actions(self, normalised: Tensor, suites: Tensor) -> Tensor:
         """(B, T, 7) of a head -> float32 (B, T, 7) as they are executed: the gripper opens (-1) or
         closes (+1), nothing in between; the rest is cut off at -1 and 1, where robosuite's

@@ -49,6 +49,10 @@ def load_model(
         model = make(checkpoint.config, device, dtype)
     places = dict(model.named_parameters()) | dict(_stored_buffers(model))
     moved = {file.path: _moved(part, file) for part, file in _files(checkpoint)}
+    if checkpoint.heads:  # what was trained stands for the base's
+        replaced = set(moved[checkpoint.heads.path])
+        for path in moved.keys() - {checkpoint.heads.path}:
+            moved[path] = {n: place for n, place in moved[path].items() if place not in replaced}
     _check_places(checkpoint, places, moved)
     digests = _filled(checkpoint.weight_files, places, moved)
     with torch.no_grad():

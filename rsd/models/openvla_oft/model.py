@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rsd.models.openvla_oft import heads, trunk
-from rsd.models.openvla_oft.attention import BlockCache, Layout, new_cache
+from rsd.models.openvla_oft.attention import BlockCache, Layout, TrackedCache, new_cache
 from rsd.models.openvla_oft.config import PROPRIO_DIM, OFTConfig
 from rsd.models.openvla_oft.draft import OFTDraft
 from rsd.models.openvla_oft.vision import Projector, ProprioProjector, Vision
@@ -72,7 +72,25 @@ class Target(nn.Module):
         cache = self.cache(context)
         return self.prefill_into(cache, context, codes), cache
 
-    def cache(self, context: Context) -> BlockCache:
+    def taught(self, context: Context, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """For training: context and all layers of codes but the last -> logits (B, L, T, D, V) and
+        the placeholders' hidden states. Where the context has no gradients, nor the language model,
+        only the positions of codes are gone back through."""
+        cache = self.cache(context, TrackedCache)
+        trained = any(each.requires_grad for each in self.llama.parameters())
+        if trained or context.embeddings.requires_grad:
+            hidden = self.hidden(cache, context, codes)
+            of_blocks = hidden[:, cache.layout.context :]
+        else:
+            with torch.no_grad():
+                hidden = self.hidden(cache, context, codes[..., :0])
+            blocks = self.code_heads.blocks(codes, 1).to(context.embeddings.dtype)
+            of_blocks = trunk.run(self.llama, blocks, cache, cache.layout.start(1))
+        placeholders = self.of_placeholders(hidden, cache)
+        rest = self.code_heads.of_blocks(of_blocks, 1)
+        return torch.cat([self.code_heads.layer_0(placeholders), rest], dim=1), placeholders
+
+    def cache(self, context: Context, kind: type[BlockCache] = BlockCache) -> BlockCache:
         """An empty one for a context."""
         sizes = self.config.llama
         layout = Layout(context.embeddings.shape[1], self.steps, self.layers)
@@ -85,6 +103,7 @@ class Target(nn.Module):
             heads=sizes.heads,
             head_width=head_width,
             like=context.embeddings,
+            kind=kind,
         )
 
     def prefill_into(self, cache: BlockCache, context: Context, codes: Tensor) -> Tensor:
@@ -180,15 +199,18 @@ class OpenVLAOFT(nn.Module):
         after = torch.ones(batch, self.config.placeholders + 1, dtype=torch.bool, device=device)
         return torch.cat([before, inputs.valid, after], dim=1)
 
+    def text(self, inputs: Inputs) -> Tensor:
+        """The instruction's mean token embedding, (B, W)."""
+        words: Tensor = self.target.llama.embed_tokens(inputs.prompt)
+        if inputs.valid is None:
+            return words.mean(dim=1)
+        weight = inputs.valid[..., None].to(words.dtype)
+        return (words * weight).sum(dim=1) / weight.sum(dim=1)
+
     def draft_context(self, patches: Tensor, inputs: Inputs) -> Tensor:
         """Tower features and the rest -> (B, W'); nothing of the language model's but its table of
         token embeddings."""
-        words = self.target.llama.embed_tokens(inputs.prompt)
-        if inputs.valid is None:
-            text = words.mean(dim=1)
-        else:
-            weight = inputs.valid[..., None].to(words.dtype)
-            text = (words * weight).sum(dim=1) / weight.sum(dim=1)
+        text = self.text(inputs)
         latents = self.tokeniser.dequantise(inputs.previous)
         return self.draft.context(patches, text, inputs.proprio, latents, inputs.known)
 
