@@ -7,15 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rsd.decoding.contracts import Backbone, Decoded
+from rsd.decoding.contracts import Backbone, Context, Decoded
 from rsd.decoding.rules import Rule
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Purpose, Uniforms
 
 
 def parallel(
-    context: Tensor,
-    heads: Callable[[Tensor], Tensor],
+    context: Context,
+    heads: Callable[[Context], Tensor],
     layers: int,
     stopwatch: Stopwatch,
 ) -> Decoded:
@@ -32,7 +32,7 @@ def parallel(
 
 def autoregressive(
     target: Backbone,
-    context: Tensor,
+    context: Context,
     rule: Rule,
     layers: int,
     uniforms: Uniforms | None,
@@ -56,7 +56,7 @@ def autoregressive(
     return unspeculated(codes, passes, margin)
 
 
-def no_codes(backbone: Backbone, context: Tensor, layers: int) -> Tensor:
+def no_codes(backbone: Backbone, context: Context, layers: int) -> Tensor:
     shape = (len(context), backbone.steps, backbone.latent_dim, layers)
     return torch.zeros(shape, dtype=torch.int64, device=context.device)
 

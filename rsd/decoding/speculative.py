@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from rsd.decoding.contracts import Backbone, Cache, Decoded, Part
+from rsd.decoding.contracts import Backbone, Cache, Context, Decoded, Part
 from rsd.decoding.rules import Rule
 from rsd.decoding.sequential import draw, no_codes, smallest_margin
 from rsd.decoding.stopwatch import Stopwatch
@@ -18,8 +18,8 @@ from rsd.decoding.uniforms import Purpose, Uniforms
 def speculative(
     target: Backbone,
     draft: Backbone,
-    context: Tensor,
-    draft_context: Tensor,
+    context: Context,
+    draft_context: Context,
     rule: Rule,
     layers: int,
     draft_layers: int,
@@ -57,7 +57,7 @@ def speculative(
 class OpenRows:
     """Final codes and counts of the rows that are still open."""
 
-    def __init__(self, target: Backbone, context: Tensor, layers: int) -> None:
+    def __init__(self, target: Backbone, context: Context, layers: int) -> None:
         batch, device = len(context), context.device
         self.layers = layers
         self.rounds = 0
@@ -168,7 +168,7 @@ class Guess:
     the guess of layer l was taken from.
     """
 
-    def __init__(self, draft: Backbone, context: Tensor, rule: Rule, layers: int) -> None:
+    def __init__(self, draft: Backbone, context: Context, rule: Rule, layers: int) -> None:
         self._draft, self._context, self._rule = draft, context, rule
         self._cache: Cache | None = None
         self.codes = no_codes(draft, context, layers - 1)
