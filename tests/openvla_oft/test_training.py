@@ -220,6 +220,34 @@ def test_gradients_are_the_same_with_the_context_apart_and_with_all_at_once(
         torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("backbone", ["frozen", pytest.param("lora", marks=NEEDS_PEFT), "all"])
+def test_all_that_is_trained_has_a_gradient(
+    backbone: str, base: Path, data: Path, tmp_path: Path
+) -> None:
+    """Workers that train together wait for every one of them."""
+    job = job_of(base, data, tmp_path, backbone=backbone, l1_head=True)
+    learner, examples = openvla_oft.learner(job, openvla_oft.examples(job), torch.device("cpu"))
+    rows = slice(0, 4)
+    seen = (examples.images[rows], examples.words[rows], examples.proprio[rows])
+    actions, shifts = examples.actions[rows], torch.zeros(4, 8, 7, 3, dtype=torch.int64)
+    outputs: Outputs = learner.target_objective(examples.proprio)(*seen, actions, shifts)
+    (outputs.loss + outputs.parallel_loss + outputs.regression_loss).backward()
+    trained = [name for name, each in learner.model.named_parameters() if each.requires_grad]
+    assert {"frozen": 10, "lora": 50, "all": 100}[backbone] < len(trained)
+    without = [
+        n
+        for n, each in learner.model.named_parameters()
+        if each.requires_grad and each.grad is None
+    ]
+    assert not without
+    learner.model.zero_grad()
+    codes = learner.tokeniser.encode(actions)
+    loss, _ = learner.draft_objective()(seen, codes, torch.ones(4, dtype=torch.bool), codes)
+    loss.backward()
+    for name, parameter in learner.model.named_parameters():
+        assert name.startswith("draft.") == (parameter.grad is not None), name
+
+
 @torch.no_grad()
 def test_what_is_taught_is_what_the_prefill_says(base: Path, data: Path, tmp_path: Path) -> None:
     job = job_of(base, data, tmp_path, cache_gb=0)

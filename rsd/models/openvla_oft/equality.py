@@ -90,12 +90,12 @@ class ToldDraft:
         return self._logits[cache.rows, first : cache.blocks]
 
 
-def model_of(policy: str | None, seed: int) -> OpenVLAOFT:
+def model_of(policy: str | None, seed: int, device: str) -> OpenVLAOFT:
     """A checkpoint's in float32, or the tiny one whose codes depend on the coarser ones."""
     if policy is not None:
-        return load_model(folder.describe(policy), "cpu", torch.float32).model
+        return load_model(folder.describe(policy), device, torch.float32).model
     torch.manual_seed(seed)
-    model = make(tiny(), "cpu", torch.float32)
+    model = make(tiny(), device, torch.float32)
     model.target.code_heads.embedding.weight.mul_(30)
     return model
 
@@ -107,11 +107,11 @@ def in_precision(model: OpenVLAOFT, dtype: torch.dtype) -> OpenVLAOFT:
     return made
 
 
-def ragged_inputs(config: OFTConfig, rows: int) -> Inputs:
+def ragged_inputs(config: OFTConfig, rows: int, device: torch.device) -> Inputs:
     """Noise, with prompts of different lengths."""
-    inputs = random_inputs(config, rows, PROMPTS[1], "cpu", torch.float32)
-    lengths = torch.randint(PROMPTS[0], PROMPTS[1] + 1, (rows, 1))
-    return inputs._replace(valid=torch.arange(PROMPTS[1]) >= PROMPTS[1] - lengths)
+    inputs = random_inputs(config, rows, PROMPTS[1], device, torch.float32)
+    lengths = torch.randint(PROMPTS[0], PROMPTS[1] + 1, (rows, 1), device=device)
+    return inputs._replace(valid=torch.arange(PROMPTS[1], device=device) >= PROMPTS[1] - lengths)
 
 
 def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
@@ -130,9 +130,9 @@ def drafts(
     yield "its own", model.draft, model.draft_context(patches, inputs)
     levels = model.config.tokeniser.levels
     for name, share in SHARES.items():
-        wrong = (right + torch.randint(1, levels, right.shape)) % levels
-        guesses = torch.where(torch.rand(right.shape) < share, right, wrong)
-        yield name, ToldDraft(guesses, levels), torch.arange(len(right))
+        wrong = (right + torch.randint(1, levels, right.shape, device=right.device)) % levels
+        guesses = torch.where(torch.rand(right.shape, device=right.device) < share, right, wrong)
+        yield name, ToldDraft(guesses, levels), torch.arange(len(right), device=right.device)
 
 
 def compare(
@@ -142,11 +142,11 @@ def compare(
     config = model.config
     layers, dtype = config.tokeniser.layers, model.projector.fc1.weight.dtype
     rows: dict[str, Row] = {}
-    errors, changed, done = [0.0], 0, 0
     margins: list[Tensor] = []
+    errors, changed, done = [0.0], 0, 0
     while done < chunks:
         count = min(BATCHES[len(margins) % len(BATCHES)], chunks - done)
-        noise = ragged_inputs(config, count)
+        noise = ragged_inputs(config, count, model.projector.fc1.weight.device)
         inputs, exactly = cast(noise, dtype), cast(noise, torch.float64)
         patches = model.vision_backbone(inputs.pixels)
         context = model.context(patches, inputs)
@@ -216,10 +216,12 @@ def tables(rows: Sequence[Row], roundings: Sequence[Rounding]) -> Iterator[Table
     yield table
 
 
-def run(policy: str | None, chunks: int, bf16_chunks: int, seed: int = 0) -> dict[str, Any]:
+def run(
+    policy: str | None, chunks: int, bf16_chunks: int, device: str = "cpu", seed: int = 0
+) -> dict[str, Any]:
     """All comparisons, as JSON has them."""
     with torch.inference_mode():
-        model = model_of(policy, seed)
+        model = model_of(policy, seed, device)
         precise = in_precision(model, torch.float64)
         rows, roundings = [], []
         for precision, dtype, count in (
@@ -243,12 +245,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--policy", help="a checkpoint with heads of codes; else a tiny one")
     parser.add_argument("--chunks", type=int, default=10_000, help="in float32 (default 10000)")
     parser.add_argument("--bf16-chunks", type=int, default=1000, help="in bfloat16 (default 1000)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--json", type=Path, help="file for the result")
     given = parser.parse_args(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
-    found = run(given.policy, given.chunks, given.bf16_chunks)
+    found = run(given.policy, given.chunks, given.bf16_chunks, given.device)
     console = Console(width=130)
     for table in tables(found["rows"], found["roundings"]):
         console.print(table)
