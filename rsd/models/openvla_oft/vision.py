@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -50,7 +51,6 @@ class Vision(nn.Module):
         self.side_by_side = True  # on a GPU: both towers at once, on two streams
         self.featurizer = make_tower(config.dinov2, config.image_size)
         self.fused_featurizer = make_tower(config.siglip, config.image_size)
-        self._side: torch.cuda.Stream | None = None
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 6 images, H, W), normalised -> (B, patches of all images, width). Both images of
@@ -67,15 +67,20 @@ class Vision(nn.Module):
 
     def _side_by_side(self, images: Tensor) -> tuple[Tensor, Tensor]:
         here = torch.cuda.current_stream(images.device)
-        if self._side is None:
-            self._side = torch.cuda.Stream(images.device)
-        self._side.wait_stream(here)
-        with torch.cuda.stream(self._side):
+        side = _side_stream(images.device)
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
             dinov2 = features(self.featurizer, images[:, :3])
         siglip = features(self.fused_featurizer, images[:, 3:])
-        here.wait_stream(self._side)
+        here.wait_stream(side)
         # What the side stream allocates is reused by its next call, which waits for `here` first.
         return dinov2, siglip
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The second one of a device; no model holds it, so that models can be copied."""
+    return torch.cuda.Stream(device)
 
 
 def features(tower: Any, images: Tensor) -> Tensor:
