@@ -106,8 +106,9 @@ class OFTTrainConfig:
     """Train the published L1 head as well, on the same hidden states, for comparison"""
 
     cache_gb: float = 8.0
-    """Memory for features of the towers, computed once where they are frozen; frames are then not
-    augmented. Where they do not fit, or with 0, frames are augmented and computed every time"""
+    """Memory for features of the towers of all examples. Where they fit and towers are frozen, they
+    are computed once, and frames are not augmented; else every time. For the draft they are kept
+    once for each of its views"""
 
     step_width: int = 1024
     """Of what the code heads read of a step"""

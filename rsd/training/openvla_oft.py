@@ -98,6 +98,7 @@ class OFTLearner:
         self.model = loaded.model
         self.base_sha256 = loaded.sha256
         self.how, self.regresses, self.knows_tokeniser = how, how.l1_head, False
+        self._keeps_features = False
         self.pixels = ImagePath(base.image_size, checkpoint.normalisations, device)
         self.units, self.suite = Units(checkpoint.statistics, device), suites[0]
         _begin_anew(self.model, device, fresh_l1=how.l1_head and not checkpoint.regresses)
@@ -148,7 +149,8 @@ class OFTLearner:
         self, images: Tensor, words: Tensor, proprio: Tensor
     ) -> tuple[tuple[Tensor, ...], Any]:
         patches, inputs = self.seen(images, words, proprio)
-        return (images, words, proprio), self.model.context(patches, inputs)
+        known = patches if self._keeps_features else images
+        return (known, words, proprio), self.model.context(patches, inputs)
 
     def seen(self, images: Tensor, words: Tensor, proprio: Tensor) -> tuple[Tensor, Any]:
         """Tower features and the model's other inputs, in the towers' precision."""
@@ -185,7 +187,8 @@ class OFTLearner:
         """Frames replaced by features of the towers, where these stay as they are and fit."""
         config = self.model.config
         size = 2 * len(examples) * config.patches * config.vision_width
-        if self.how.backbone == "all" or size > self.how.cache_gb * 1e9:
+        self._keeps_features = size <= self.how.cache_gb * 1e9
+        if self.how.backbone == "all" or not self._keeps_features:
             return examples
         dtype, device = (
             self.model.projector.fc1.weight.dtype,
