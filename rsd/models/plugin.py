@@ -141,14 +141,23 @@ def _reason(error: Exception) -> str:
 def inspect(spec: str) -> PolicyInfo:
     """What a plug-in tells of itself. Raises UserError for one that is no plug-in."""
     module, factory = _factory(spec)
-    info = getattr(factory, "info", PolicyInfo(batches=hasattr(factory, "batch")))
+    info = getattr(factory, "info", PolicyInfo())
     if not isinstance(info, PolicyInfo):
         raise UserError(
             f"policy {spec!r}: `info` is a {type(info).__name__}, not an rsd.models.PolicyInfo"
         )
-    if info.sha256:
-        return info
-    return dataclasses.replace(info, sha256=_sources(module, spec))
+    return dataclasses.replace(
+        info,
+        sha256=info.sha256 or _sources(module, spec),
+        batches=info.batches and _batches(factory),
+    )
+
+
+def _batches(factory: object) -> bool:
+    """Of a function's policy nothing is known before it is made: it is asked one by one."""
+    described = isinstance(factory, type) or hasattr(factory, "info")
+    single = isinstance(factory, type) and not hasattr(factory, "batch")
+    return described and not (single and not hasattr(factory, "act"))
 
 
 def _sources(module: ModuleType, spec: str) -> str:

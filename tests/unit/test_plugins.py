@@ -91,7 +91,9 @@ def test_a_plugin_tells_what_it_wants_and_is() -> None:
     info = inspect_policy("my_policies:Single")
     assert info.images == ImageSpec(64, 64) and info.modes == ("native",) and info.layers == 0
     assert inspect_policy("my_policies:Batched").sha256 == "abc"
-    assert not inspect_policy("my_policies:flat").batches
+    asked_together = {"Single": False, "Batched": True, "flat": False}
+    for name, together in asked_together.items():
+        assert inspect_policy(f"my_policies:{name}").batches == together
 
 
 def test_a_plugins_identity_is_its_source(tmp_path: Path) -> None:
