@@ -154,10 +154,10 @@ def inspect(spec: str) -> PolicyInfo:
 
 
 def _batches(factory: object) -> bool:
-    """Of a function's policy nothing is known before it is made: it is asked one by one."""
-    described = isinstance(factory, type) or hasattr(factory, "info")
-    single = isinstance(factory, type) and not hasattr(factory, "batch")
-    return described and not (single and not hasattr(factory, "act"))
+    """A class shows it. Of what a function makes nothing is known before, unless it says so."""
+    if isinstance(factory, type):
+        return hasattr(factory, "batch") or hasattr(factory, "act")
+    return hasattr(factory, "info")
 
 
 def _sources(module: ModuleType, spec: str) -> str:
