@@ -96,6 +96,7 @@ class OFTLearner:
         dtype = torch.float32 if how.backbone == "all" else self._kept_dtype
         loaded = load_model(replace(checkpoint, config=base), device, dtype)
         self.model = loaded.model
+        self.model.vision_backbone.side_by_side = False  # gradients keep to one stream
         self.base_sha256 = loaded.sha256
         self.how, self.regresses, self.knows_tokeniser = how, how.l1_head, False
         self._keeps_features = False
