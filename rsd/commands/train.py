@@ -38,7 +38,7 @@ Examples:
       --output /mnt/policy --workers 8
 
 With --target openvla-oft the backbone of --base stays as it is, and heads of residual codes and a
-draft are trained on it; --oft.backbone lora changes its language model, too (pip install peft), all
+draft are trained on it; --oft.backbone lora changes its language model, too (requirements-openvla.txt), all
 trains everything, for a base that knows nothing yet. Collect for it with `rsd collect --image-size
 256 --samples 4`: frames as evaluation draws them. The base is named, not copied: evaluation needs
 it. It needs timm and a torchvision of torch's own build.
