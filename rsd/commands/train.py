@@ -38,10 +38,10 @@ Examples:
       --output /mnt/policy --workers 8
 
 With --target openvla-oft the backbone of --base stays as it is, and heads of residual codes and a
-draft are trained on it; --oft.backbone lora changes its language model, too (requirements-openvla.txt), all
-trains everything, for a base that knows nothing yet. Collect for it with `rsd collect --image-size
-256 --samples 4`: frames as evaluation draws them. The base is named, not copied: evaluation needs
-it. It needs timm and a torchvision of torch's own build.
+draft are trained on it; --oft.backbone lora changes its language model, too, all trains everything,
+for a base that knows nothing yet. Collect for it with `rsd collect --image-size 256 --samples 4`:
+frames as evaluation draws them. The base is named, not copied: evaluation needs it. All that it
+needs beyond the rest is in requirements-openvla.txt.
 
 Reads the HDF5 files of `rsd collect`, LIBERO's published ones and openvla-oft's *_no_noops. The
 same command trains on a CPU, on a GPU and on all GPUs of a cluster. Reports go to training.parquet
