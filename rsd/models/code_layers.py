@@ -26,6 +26,24 @@ class LayerHeads(nn.Module):
         return torch.baddbmm(self.bias[layers], x, self.weight[layers])
 
 
+class CodeEmbedding(nn.Module):
+    """Sums of code embeddings, a table for each token of a position in each layer."""
+
+    offsets: Tensor  # int64 (layers, tokens): where the table of a token begins
+
+    def __init__(self, tokens: int, layers: int, levels: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.02 * torch.randn(layers * tokens * levels, width))
+        offsets = levels * torch.arange(layers * tokens).view(layers, tokens)
+        self.register_buffer("offsets", offsets, persistent=False)
+
+    def forward(self, codes: Tensor, first: int) -> Tensor:
+        """Codes (B, n, P, tokens) of layers first.. -> (B, n, P, W)."""
+        rows = codes + self.offsets[first : first + codes.shape[1], None]
+        sums = F.embedding_bag(rows.reshape(-1, rows.shape[-1]), self.weight, mode="sum")
+        return sums.view(*codes.shape[:-1], -1)
+
+
 @dataclass
 class DraftCache:
     """What each block starts from: the context plus the embeddings of the layers before it."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rsd.errors import UserError
+from rsd.rfsq import RFSQ
 from rsd.training.config import TrainConfig
 
 LOADERS = 4  # threads that prepare batches for a GPU
@@ -30,6 +31,25 @@ class TrainingState:
     average: dict[str, Tensor] = field(default_factory=dict)  # target: averaged weights
     schedule: dict[str, Any] = field(default_factory=dict)  # draft: of the learning rate
     seconds: float = 0.0  # of training, all sessions so far
+
+
+class Lesson(NamedTuple):
+    """What a target is taught of a batch of chunks."""
+
+    latent: Tensor  # (B, T, D)
+    clean: Tensor  # int64 (B, T, D, L): what heads say that see no codes
+    codes: Tensor  # int64 (B, T, D, L), noisy: what it sees
+    labels: Tensor  # int64 (B, T, D, L): what it says, which repairs the noise before it
+
+
+@torch.no_grad()
+def lesson(tokeniser: RFSQ, actions: Tensor, shifts: Tensor) -> Lesson:
+    """Actions (B, T, 7) and shifts of levels (B, T, D, L); in full precision."""
+    with torch.autocast(actions.device.type, enabled=False):
+        latent = tokeniser.latent(actions)
+        return Lesson(
+            latent, tokeniser.quantise(latent), *tokeniser.quantise_noisily(latent, shifts)
+        )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

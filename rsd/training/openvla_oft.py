@@ -28,7 +28,7 @@ from rsd.rfsq import RFSQ
 from rsd.training.config import OFTTrainConfig, TrainJob
 from rsd.training.data import Examples, load_examples
 from rsd.training.learner import Outputs
-from rsd.training.objective import cross_entropy
+from rsd.training.objective import cross_entropy, lesson
 from rsd.types import ImageSpec
 
 WORDS = 128  # tokens of a prompt, at most
@@ -262,10 +262,7 @@ class TargetObjective(nn.Module):
     ) -> Outputs:
         """A batch's tensors, on the model's device."""
         model, learner = self.model, self._learner
-        with torch.no_grad(), torch.autocast(actions.device.type, enabled=False):
-            latent = model.tokeniser.latent(actions)
-            clean = model.tokeniser.quantise(latent)
-            codes, labels = model.tokeniser.quantise_noisily(latent, shifts)
+        _, clean, codes, labels = lesson(model.tokeniser, actions, shifts)
         patches, inputs = learner.seen(images, words, proprio)
         context = model.context(patches, inputs)
         logits, placeholders = model.target.taught(context, codes[..., :-1])

@@ -21,7 +21,7 @@ from rsd.rfsq import RFSQ
 from rsd.training.config import OFTTrainConfig, TrainJob
 from rsd.training.data import Examples, load_examples
 from rsd.training.learner import Outputs
-from rsd.training.objective import cross_entropy
+from rsd.training.objective import cross_entropy, lesson
 from rsd.types import ImageSpec
 
 
@@ -112,10 +112,7 @@ class TargetObjective(nn.Module):
     ) -> Outputs:
         """A batch's tensors, on the model's device."""
         model = self.model
-        with torch.no_grad(), torch.autocast(actions.device.type, enabled=False):
-            latent = model.tokeniser.latent(actions)
-            clean = model.tokeniser.quantise(latent)
-            codes, labels = model.tokeniser.quantise_noisily(latent, shifts)
+        latent, clean, codes, labels = lesson(model.tokeniser, actions, shifts)
         context = model.target_context(model.features(images, words, proprio))
         logits, hidden = model.target(context, codes[..., :-1])
         independent = model.independent_heads(hidden)

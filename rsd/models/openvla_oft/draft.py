@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rsd.models.code_layers import CodeDraft
 from rsd.models.openvla_oft.config import PROPRIO_DIM, OFTConfig
-from rsd.models.openvla_oft.heads import CodeEmbedding
+from rsd.models.openvla_oft.heads import SummedEmbedding
 
 
 class OFTDraft(CodeDraft):
@@ -21,7 +21,9 @@ class OFTDraft(CodeDraft):
     def __init__(self, config: OFTConfig) -> None:
         codes, sizes = config.tokeniser, config.draft
         tokens, width = codes.steps * codes.latent_dim, sizes.width
-        super().__init__(codes, width, CodeEmbedding(tokens, codes.layers - 2, codes.levels, width))
+        super().__init__(
+            codes, width, SummedEmbedding(tokens, codes.layers - 2, codes.levels, width)
+        )
         inputs = config.patches * sizes.patch_width + sizes.text_width + PROPRIO_DIM + tokens + 1
         self.patch = nn.Linear(config.vision_width, sizes.patch_width)
         self.text = nn.Linear(config.llama.width, sizes.text_width)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsd.models.code_layers import LayerHeads
+from rsd.models.code_layers import CodeEmbedding, LayerHeads
 from rsd.models.openvla_oft.config import ACTION_DIM, OFTConfig
 
 
@@ -62,19 +62,10 @@ def actions_of_bins(logits: Tensor, centres: Tensor, padding: int) -> Tensor:
     return actions.reshape(len(logits), -1, ACTION_DIM)
 
 
-class CodeEmbedding(nn.Module):
-    """Sums of code embeddings, a table for each token of a position in each layer."""
-
-    offsets: Tensor  # int64 (layers, tokens): where the table of a token begins
-
-    def __init__(self, tokens: int, layers: int, levels: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(0.02 * torch.randn(layers * tokens * levels, width))
-        offsets = levels * torch.arange(layers * tokens).view(layers, tokens)
-        self.register_buffer("offsets", offsets, persistent=False)
+class SummedEmbedding(CodeEmbedding):
+    """Looks rows up and adds them: in bfloat16, in graphs and backwards alike."""
 
     def forward(self, codes: Tensor, first: int) -> Tensor:
-        """Codes (B, n, P, tokens) of layers first.. -> (B, n, P, W)."""
         rows = codes + self.offsets[first : first + codes.shape[1], None]
         return F.embedding(rows, self.weight).sum(dim=-2)
 
@@ -94,7 +85,7 @@ class CodeHeads(nn.Module):
         self.first = nn.Linear(config.step_width, token)
         self.parallel = nn.Linear(config.step_width, self.layers * token)
         self.rest = LayerHeads(self.layers - 1, width, token)
-        self.embedding = CodeEmbedding(self.latent_dim, self.layers - 1, self.levels, width)
+        self.embedding = SummedEmbedding(self.latent_dim, self.layers - 1, self.levels, width)
         self.block_embedding = nn.Parameter(0.02 * torch.randn(self.layers - 1, self.steps, width))
 
     def steps_of(self, hidden: Tensor) -> Tensor:

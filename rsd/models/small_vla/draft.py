@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rsd.models.code_layers import CodeDraft
+from rsd.models.code_layers import CodeDraft, CodeEmbedding
 from rsd.models.small_vla.architecture import SmallVLAConfig
-from rsd.models.small_vla.transformer import CodeEmbedding
 from rsd.rfsq_config import RFSQConfig
 from rsd.types import PROPRIO_DIM
 

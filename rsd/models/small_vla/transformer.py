@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsd.models.code_layers import LayerHeads
+from rsd.models.code_layers import CodeEmbedding, LayerHeads
 from rsd.models.small_vla.architecture import TransformerConfig
 
 
@@ -57,24 +57,6 @@ class Layer(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
-
-
-class CodeEmbedding(nn.Module):
-    """Sums of code embeddings, a table for each token of a position in each layer."""
-
-    offsets: Tensor  # int64 (layers, tokens): where the table of a token begins
-
-    def __init__(self, tokens: int, layers: int, levels: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(0.02 * torch.randn(layers * tokens * levels, width))
-        offsets = levels * torch.arange(layers * tokens).view(layers, tokens)
-        self.register_buffer("offsets", offsets, persistent=False)
-
-    def forward(self, codes: Tensor, first: int) -> Tensor:
-        """Codes (B, n, P, tokens) of layers first.. -> (B, n, P, W)."""
-        rows = codes + self.offsets[first : first + codes.shape[1], None]
-        sums = F.embedding_bag(rows.reshape(-1, rows.shape[-1]), self.weight, mode="sum")
-        return sums.view(*codes.shape[:-1], -1)
 
 
 class CodeTransformer(nn.Module):
