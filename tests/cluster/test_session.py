@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -36,6 +37,15 @@ def living_children() -> set[psutil.Process]:
         for process in psutil.Process().children(recursive=True)
         if process.status() != psutil.STATUS_ZOMBIE
     }
+
+
+def wait_until_stopped(process: psutil.Process) -> None:
+    """A busy machine stops a process's threads a while after the signal; till then they answer."""
+    threads = Path(f"/proc/{process.pid}/task")
+    while any(
+        task.read_text().rpartition(")")[2].split()[0] != "T" for task in threads.glob("*/stat")
+    ):
+        time.sleep(0.01)
 
 
 def test_a_failed_start_leaves_no_process_of_ray_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +80,7 @@ def test_what_ray_pushes_to_a_driver_is_not_printed(capfd: pytest.CaptureFixture
         (head,) = (child for child in living_children() if child.name() == "gcs_server")
         head.suspend()  # takes connections, and says nothing
         try:
+            wait_until_stopped(head)
             assert not answers(gcs, 0.2)
         finally:
             head.resume()
