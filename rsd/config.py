@@ -14,9 +14,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from rsd.arms import ARMS_HELP, RULE_HELP, UNNAMED
+from rsd.arms import ARMS_HELP, RULE_HELP, UNNAMED, WAITING_HELP
 from rsd.flags import WITHOUT_GROUPS, ExplicitBool, read, with_config_files
 from rsd.models import forms
+from rsd.protocols import OFT, PROTOCOL_HELP
 from rsd.suites import SUITES
 
 SUITES_HELP = f"{', '.join(SUITES)}; `toy` and `toy_slow` test the cluster without a simulator"
@@ -43,6 +44,14 @@ class EpisodesConfig:
 
     use_speculative_decoding: ExplicitBool = None
     """Shorthand: true is `--arms speculative`, false is `--arms autoregressive`"""
+
+    while_waiting: Annotated[str | None, tyro.conf.arg(help=WAITING_HELP)] = None
+
+    latency: Annotated[str | None, tyro.conf.arg(metavar="MS|RUN")] = None
+    """Where arms with +delay=measured have it from: milliseconds a chunk, or a run that decoded the
+    arm (its median); None: every decode of this run, which no second run repeats"""
+
+    protocol: Annotated[str, tyro.conf.arg(help=PROTOCOL_HELP)] = OFT.name
 
     seed: int = 0
     """Seed of the policy's sampling; the simulated worlds do not depend on it"""

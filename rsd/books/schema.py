@@ -74,7 +74,7 @@ _EPISODE_COLUMNS = (
         "attempts", _COUNT, "1", "times this session tried the episode until this row, 1 or more"
     ),
     Column("error", _TEXT, "text", "traceback; empty unless outcome is error"),
-    Column("physics_s", _SECONDS, "s", "wall time in control steps, the 10 wait steps included"),
+    Column("physics_s", _SECONDS, "s", "wall time in control steps, the wait steps included"),
     Column("render_s", _SECONDS, "s", "wall time rendering the frames that the policy read"),
     Column(
         "reset_s",
@@ -89,6 +89,36 @@ _EPISODE_COLUMNS = (
     Column("node", _TEXT, "name", "the machine of that worker"),
     Column("assets", _TEXT, "name", "official, lite, or the sha256 of a local asset tree"),
     Column("renderer", _TEXT, "name", "osmesa, egl or none"),
+    Column(
+        "protocol",
+        _TEXT,
+        "name",
+        "whose numbers (seed of the draws, wait steps, limits, replanning) the episode followed; "
+        "null: oft, of runs that had no other",
+        nullable=True,
+    ),
+    Column(
+        "delay",
+        _TEXT,
+        "control steps",
+        "from question to chunk, or `measured`; null where the world waits for the policy",
+        nullable=True,
+    ),
+    Column(
+        "while_waiting",
+        _TEXT,
+        "name",
+        "continue: the rest of the chunk before, then standing still; hold: standing still; null "
+        "without a delay",
+        nullable=True,
+    ),
+    Column(
+        "still_steps",
+        _COUNT,
+        "control steps",
+        "of `steps`, those that the robot stood still, waiting; null without a delay",
+        nullable=True,
+    ),
     Column(
         "final_state_sha256",
         _TEXT,
@@ -156,6 +186,14 @@ _CHUNK_COLUMNS = (
         "1",
         "values of the chunk's actions that left [-1, 1] and were clipped; null where the policy's "
         "own never do",
+        nullable=True,
+    ),
+    Column(
+        "delay_steps",
+        _COUNT,
+        "control steps",
+        "from the question (the frame that the policy saw) until the chunk could be executed; null "
+        "where the world waits for the policy",
         nullable=True,
     ),
     Column("action_sha256", _TEXT, "hex", "of the chunk's actions, float32 bytes (T, 7)"),

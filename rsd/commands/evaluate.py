@@ -71,7 +71,13 @@ def describe(run: RunPlan, console: Console) -> None:
         f"policy   {run.config.policy.policy} (sha256 {run.policy.sha256[:12]}){_training(run)}",
         f"assets   {run.assets.name}: {run.assets.reason}",
         f"renderer {run.renderer}",
+        f"protocol {run.protocol.name}{_other_protocol(run)}",
     ]
+    if any(arm.delay is not None and arm.delay.steps is None for arm in run.arms.values()):
+        lines.append(
+            "delay    measured: chunks are decoded one at a time, and a second run is not as late; "
+            "--latency takes it from a run"
+        )
     if run.config.policy.deterministic and not run.policy.settles_on_gpu:
         lines.append(
             "answers  of a GPU are rounded to bfloat16 and not settled: the same in the same batch "
@@ -86,6 +92,13 @@ def describe(run: RunPlan, console: Console) -> None:
         lines += _forecast_lines(run)
     for line in lines:
         console.print(line, **PLAIN)
+
+
+def _other_protocol(run: RunPlan) -> str:
+    wanted = run.policy.protocol
+    if wanted in ("", run.protocol.name):
+        return ""
+    return f": the policy's scores are known under {wanted} (--protocol {wanted})"
 
 
 def _training(run: RunPlan) -> str:

@@ -26,6 +26,7 @@ class PolicyInfo:
     settles_on_gpu: bool = True  # greedy answers depend on the request alone there, too
     other_modes: str = ""  # how one of its family comes to decode those that it lacks
     elsewhere: bool = False  # it computes on a server, so that its replicas need no GPU
+    protocol: str = ""  # that its scores are known under (rsd/protocols.py); empty: any
     says: str = ""  # what that server says of itself, as JSON
 
 

@@ -12,6 +12,7 @@ from rsd.summary.values import Provenance
 _KEPT = (
     "run_id",
     "config",
+    "protocol",
     "checkpoint_sha256",
     "assets",
     "assets_fingerprint",
@@ -40,6 +41,7 @@ def provenance(origins: Sequence[Mapping[str, Any]]) -> Provenance:
     return Provenance(
         checkpoint_sha256=first["checkpoint_sha256"],
         code=tuple(code),
+        protocol=conditions.protocol(first),
         assets=first["assets"],
         renderer=first["renderer"] or conditions.UNKNOWN,
         arithmetic=conditions.arithmetic(first),

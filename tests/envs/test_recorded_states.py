@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from rsd import repeat
+from rsd.arms import read_arm
 from rsd.cluster.worker import EnvWorker, WorkerSettings
 from rsd.envs.assets import ResolvedAssets
 from rsd.models import load_policy
-from rsd.types import Decoding, Policy
+from rsd.types import Policy
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "machines" / "epyc.parquet"
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
@@ -31,8 +32,7 @@ def test_a_recorded_episode_ends_in_its_state(
     (key,) = (key for key in sample if key.suite == suite)
     settings = WorkerSettings(lite, renderer, policy.images, time_limit_s=600)
     worker = EnvWorker(settings)
-    speculative = Decoding("speculative")
-    result = worker.run(key, speculative, lambda request: policy.act([request])[0])
+    result = worker.run(key, read_arm("speculative"), lambda request: policy.act([request])[0])
     assert not result.error
     rows = kept.rows.set_index(["suite", "task_id", "trial", "arm"])
     row = rows.loc[(suite, key.task_id, key.trial, "speculative")]

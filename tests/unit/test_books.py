@@ -124,7 +124,8 @@ def test_what_was_added_is_read_back(tmp_path: Path) -> None:
     assert (row["drafted"], row["accepted"]) == (list(trace.drafted), list(trace.accepted))
     assert np.array_equal(np.reshape(row["codes"], (STEPS, DIMS, LAYERS)), good.chunks[1].codes)
     nulls = {name for t in (episodes, chunks) for name in t.column_names if t[name].null_count}
-    assert nulls == {"clipped"}  # the made-up policy never clips
+    never = {"clipped", "protocol"}  # of the made-up policy, and run
+    assert nulls == never | {"delay", "while_waiting", "still_steps", "delay_steps"}
 
 
 def test_metadata_is_in_the_files_themselves_and_pandas_reads_the_folder(tmp_path: Path) -> None:
