@@ -17,6 +17,7 @@ from rsd.types import (
     Chunk,
     ChunkRecord,
     ChunkRequest,
+    DecodeTrace,
     Environment,
     EpisodeKey,
     EpisodeResult,
@@ -39,7 +40,9 @@ def sha256_of(array: np.ndarray) -> str:
 
 
 def check_actions(actions: np.ndarray) -> None:
-    """Raises BadActionError for a wrong shape, NaN, or values outside [-1, 1]."""
+    """Raises BadActionError for a wrong shape or type, NaN, or values outside [-1, 1]."""
+    if actions.dtype != np.float32:  # as they are recorded, to be replayed
+        raise BadActionError(f"actions are {actions.dtype}, expected float32")
     if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or len(actions) == 0:
         raise BadActionError(f"actions have shape {actions.shape}, expected (T, {ACTION_DIM})")
     if not np.isfinite(actions).all():
@@ -69,6 +72,7 @@ def run_episode(
     measured = arm.delay is not None and arm.delay.steps is None
     wait_s, still_steps = 0.0, 0
     records: list[ChunkRecord] = []
+    executed: list[list[np.ndarray]] = []  # by chunk
     previous_codes = None
     while not rollout.over:
         if schedule.asks:
@@ -83,12 +87,14 @@ def run_episode(
             check_actions(chunk.actions)
             delay_steps = schedule.asked(chunk)
             records.append(_record(index, chunk, None if arm.delay is None else delay_steps))
+            executed.append([])
             previous_codes = chunk.codes
         else:
             move = schedule.move()
             still_steps += move.still
-            rollout.step(move.action)
-    result = rollout.result(wait_s, records)
+            executed[move.chunk].append(move.action)
+            rollout.play(move.action[None])
+    result = rollout.result(wait_s, list(map(_with_actions, records, executed)))
     if arm.delay is None:
         return result
     return dataclasses.replace(result, **told(arm), still_steps=still_steps)
@@ -107,7 +113,16 @@ def _record(index: int, chunk: Chunk, delay_steps: int | None) -> ChunkRecord:
     decoded = None
     if chunk.codes is not None:
         decoded = chunk.codes[..., : chunk.trace.layers].astype(np.uint8)
-    return ChunkRecord(index, chunk.trace, sha256_of(chunk.actions), decoded, delay_steps)
+    sha256 = sha256_of(chunk.actions)
+    return ChunkRecord(index, chunk.trace, sha256, decoded, delay_steps=delay_steps)
+
+
+def _with_actions(record: ChunkRecord, executed: list[np.ndarray]) -> ChunkRecord:
+    actions = np.array(executed, np.float32).reshape(-1, ACTION_DIM)
+    return dataclasses.replace(record, actions=actions)
+
+
+_UNDECODED = DecodeTrace(drafted=(), accepted=(), passes=0, layers=0)  # an expert's
 
 
 def run_expert_episode(
@@ -118,13 +133,16 @@ def run_expert_episode(
     clock: Callable[[], float] = time.perf_counter,
 ) -> EpisodeResult:
     """Run `key` with an expert that looks at the simulator's state before every step: `act` gives
-    its action float32 (7,). Nothing is drawn, no chunk is recorded."""
+    its action float32 (7,). Nothing is drawn; all its actions are one record, of no pass."""
     rollout = _Rollout(env, key, max_steps, clock)
+    steps = []
     while not rollout.over:
-        action = act()
-        check_actions(action[None])
-        rollout.step(action)
-    return rollout.result(wait_s=0.0, chunks=[])
+        action = act()[None]
+        check_actions(action)
+        steps.append(rollout.play(action))
+    executed = np.concatenate(steps)
+    record = ChunkRecord(0, _UNDECODED, sha256_of(executed), actions=executed)
+    return rollout.result(wait_s=0.0, chunks=[record])
 
 
 class _Rollout:
@@ -143,9 +161,16 @@ class _Rollout:
     def over(self) -> bool:
         return self._success or self._steps >= self._max_steps
 
-    def step(self, action: np.ndarray) -> None:
-        self._steps += 1
-        self._success = self._env.step(action)
+    def play(self, actions: np.ndarray) -> np.ndarray:
+        """Execute actions float32 (T, 7) until the episode is over; returns those that were (n, 7),
+        without a copy."""
+        before = self._steps
+        for action in actions:
+            self._steps += 1
+            self._success = self._env.step(action)
+            if self.over:
+                break
+        return actions[: self._steps - before]
 
     def result(self, wait_s: float, chunks: list[ChunkRecord]) -> EpisodeResult:
         env = self._env

@@ -201,12 +201,15 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """One decode as it goes into the books."""
+    """One decode as it goes into the books; or an expert's whole episode, which has none."""
 
     chunk_index: int
     trace: DecodeTrace
     action_sha256: str
     codes: np.ndarray | None = None  # uint8 (T, D, layers decoded); None: the policy has none
+    # float32 (n, 7): of the chunk, as the environment got them, after those of standing still until
+    # it came; all chunks' in their order are the episode
+    actions: np.ndarray | None = None
     delay_steps: int | None = None  # from question to answer; None: its arm has no delay
 
 

@@ -155,6 +155,26 @@ def test_a_goal_that_is_reached_while_a_chunk_is_waited_for_ends_the_episode() -
     assert [request.alone for request in asked] == [False] * len(asked)
 
 
+@pytest.mark.parametrize("delay", [None, Delay(2), Delay(5), Delay(3, "hold"), Delay(11)])
+def test_the_actions_of_all_chunks_are_those_that_the_simulator_got(delay: Delay | None) -> None:
+    class Seen(ToyEnvironment):
+        got: list[np.ndarray]
+
+        def step(self, action: np.ndarray) -> bool:
+            self.got.append(action.copy())
+            return super().step(action)
+
+    env = Seen("toy", 0, None, "none", ToyPolicy.images)
+    env.got = []
+    arm = arm_of(Decoding("parallel"), delay)
+    made = run_episode(
+        env, EpisodeKey(arm.name, "toy", 0, 1), arm, lambda r: ToyPolicy().act([r])[0], 40
+    )
+    recorded = np.concatenate([each.actions for each in made.chunks])
+    assert recorded.dtype == np.float32
+    assert np.array_equal(recorded, np.array(env.got))
+
+
 def test_a_measured_delay_wants_its_chunks_decoded_alone() -> None:
     asked: list[ChunkRequest] = []
 
