@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -161,6 +161,9 @@ class EvaluateConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
+Tree = TypeVar("Tree", bound=EvaluateConfig)
+
+
 def parse(
     arguments: Sequence[str], prog: str = "rsd evaluate", description: str = ""
 ) -> EvaluateConfig:
@@ -169,10 +172,16 @@ def parse(
     Raises UserError for an unreadable `--config` file; tyro prints its own errors and exits
     with 2.
     """
-    groups = (EpisodesConfig, PolicyConfig, SimulatorConfig, OutputConfig, ClusterConfig)
+    return parse_tree(EvaluateConfig, arguments, prog, description)
+
+
+def parse_tree(tree: type[Tree], arguments: Sequence[str], prog: str, description: str) -> Tree:
+    """The same for a class of groups with more of them."""
+    groups = get_type_hints(tree, include_extras=True).values()
     fields = (field for group in groups for field in dataclasses.fields(group))
     words = with_config_files(arguments, fields)
-    return read(EvaluateConfig, words, prog, description, WITHOUT_GROUPS)
+    made: Tree = read(tree, words, prog, description, WITHOUT_GROUPS)
+    return made
 
 
 def settings(config: EvaluateConfig) -> dict[str, Any]:

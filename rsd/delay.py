@@ -16,6 +16,7 @@ from rsd.suites import CONTROL_HZ, WAIT_ACTION
 from rsd.types import Chunk, Delay
 
 MEASURED = "measured"  # a delay that is what decoding took
+STAGES = ("vision_s", "draft_s", "target_s", "detokenise_s")  # columns: DecodeTrace.decode_s
 MOST_STEPS = 20  # of a delay that is asked for: a second
 _ROUNDING_S = 1e-9  # of seconds that are a whole number of steps
 

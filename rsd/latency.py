@@ -7,12 +7,10 @@ import math
 
 from rsd.arms import arm_of, name_of
 from rsd.books import read_chunks
-from rsd.delay import MOST_STEPS, steps_of
+from rsd.delay import MOST_STEPS, STAGES, steps_of
 from rsd.errors import UserError
 from rsd.suites import CONTROL_HZ
 from rsd.types import Arm
-
-STAGES = ("vision_s", "draft_s", "target_s", "detokenise_s")  # DecodeTrace.decode_s
 
 
 def settled(arm: Arm, source: str) -> Arm:

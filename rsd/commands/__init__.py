@@ -29,6 +29,7 @@ COMMANDS = {
     "train": "a policy from demonstrations",
     "benchmark": "what simulator, decoding, tokeniser, driver and books cost",
     "results": "keep runs compactly, and make the tables of a page from them",
+    "delay": "how success falls when chunks come late, as a run and a picture",
     "repeat": "evaluate a sample of recorded results again, and compare",
     "chaos": "kill a run again and again, resume it, and audit its books",
 }

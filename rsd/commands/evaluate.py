@@ -134,15 +134,16 @@ def _forecast_lines(run: RunPlan) -> list[str]:
     ]
 
 
-def carry_out(run: RunPlan, console: Console) -> int:
-    """Run on Ray what is not recorded of a checked plan, and print the summary.
+def carry_out(run: RunPlan, console: Console, command: str = "evaluate") -> int:
+    """Run on Ray what is not recorded of a checked plan, and print the summary; `command` was
+    typed.
 
     There is none where the run is left in a hurry: `rsd report` makes it at leisure.
     """
     planned = set(run.keys)
     books = open_books(run, lambda line: console.print(line, **PLAIN))
     output, done = books.output, len(books.recorded())
-    again = go_on("evaluate", f"--output {output}")
+    again = go_on(command, f"--output {output}")
     stopped, hurry = "", False
     try:
         with books:
