@@ -138,10 +138,10 @@ def picture(found: Sequence[Curve], format: str) -> bytes:
     FigureCanvasAgg(figure)
     by_steps, by_ms = figure.subplots(1, 2, sharey=True)
     arms = list(dict.fromkeys(curve.arm for curve in found))
-    for curve in found:
-        colour = f"C{arms.index(curve.arm)}"
+    for place, curve in enumerate(found):
+        colour, width = f"C{arms.index(curve.arm)}", 1 + 1.2 * (len(found) - 1 - place)
         for axes, unit in ((by_steps, 1), (by_ms, STEP_MS)):
-            _draw(axes, curve, unit, colour)
+            _draw(axes, curve, unit, colour, width)
     for arm in arms:
         latency = next(curve.decode_ms for curve in found if curve.arm == arm)
         if latency is not None:
@@ -163,11 +163,16 @@ def picture(found: Sequence[Curve], format: str) -> bytes:
     return content.getvalue()
 
 
-def _draw(axes: Any, curve: Curve, unit: int, colour: str) -> None:
+def _draw(axes: Any, curve: Curve, unit: int, colour: str, width: float) -> None:
+    """Wide lines first, so that curves that agree (lossless arms do) are all seen."""
     told = [point for point in curve.points if point.success.rate is not None]
     x = [unit * point.steps for point in told]
     rates = [100 * (point.success.rate or 0.0) for point in told]
     low, high = ([100 * getattr(point.success, end) for point in told] for end in ("low", "high"))
     style = _LINES[curve.waiting]
-    axes.plot(x, rates, style, marker="o", color=colour, label=f"{curve.arm}, {curve.waiting}")
+    label = f"{curve.arm}, {curve.waiting}"
+    size = 3 + 1.5 * width
+    axes.plot(
+        x, rates, style, marker="o", markersize=size, linewidth=width, color=colour, label=label
+    )
     axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)

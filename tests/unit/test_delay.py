@@ -11,7 +11,8 @@ from made_up_runs import RUN, key, result
 
 from rsd.arms import arm_of
 from rsd.books import Books
-from rsd.config import parse
+from rsd.commands.delay import DelayConfig, evaluation
+from rsd.config import parse, parse_tree
 from rsd.delay import Schedule, steps_of
 from rsd.envs.toy import ToyEnvironment
 from rsd.episode import run_episode
@@ -19,6 +20,7 @@ from rsd.errors import UserError
 from rsd.models.toy import ToyPolicy
 from rsd.plan import identity, resolve
 from rsd.preflight import prepare
+from rsd.summary import delays
 from rsd.types import Chunk, ChunkRequest, DecodeTrace, Decoding, Delay, EpisodeKey, EpisodeResult
 
 LENGTH = 4
@@ -282,3 +284,90 @@ def test_a_run_says_how_long_its_arms_decode_where_they_do_it_alone(tmp_path: Pa
         settled("autoregressive+delay=measured", "--latency", run)
     with pytest.raises(UserError, match="it holds no chunk of parallel"):
         settled("parallel+delay=measured", "--latency", run)
+
+
+# -- the sweep -----------------------------------------------------------------------------------
+
+
+def swept(*words: str) -> list[str]:
+    flags = ["--policy", "toy", "--task-suite", "toy", *words]
+    return list(resolve(evaluation(parse_tree(DelayConfig, flags, "rsd delay", ""))).arms)
+
+
+def test_a_sweep_is_one_run_of_every_arm_at_every_delay() -> None:
+    assert swept("--arms", "speculative", "parallel", "--delays", "0", "2", "5") == [
+        "speculative",
+        "speculative+delay=2",
+        "speculative+delay=5",
+        "speculative+delay=2+hold",
+        "speculative+delay=5+hold",
+        "parallel",
+        "parallel+delay=2",
+        "parallel+delay=5",
+        "parallel+delay=2+hold",
+        "parallel+delay=5+hold",
+    ]
+    assert swept("--arms", "parallel", "--delays", "3", "--meanwhile", "hold") == [
+        "parallel+delay=3+hold"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--delays 21", "from 0 to 20, or measured, not '21'"),
+        ("--delays -1", "from 0 to 20, or measured, not '-1'"),
+        ("--meanwhile halt", "unknown --meanwhile 'halt'"),
+        ("--arms parallel+delay=3", "arm 'parallel\\+delay=3' has a delay; the grid has --delays"),
+        ("--latency 30", "the grid has --meanwhile and --delays"),
+    ],
+)
+def test_a_sweep_that_means_nothing_is_told(flags: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        swept(*flags.split())
+
+
+@pytest.fixture()
+def sweep(tmp_path: Path) -> str:
+    """20 worlds: 16 solved on time, 12 at 2 steps, 8 at 4; decoded alone in 30 ms."""
+    trace = DecodeTrace((), (), 1, 0, batch_size=1, target_s=0.03)
+    solved = {"speculative": 16, "speculative+delay=2": 12, "speculative+delay=4": 8}
+    run = str(tmp_path / "sweep")
+    with Books.open(run, RUN, resume=False) as books:
+        for arm, count in {**solved, "speculative+delay=measured": 3}.items():
+            for trial in range(20):
+                made = result(key(trial, arm), "success" if trial < count else "timeout")
+                chunks = [replace(each, trace=trace) for each in made.chunks]
+                books.add(replace(made, chunks=chunks), attempts=1, worker="w", node="n")
+    return run
+
+
+def test_a_curve_begins_with_the_arm_itself_and_knows_what_10_ms_are_worth(sweep: str) -> None:
+    (curve,) = delays.curves(sweep)
+    assert (curve.arm, curve.waiting) == ("speculative", "continue")
+    assert [(p.steps, p.success.successes, p.success.finished) for p in curve.points] == [
+        (0, 16, 20),
+        (2, 12, 20),
+        (4, 8, 20),
+    ]
+    assert curve.decode_ms == pytest.approx(30.0)
+    worth = curve.worth_of_10_ms
+    assert worth is not None
+    assert worth[0] == pytest.approx(-40 / 20)  # 40 points over 200 ms
+    assert worth[1] < worth[0] < worth[2] < 0
+    (told,) = delays.sentences([curve])
+    assert "10 ms of delay are worth -2.00 points of success" in told
+    assert "from 0 to 200 ms on 20 worlds" in told
+
+
+def test_the_picture_holds_both_axes_every_curve_and_the_latency(sweep: str) -> None:
+    found = delays.curves(sweep)
+    assert delays.picture(found, "png").startswith(b"\x89PNG")
+    assert delays.picture(found, "svg").startswith(b"<?xml")
+
+
+def test_a_run_without_late_arms_is_told(tmp_path: Path) -> None:
+    with Books.open(str(tmp_path), RUN, resume=False) as books:
+        books.add(result(key()), attempts=1, worker="w", node="n")
+    with pytest.raises(UserError, match="holds no episode of a late arm"):
+        delays.curves(str(tmp_path))
