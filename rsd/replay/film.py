@@ -1,0 +1,133 @@
+"""The pictures of a video: both cameras of an episode, or of two, and the strip below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageDraw
+
+from rsd.replay.again import Ending, parting, replay
+from rsd.replay.strip import INK, LINE, MARGIN, PAPER, PARTED, USUAL, Strip, write
+from rsd.types import Environment, EpisodeResult
+
+HZ = 20  # pictures a second: one a control step (PROTOCOL 5), in real time
+STAY = 20  # pictures that the end stays
+GOOD, BAD = "#1a7f37", "#b3261e"
+GAP = 8  # px, between two episodes
+FRAME = 3  # px, around views of episodes that have parted
+_QUALITY = 95  # of views while they wait: a film of pictures as they are takes hundreds of MB
+
+
+@dataclass(frozen=True)
+class Footage:
+    """An episode as it was simulated again: its views before the first step and after every one."""
+
+    recorded: EpisodeResult
+    ending: Ending
+    views: list[bytes]  # JPEG, agentview beside wrist
+
+
+def shoot(env: Environment, recorded: EpisodeResult) -> Footage:
+    """Simulate an episode again and keep what its cameras see."""
+    views: list[bytes] = []
+
+    def watch(step: int) -> None:
+        seen = env.observe()
+        both = np.concatenate([seen.agentview, seen.wrist], axis=1)
+        views.append(simplejpeg.encode_jpeg(both, quality=_QUALITY, colorsubsampling="444"))
+
+    return Footage(recorded, replay(env, recorded, watch), views)
+
+
+def pictures(shots: Sequence[Footage]) -> Iterator[np.ndarray]:
+    """uint8 (H, W, 3), H and W even: the film of one episode, or of two in step."""
+    panels = _panels(shots)
+    heading = _heading(shots)
+    for step in range(max(len(shot.views) for shot in shots)):
+        images = [panel.at(step) for panel in panels]
+        width = sum(image.width for image in images) + GAP * (len(images) - 1)
+        height = heading + images[0].height
+        whole = Image.new("RGB", (width + width % 2, height + height % 2), PAPER)
+        _head(ImageDraw.Draw(whole), shots, whole.width)
+        for place, image in enumerate(images):
+            whole.paste(image, (place * (image.width + GAP), heading))
+        picture = np.asarray(whole)
+        yield picture
+    yield from [picture] * STAY
+
+
+def _panels(shots: Sequence[Footage]) -> list[_Panel]:
+    parted = parting(*(shot.recorded for shot in shots)) if len(shots) > 1 else None
+    steps = max(shot.recorded.steps for shot in shots)
+    layers = max(chunk.trace.layers for shot in shots for chunk in shot.recorded.chunks)
+    width = simplejpeg.decode_jpeg_header(shots[0].views[0])[1]
+    strips = [Strip(shot.recorded, width, steps, layers, parted) for shot in shots]
+    return [
+        _Panel(shot, strip, strip.still(), len(shots) > 1)
+        for shot, strip in zip(shots, strips, strict=True)
+    ]
+
+
+def _heading(shots: Sequence[Footage]) -> int:
+    return LINE + 4
+
+
+def _head(pen: ImageDraw.ImageDraw, shots: Sequence[Footage], width: int) -> None:
+    key = shots[0].recorded.key
+    place = f"{key.suite}, task {key.task_id}, trial {key.trial}"
+    told = f"{shots[0].recorded.instruction} ({place})"
+    write(pen, (MARGIN, 3), told, USUAL, width - 2 * MARGIN)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One episode's part of a picture."""
+
+    shot: Footage
+    strip: Strip
+    still: Image.Image  # of the strip
+    paired: bool
+
+    def at(self, step: int) -> Image.Image:
+        shot, strip = self.shot, self.strip
+        view = simplejpeg.decode_jpeg(shot.views[min(step, len(shot.views) - 1)])
+        height = LINE + view.shape[0] + 2 + strip.height
+        image = Image.new("RGB", (strip.width, height), PAPER)
+        image.paste(Image.fromarray(view), (0, LINE + 2))
+        pen = ImageDraw.Draw(image)
+        self._status(pen, step)
+        if strip.parted is not None and step > strip.parted:
+            corners = (0, LINE + 2, strip.width - 1, LINE + 1 + view.shape[0])
+            pen.rectangle(corners, outline=PARTED, width=FRAME)
+        image.paste(strip.at(self.still, step), (0, LINE + 2 + view.shape[0]))
+        return image
+
+    def _status(self, pen: ImageDraw.ImageDraw, step: int) -> None:
+        recorded, ending = self.shot.recorded, self.shot.ending
+        over = step >= recorded.steps
+        colour = INK
+        if not over:
+            told = f"{step / HZ:.1f} s"
+        elif ending.differs(recorded):
+            told, colour = f"not as recorded: {ending.differs(recorded)}", BAD
+        else:
+            good = recorded.outcome == "success"
+            told, colour = f"{recorded.outcome} after {recorded.steps / HZ:.1f} s", BAD
+            colour = GOOD if good else BAD
+        write(pen, (MARGIN, 0), f"{recorded.key.arm}:", USUAL)
+        left = MARGIN + 6 + pen.textlength(f"{recorded.key.arm}:", font_size=USUAL)
+        write(pen, (left, 0), told, USUAL, self.strip.width * 0.7 - left, colour)
+        if self.paired:
+            self._say_parted(pen, step)
+
+    def _say_parted(self, pen: ImageDraw.ImageDraw, step: int) -> None:
+        parted = self.strip.parted
+        if parted is None or step <= parted:
+            told, colour = "same actions so far", INK
+        else:
+            told, colour = f"parted at {parted / HZ:.1f} s (step {parted})", PARTED
+        left = self.strip.width - MARGIN - pen.textlength(told, font_size=USUAL)
+        write(pen, (left, 0), told, USUAL, colour=colour)
