@@ -10,12 +10,13 @@ import simplejpeg
 from PIL import Image, ImageDraw
 
 from rsd.replay.again import Ending, parting, replay
-from rsd.replay.strip import INK, LINE, MARGIN, PAPER, PARTED, USUAL, Strip, write
+from rsd.replay.strip import INK, LINE, MARGIN, PAPER, PARTED, USUAL, Strip, length, write
 from rsd.types import Environment, EpisodeResult
 
 HZ = 20  # pictures a second: one a control step (PROTOCOL 5), in real time
 STAY = 20  # pictures that the end stays
 GOOD, BAD = "#1a7f37", "#b3261e"
+HEADING = LINE + 6  # px, above all
 GAP = 8  # px, between two episodes
 FRAME = 3  # px, around views of episodes that have parted
 _QUALITY = 95  # of views while they wait: a film of pictures as they are takes hundreds of MB
@@ -45,15 +46,14 @@ def shoot(env: Environment, recorded: EpisodeResult) -> Footage:
 def pictures(shots: Sequence[Footage]) -> Iterator[np.ndarray]:
     """uint8 (H, W, 3), H and W even: the film of one episode, or of two in step."""
     panels = _panels(shots)
-    heading = _heading(shots)
     for step in range(max(len(shot.views) for shot in shots)):
         images = [panel.at(step) for panel in panels]
         width = sum(image.width for image in images) + GAP * (len(images) - 1)
-        height = heading + images[0].height
+        height = HEADING + images[0].height
         whole = Image.new("RGB", (width + width % 2, height + height % 2), PAPER)
         _head(ImageDraw.Draw(whole), shots, whole.width)
         for place, image in enumerate(images):
-            whole.paste(image, (place * (image.width + GAP), heading))
+            whole.paste(image, (place * (image.width + GAP), HEADING))
         picture = np.asarray(whole)
         yield picture
     yield from [picture] * STAY
@@ -71,15 +71,15 @@ def _panels(shots: Sequence[Footage]) -> list[_Panel]:
     ]
 
 
-def _heading(shots: Sequence[Footage]) -> int:
-    return LINE + 4
-
-
 def _head(pen: ImageDraw.ImageDraw, shots: Sequence[Footage], width: int) -> None:
-    key = shots[0].recorded.key
-    place = f"{key.suite}, task {key.task_id}, trial {key.trial}"
-    told = f"{shots[0].recorded.instruction} ({place})"
-    write(pen, (MARGIN, 3), told, USUAL, width - 2 * MARGIN)
+    first = shots[0].recorded
+    told = first.instruction if len(shots) == 1 else f"{first.instruction} ({_world(first)})"
+    write(pen, (MARGIN, 4), told, USUAL, width - 2 * MARGIN)
+
+
+def _world(recorded: EpisodeResult) -> str:
+    key = recorded.key
+    return f"{key.suite}, task {key.task_id}, trial {key.trial}"
 
 
 @dataclass(frozen=True)
@@ -115,19 +115,21 @@ class _Panel:
             told, colour = f"not as recorded: {ending.differs(recorded)}", BAD
         else:
             good = recorded.outcome == "success"
-            told, colour = f"{recorded.outcome} after {recorded.steps / HZ:.1f} s", BAD
+            told = f"{recorded.outcome} after {recorded.steps / HZ:.1f} s"
             colour = GOOD if good else BAD
-        write(pen, (MARGIN, 0), f"{recorded.key.arm}:", USUAL)
-        left = MARGIN + 6 + pen.textlength(f"{recorded.key.arm}:", font_size=USUAL)
-        write(pen, (left, 0), told, USUAL, self.strip.width * 0.7 - left, colour)
-        if self.paired:
-            self._say_parted(pen, step)
+        arm = f"{recorded.key.arm}: "
+        right, right_colour = self._right(step)
+        room = self.strip.width - 3 * MARGIN - length(right, USUAL)
+        write(pen, (MARGIN, 0), arm, USUAL, room)
+        left = length(arm, USUAL)
+        write(pen, (MARGIN + left, 0), told, USUAL, room - left, colour)
+        write(pen, (2 * MARGIN + room, 0), right, USUAL, colour=right_colour)
 
-    def _say_parted(self, pen: ImageDraw.ImageDraw, step: int) -> None:
+    def _right(self, step: int) -> tuple[str, str]:
+        """What stands at the right end of the line, and its colour."""
+        if not self.paired:
+            return _world(self.shot.recorded), INK
         parted = self.strip.parted
         if parted is None or step <= parted:
-            told, colour = "same actions so far", INK
-        else:
-            told, colour = f"parted at {parted / HZ:.1f} s (step {parted})", PARTED
-        left = self.strip.width - MARGIN - pen.textlength(told, font_size=USUAL)
-        write(pen, (left, 0), told, USUAL, colour=colour)
+            return "same actions so far", INK
+        return f"parted at {parted / HZ:.1f} s (step {parted})", PARTED

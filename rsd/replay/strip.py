@@ -7,9 +7,12 @@ chunk took, of as many as it has layers.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
+import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeResult
@@ -26,7 +29,8 @@ MARGIN = 8  # px
 CELL = 9  # px, a layer
 BARS = 20  # px, the passes
 LINE = 17  # px, of text
-SMALL, USUAL = 11, 13  # px
+TOP = LINE + 8  # px, above the cells: a line of text, and the play head's arrow
+SMALL, USUAL = 11, 12  # px
 
 
 def colours(trace: DecodeTrace) -> list[str]:
@@ -71,7 +75,7 @@ class Strip:
     @property
     def height(self) -> int:
         """px."""
-        return LINE + self._cells + BARS + 2 * LINE
+        return TOP + self._cells + BARS + LINE + 8
 
     @property
     def _cells(self) -> int:
@@ -91,14 +95,14 @@ class Strip:
         """All that does not move."""
         image = Image.new("RGB", (self.width, self.height), PAPER)
         pen = ImageDraw.Draw(image)
-        base = LINE + self._cells + BARS
+        base = TOP + self._cells + BARS
         most = max(1, *(chunk.trace.passes for chunk in self.recorded.chunks), self.layers)
         for chunk, (start, end) in zip(
             self.recorded.chunks, itertools.pairwise(self.starts), strict=True
         ):
             left, right = self.x(start) + 1, max(self.x(start) + 1, self.x(end) - 1)
             for layer, colour in enumerate(colours(chunk.trace) or [FAINT]):
-                top = LINE + layer * CELL
+                top = TOP + layer * CELL
                 pen.rectangle((left, top, right, top + CELL - 2), colour)
             tall = (BARS - 4) * chunk.trace.passes / most
             if tall:
@@ -106,8 +110,8 @@ class Strip:
             pen.line((self.x(start), base + 1, self.x(start), base + 4), INK)
         pen.line((self.x(0), base + 1, self.x(self.starts[-1]), base + 1), INK)
         if self.parted is not None:
-            _dashed(pen, self.x(self.parted), LINE - 4, base + 4)
-        self._legend(pen, base + LINE)
+            _dashed(pen, self.x(self.parted), LINE, base + 4)
+        self._legend(pen, base + 8)
         return image
 
     def _legend(self, pen: ImageDraw.ImageDraw, top: int) -> None:
@@ -118,7 +122,7 @@ class Strip:
         for colour, said in entries:
             pen.rectangle((left, top + 3, left + 8, top + 11), colour)
             write(pen, (left + 12, top), said, SMALL)
-            left += 24 + ImageFont.load_default(SMALL).getlength(said)
+            left += 26 + length(said, SMALL)
 
     def at(self, still: Image.Image, step: int) -> Image.Image:
         """The strip at the moment after `step` steps."""
@@ -129,9 +133,8 @@ class Strip:
         told = words(self.recorded.chunks[place], len(self.recorded.chunks))
         write(pen, (MARGIN, 0), told, SMALL, self.width - 2 * MARGIN)
         x = self.x(step)
-        bottom = LINE + self._cells + BARS + 4
-        pen.line((x, LINE - 2, x, bottom), HEAD, 2)
-        pen.polygon([(x - 4, LINE - 6), (x + 5, LINE - 6), (x + 0.5, LINE)], HEAD)
+        pen.line((x, LINE, x, TOP + self._cells + BARS + 4), HEAD, 2)
+        pen.polygon([(x - 4, LINE), (x + 5, LINE), (x + 0.5, TOP - 2)], HEAD)
         return image
 
 
@@ -144,12 +147,23 @@ def write(
     colour: str = INK,
 ) -> None:
     """A line of text, cut where it is wider than `width` px."""
-    font = ImageFont.load_default(size)
+    font = _font(size)
     if width is not None and font.getlength(text) > width:
         while text and font.getlength(f"{text}…") > width:
             text = text[:-1]
         text = f"{text.rstrip()}…"
     pen.text(where, text, colour, font)
+
+
+def length(text: str, size: int) -> float:
+    """px."""
+    return _font(size).getlength(text)
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, as matplotlib brings it: Pillow's own runs words together at this size."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
 
 
 def _dashed(pen: ImageDraw.ImageDraw, x: float, top: int, bottom: int) -> None:
