@@ -96,7 +96,8 @@ def widened(table: np.ndarray, layers: int) -> np.ndarray:
 
 def grouped(rows: pa.RecordBatch) -> Iterator[tuple[str, str, pa.RecordBatch]]:
     """Rows by arm and suite; an expert's are no decodes, and left out."""
-    rows = rows.filter(pc.fill_null(pc.not_equal(rows["passes"], 0), True))
+    decodes = (pc.not_equal(rows[name], 0) for name in ("passes", "layers"))
+    rows = rows.filter(pc.fill_null(pc.or_(*decodes), True))
     arms, suites = (rows[name].dictionary_encode() for name in ("arm", "suite"))
     arm, suite = (names.indices.to_numpy(zero_copy_only=False) for names in (arms, suites))
     group = arm * len(suites.dictionary) + suite
