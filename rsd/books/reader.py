@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from rsd.types import EpisodeKey
 
 PARTS_AT_ONCE = 64
 ROWS_AT_ONCE = 8192  # some megabytes
+_FILE = "__filename"  # pyarrow's column of where a row is from
 
 
 def read_rows(
@@ -82,6 +83,14 @@ class Committed:
     def episodes(self, columns: Sequence[str] | None = None) -> pa.Table:
         """A row an episode, in the order of the parts."""
         return self._table(EPISODES, EPISODE_SCHEMA, columns)
+
+    def holding(self, keys: Set[EpisodeKey]) -> Committed:
+        """The parts in which these episodes are, and what else those hold."""
+        rows = self.episodes([*KEY, _FILE])
+        files = rows[_FILE].to_pylist()
+        found = map(EpisodeKey, *(rows[name].to_pylist() for name in KEY))
+        names = {file.rpartition("/")[2] for key, file in zip(found, files, strict=True) if key in keys}
+        return Committed(self._folder, tuple(name for name in self._parts if name in names))
 
     def all_chunks(self, columns: Sequence[str] | None = None) -> pa.Table:
         """What `chunks` yields, together."""

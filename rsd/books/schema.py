@@ -166,6 +166,15 @@ _CHUNK_COLUMNS = (
         "the decoded codes (T, D, layers), flattened in C order; null where the policy has none",
         nullable=True,
     ),
+    Column(
+        "actions",
+        pa.list_(pa.field("item", pa.float32(), nullable=False)),
+        "controller input, -1 to 1",
+        "executed from this chunk to the next, as the simulator got them: (n, 7) in C order, "
+        "dxyz, daxis-angle, gripper; an episode's, in order of its chunks, are all after the wait "
+        "steps; null in runs from before they were recorded",
+        nullable=True,
+    ),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -234,12 +234,13 @@ def how_often(values: np.ndarray) -> Counter[int]:
     return Counter(dict(zip(found.tolist(), counts.tolist(), strict=True)))
 
 
-def tally(parts: Committed) -> dict[str, dict[str, Tally]]:
+def tally(runs: Iterable[Committed]) -> dict[str, dict[str, Tally]]:
     """By arm, then by suite."""
     found: dict[str, dict[str, Tally]] = {}
-    for batch in parts.chunks(COLUMNS):
-        for arm, suite, rows in grouped(batch):
-            found.setdefault(arm, {}).setdefault(suite, Tally()).add(rows)
+    for parts in runs:
+        for batch in parts.chunks(COLUMNS):
+            for arm, suite, rows in grouped(batch):
+                found.setdefault(arm, {}).setdefault(suite, Tally()).add(rows)
     return found
 
 
