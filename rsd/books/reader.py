@@ -89,7 +89,9 @@ class Committed:
         rows = self.episodes([*KEY, _FILE])
         files = rows[_FILE].to_pylist()
         found = map(EpisodeKey, *(rows[name].to_pylist() for name in KEY))
-        names = {file.rpartition("/")[2] for key, file in zip(found, files, strict=True) if key in keys}
+        names = {
+            file.rpartition("/")[2] for key, file in zip(found, files, strict=True) if key in keys
+        }
         return Committed(self._folder, tuple(name for name in self._parts if name in names))
 
     def all_chunks(self, columns: Sequence[str] | None = None) -> pa.Table:

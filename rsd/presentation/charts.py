@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -54,7 +54,7 @@ class Chart:
     rows: tuple[str, ...] = ()
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
-    marks: dict[str, float] = field(default_factory=dict)  # name -> x of a line across
+    marks: tuple[tuple[str, float], ...] = ()  # name, and x of a line across
 
 
 def charts(evidence: Evidence) -> list[Chart]:
@@ -97,8 +97,14 @@ def _success_chart(
         y_title="",
         series=tuple(series),
         rows=tuple(rows),
-        x_range=(0, 102),
+        x_range=(_floor(series), 101),
     )
+
+
+def _floor(series: Sequence[Series]) -> float:
+    """Where an axis of percents begins, so that the intervals fill it: a multiple of ten."""
+    lowest = min((low for one in series for low in one.low if low == low), default=0.0)
+    return max(0.0, 10 * ((lowest - 1) // 10))
 
 
 def success_by_suite(evidence: Evidence) -> Iterator[Chart]:
@@ -159,7 +165,7 @@ def pairs(evidence: Evidence) -> Iterator[Chart]:
         y_title="",
         series=(series,),
         rows=tuple(rows),
-        marks={"equal": 0.0, f"margin {margin:g}": -margin},
+        marks=(("equal", 0.0), (f"margin {margin:g}", -margin)),
     )
 
 
@@ -207,7 +213,9 @@ def passes(evidence: Evidence) -> Iterator[Chart]:
             total = sum(arm.cost.passes.values())
             x = [float(value) for value in arm.cost.passes]
             y = [100 * count / total for count in arm.cost.passes.values()]
-            told = [f"{arm.arm}: {value:g} passes in {of:.1f} %" for value, of in zip(x, y, strict=True)]
+            told = [
+                f"{arm.arm}: {value:g} passes in {of:.1f} %" for value, of in zip(x, y, strict=True)
+            ]
             name = f"{arm.arm}, mean {arm.cost.passes_mean:.2f}"
             series.append(Series(name, x, y, color, told=told))
     yield Chart(
@@ -247,7 +255,9 @@ def latency(evidence: Evidence) -> Iterator[Chart]:
         name="latency_distribution",
         title="Latency of chunks",
         told="Share of chunks that take at most so long: "
-        + "; ".join(f"{one.name} median {one.x[50]:.1f} ms, p95 {one.x[95]:.1f} ms" for one in series),
+        + "; ".join(
+            f"{one.name} median {one.x[50]:.1f} ms, p95 {one.x[95]:.1f} ms" for one in series
+        ),
         kind="lines",
         x_title="total, ms (to the 99th percentile)",
         y_title="% of chunks at most",
@@ -303,7 +313,13 @@ def pareto(evidence: Evidence) -> Iterator[Chart]:
         median, tail = (1000 * own.percentiles[p] for p in (50, 95))
         told = f"{arm}: {counts(rate)}, a chunk takes {median:.1f} ms (median), {tail:.1f} ms (p95)"
         one = Series(
-            arm, [median], [100 * rate.rate], color, [100 * rate.low], [100 * rate.high], told=[told]
+            arm,
+            [median],
+            [100 * rate.rate],
+            color,
+            [100 * rate.low],
+            [100 * rate.high],
+            told=[told],
         )
         series.append(one)
     front = _front([(one.x[0], one.y[0]) for one in series])
@@ -317,6 +333,7 @@ def pareto(evidence: Evidence) -> Iterator[Chart]:
         x_title="latency of a chunk, median, ms",
         y_title="success, % (95 % interval)",
         series=(*series, *([line] if len(front) > 1 else [])),
+        x_range=(0, 1.1 * max((one.x[0] for one in series), default=1.0)),
     )
 
 
@@ -336,7 +353,9 @@ def partings(evidence: Evidence) -> Iterator[Chart]:
         y = [100 * share for share in parting.together()]
         name = f"{parting.first} and {parting.second}"
         told = [f"{name}: the same before chunk {k} in {share:.1f} %" for k, share in enumerate(y)]
-        series.append(Series(name, [float(k) for k in range(len(y))], y, color, step=True, told=told))
+        series.append(
+            Series(name, [float(k) for k in range(len(y))], y, color, step=True, told=told)
+        )
     yield Chart(
         name="partings",
         title="How long two arms do the same",
@@ -370,7 +389,10 @@ def cluster(evidence: Evidence) -> Iterator[Chart]:
             for lane in line.lanes
         ),
         rows=rows,
-        marks={f"session {i + 1}": at.timestamp() for i, at in enumerate(line.sessions)},
+        marks=tuple(
+            (f"session {i + 1}" if len(line.sessions) <= MOST_NAMED else "", at.timestamp())
+            for i, at in enumerate(line.sessions)
+        ),
     )
     again = [one for one in line.again]
     most = max(line.per_hour)
@@ -410,6 +432,7 @@ MAKERS: tuple[Callable[[Evidence], Iterator[Chart]], ...] = (
     cluster,
     partings,
 )
+MOST_NAMED = 3  # sessions, whose names would else lie on one another
 TIMES = ("cluster", "rate")  # charts whose x are seconds since 1970
 
 

@@ -165,9 +165,7 @@ def _shared(outcomes: pd.DataFrame) -> dict[str, Proportion]:
     }
 
 
-def _stories(
-    runs: Sequence[Run], told: pd.DataFrame, partings: Sequence[Parting]
-) -> list[Story]:
+def _stories(runs: Sequence[Run], told: pd.DataFrame, partings: Sequence[Parting]) -> list[Story]:
     where = {(one.first, one.second): one.chunk for one in partings}
     suites = {world[0] for world in told.index}
     videos = [videos_of(run, suites) for run in runs] if suites else []
@@ -192,9 +190,7 @@ def _stories(
                 parted=pair,
                 difference=found[_key(pair[0], world), _key(pair[1], world)] if pair else None,
                 videos={
-                    name: path
-                    for own in videos
-                    for name, path in own.get(world[:3], {}).items()
+                    name: path for own in videos for name, path in own.get(world[:3], {}).items()
                 },
             )
         )

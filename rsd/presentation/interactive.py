@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from rsd.presentation.charts import SYMBOLS, TIMES, Chart, Series, color_of, wrapped
 
 ROW_HEIGHT = 26  # px a series in a row of a chart of rows
-_MARGIN = {"l": 8, "r": 16, "t": 8, "b": 8}
+_MARGIN = {"l": 8, "r": 16, "t": 44, "b": 8}  # on top: buttons, and names of marks
 
 
 def as_json(chart: Chart) -> str:
@@ -25,11 +25,17 @@ def as_json(chart: Chart) -> str:
         lines = ["<br>".join(map(html.escape, wrapped(row))) for row in chart.rows]
         places = list(range(len(lines)))
         figure.update_yaxes(tickvals=places, ticktext=lines, range=[len(lines) - 0.5, -0.5])
-    for name, x in chart.marks.items():
+    for place, (name, x) in enumerate(chart.marks):
         at = _time(x) if chart.name in TIMES else x
         figure.add_shape(type="line", x0=at, x1=at, y0=0, y1=1, yref="paper", line={"dash": "dot"})
         figure.add_annotation(
-            x=at, y=1, yref="paper", yanchor="bottom", text=html.escape(name), showarrow=False
+            x=at,
+            y=1,
+            yref="paper",
+            yanchor="bottom",
+            xanchor="right" if place % 2 else "left",
+            text=html.escape(name),
+            showarrow=False,
         )
     made: str = figure.to_json()
     return made
@@ -38,31 +44,39 @@ def as_json(chart: Chart) -> str:
 def height(chart: Chart) -> int:
     """px"""
     if chart.kind == "heat":
-        return 130 + max(60, min(900, 22 * len(chart.rows)))
+        return 166 + max(60, min(900, 22 * len(chart.rows)))
     if chart.rows:
         side_by_side = len(chart.series) if chart.kind == "intervals" else 1
         lines = max(len(wrapped(row)) for row in chart.rows)
         row = max(ROW_HEIGHT * 0.7 * side_by_side, 15 * lines, ROW_HEIGHT) + 12
-        return round(130 + row * len(chart.rows))
-    return 380
+        return round(166 + row * len(chart.rows))
+    return 400
 
 
 def _layout(chart: Chart) -> dict[str, Any]:
     axis = {"automargin": True, "zeroline": False, "ticks": "", "fixedrange": False}
+    title = {"standoff": 8, "font": {"size": 13}}
     return {
         "template": "none",
         "height": height(chart),
-        "margin": _MARGIN | ({"t": 28} if chart.marks else {}),
+        "margin": _MARGIN,
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 13},
-        "legend": {"orientation": "h", "y": -0.18, "yref": "paper", "yanchor": "top", "x": 0},
+        "legend": {
+            "orientation": "h",
+            "y": 0,
+            "yref": "container",
+            "yanchor": "bottom",
+            "x": 0,
+            "traceorder": "normal",
+        },
         "showlegend": chart.kind != "heat" and (len(chart.series) > 1),
         "barmode": "stack" if chart.kind == "stack" else "group",
         "hovermode": "closest",
         "hoverlabel": {"align": "left"},
-        "xaxis": axis | {"title": {"text": chart.x_title}, "range": chart.x_range},
-        "yaxis": axis | {"title": {"text": chart.y_title}, "range": chart.y_range},
+        "xaxis": axis | {"title": title | {"text": chart.x_title}, "range": chart.x_range},
+        "yaxis": axis | {"title": title | {"text": chart.y_title}, "range": chart.y_range},
     }
 
 
@@ -156,7 +170,13 @@ def _points(chart: Chart) -> list[go.Scatter]:
 
 def _bars(chart: Chart) -> list[go.Bar]:
     return [
-        go.Bar(x=series.x, y=series.y, marker={"color": color_of(series)}, **_common(series))
+        go.Bar(
+            x=series.x,
+            y=series.y,
+            textposition="none",
+            marker={"color": color_of(series)},
+            **_common(series),
+        )
         for series in chart.series
     ]
 
@@ -168,8 +188,9 @@ def _stack(chart: Chart) -> list[go.Bar]:
             y=series.y,
             orientation="h",
             width=0.6,
+            textposition="none",
             marker={"color": color_of(series)},
-            **(_common(series) | {"textposition": "none"}),
+            **_common(series),
         )
         for series in chart.series
     ]

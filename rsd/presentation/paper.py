@@ -77,10 +77,12 @@ def drawn(chart: Chart) -> Figure:
         locator = AutoDateLocator()
         ax.xaxis.set_major_locator(locator)
         ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    for name, x in chart.marks.items():
+    for name, x in chart.marks:
         ax.axvline(_place(chart, x), color="#555555", lw=0.8, ls=":")
         text = {"rotation": 90, "va": "top", "ha": "right", "fontsize": 6}
-        ax.annotate(_literal(name), (_place(chart, x), 1), xycoords=("data", "axes fraction"), **text)
+        ax.annotate(
+            _literal(name), (_place(chart, x), 1), xycoords=("data", "axes fraction"), **text
+        )
     if len(chart.series) > 1 and chart.kind != "heat":
         figure.legend(loc="outside lower center", ncols=min(3, len(chart.series)))
     return figure

@@ -102,7 +102,9 @@ def differences(
         columns = [*KEY, "chunk_index", "layers", "codes", "actions"]
         for batch in run.parts.holding(keys).chunks(columns):
             own = map(EpisodeKey, *(batch[name].to_pylist() for name in KEY))
-            for row, (key, index) in enumerate(zip(own, numbers(batch["chunk_index"]), strict=True)):
+            for row, (key, index) in enumerate(
+                zip(own, numbers(batch["chunk_index"]), strict=True)
+            ):
                 if index <= last.get(key, -1):
                     found[key, int(index)] = _Said.of(
                         batch["codes"][row].as_py(),
@@ -120,9 +122,7 @@ class _Said:
     actions: np.ndarray | None = None  # (n, 7)
 
     @classmethod
-    def of(
-        cls, codes: list[int] | None, layers: int, actions: list[float] | None
-    ) -> _Said:
+    def of(cls, codes: list[int] | None, layers: int, actions: list[float] | None) -> _Said:
         return cls(
             None if not codes else np.array(codes).reshape(-1, layers),
             None if actions is None else np.array(actions).reshape(-1, ACTION_DIMS),

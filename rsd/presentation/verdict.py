@@ -32,14 +32,11 @@ def sentences(evidence: Evidence) -> list[str]:
 
 
 def _told(summary: Summary) -> list[ArmPair]:
-    """Pairs that share a world, those with the baseline first, of those the lossless one first."""
+    """Pairs that share a world, those with the baseline where it ran; the lossless ones first."""
     found = [pair for pair in summary.pairs if pair.comparison.pairs]
+    with_it = [pair for pair in found if BASELINE in (pair.first, pair.second)]
     return sorted(
-        found,
-        key=lambda pair: (
-            BASELINE not in (pair.first, pair.second),
-            -pair.identical_final_states / pair.comparison.pairs,
-        ),
+        with_it or found, key=lambda pair: -pair.identical_final_states / pair.comparison.pairs
     )
 
 
