@@ -394,7 +394,7 @@ def cluster(evidence: Evidence) -> Iterator[Chart]:
             for i, at in enumerate(line.sessions)
         ),
     )
-    again = [one for one in line.again]
+    again = list(line.again)
     most = max(line.per_hour)
     retried = Series(
         "tried again",

@@ -1,4 +1,4 @@
-"""What there is to show of runs, read from their books: a summary, and what a summary leaves out."""
+"""What there is to show of runs, read from their books: a summary, and what one leaves out."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from rsd.presentation.evidence import Evidence
-from rsd.presentation.verdict import duration
 from rsd.summary.statistics import Proportion
 from rsd.summary.values import SIMULATOR_PARTS, STAGES, Success
 

@@ -1,5 +1,5 @@
-"""The page and the paper of runs: what they hold, against counts made by hand, and what they do with
-runs that are unfinished, empty, damaged, hostile or not to be compared."""
+"""The page and the paper of runs: what they hold, against counts made by hand; and runs that are
+unfinished, empty, damaged, hostile or not to be compared."""
 
 from __future__ import annotations
 
@@ -87,10 +87,8 @@ class Text(HTMLParser):
 
 def test_the_page_says_what_ran_and_the_verdict_first(tmp_path: Path) -> None:
     text = Text(html(write(tmp_path, paired_results()))).seen
-    assert (
-        "100 episodes of 2 arms (autoregressive, speculative) on 10 tasks of libero_spatial, 1 error."
-        in text
-    )
+    ran = "100 episodes of 2 arms (autoregressive, speculative) on 10 tasks of libero_spatial"
+    assert f"{ran}, 1 error." in text
     assert "no difference between speculative and autoregressive is shown" in text
     assert text.index("no difference") < text.index("Wilson's 95 % interval")
 
@@ -369,18 +367,18 @@ def test_runs_that_cannot_be_compared_name_the_field(tmp_path: Path) -> None:
     path = tmp_path / "b" / "run.json"
     run = json.loads(path.read_text())
     path.write_text(json.dumps(run | {"renderer": "egl"}))
-    with pytest.raises(UserError, match='(?s)cannot be compared.*renderer: "osmesa" -> "egl"'):
+    with pytest.raises(UserError, match=r'(?s)cannot be compared.*renderer: "osmesa" -> "egl"'):
         of(first, second)
     run["config"]["arms"]["speculative"] = {"mode": "parallel"}
     path.write_text(json.dumps(run))
-    with pytest.raises(UserError, match="arm speculative of .* decodes by"):
+    with pytest.raises(UserError, match=r"arm speculative of .* decodes by"):
         of(first, second)
 
 
 def test_an_episode_of_two_runs_is_counted_once_or_not_at_all(tmp_path: Path) -> None:
     first = write(tmp_path / "a", [result(key(0)), result(key(1))])
     second = write(tmp_path / "b", [result(key(1))])
-    with pytest.raises(UserError, match="1 episodes are in two of .*a, .*b"):
+    with pytest.raises(UserError, match=r"1 episodes are in two of .*a, .*b"):
         of(first, second)
 
 
