@@ -31,6 +31,8 @@ COMMANDS = {
     "benchmark": "what simulator, decoding, tokeniser, driver and books cost",
     "results": "keep runs compactly, and make the tables of a page from them",
     "repeat": "evaluate a sample of recorded results again, and compare",
+    "replay": "videos of recorded episodes, simulated again from their actions",
+    "verify": "whether recorded episodes end as recorded when they are simulated again",
     "chaos": "kill a run again and again, resume it, and audit its books",
 }
 

@@ -10,11 +10,10 @@ import pandas as pd
 
 from rsd.books import KEY
 from rsd.summary.compute import WORLD, Run
-from rsd.summary.tallies import numbers
-from rsd.types import EpisodeKey
+from rsd.summary.tallies import decodes, numbers
+from rsd.types import ACTION_DIM, EpisodeKey
 
 World = tuple[str, int, int, int]  # suite, task_id, trial, seed
-ACTION_DIMS = 7
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,9 @@ class Chunks:
         arm, self._arms = pd.factorize(episodes["arm"])
         finished = (episodes["outcome"] != "error").to_numpy()
         rows = [np.zeros((0, 3), np.int64)]
+        columns = [*KEY, "chunk_index", "action_sha256", "passes", "layers"]
         for run in runs:
-            for batch in run.parts.chunks([*KEY, "chunk_index", "action_sha256"]):
+            for batch in map(decodes, run.parts.chunks(columns)):
                 place = keys.get_indexer(pd.MultiIndex.from_frame(batch.select(KEY).to_pandas()))
                 names = batch["action_sha256"].to_numpy(zero_copy_only=False)
                 action = pd.util.hash_array(names.astype(object), categorize=False)
@@ -92,25 +92,21 @@ def differences(
     runs: Sequence[Run], wanted: Mapping[tuple[EpisodeKey, EpisodeKey], int]
 ) -> dict[tuple[EpisodeKey, EpisodeKey], Difference]:
     """Of pairs of episodes in one world, with the chunk in which they part."""
-    keys = {key for pair in wanted for key in pair}
     last: dict[EpisodeKey, int] = {}
     for pair, chunk in wanted.items():
         for key in pair:
             last[key] = max(chunk, last.get(key, 0))
     found: dict[tuple[EpisodeKey, int], _Said] = {}
-    for run in runs:
-        columns = [*KEY, "chunk_index", "layers", "codes", "actions"]
-        for batch in run.parts.holding(keys).chunks(columns):
-            own = map(EpisodeKey, *(batch[name].to_pylist() for name in KEY))
-            for row, (key, index) in enumerate(
-                zip(own, numbers(batch["chunk_index"]), strict=True)
-            ):
-                if index <= last.get(key, -1):
-                    found[key, int(index)] = _Said.of(
-                        batch["codes"][row].as_py(),
-                        int(numbers(batch["layers"])[row]),
-                        batch["actions"][row].as_py(),
-                    )
+    columns = [*KEY, "chunk_index", "layers", "codes", "actions"]
+    homes = {key: home for run in runs for key, home in run.parts.homes().items() if key in last}
+    for home in {id(home): home for home in homes.values()}.values():
+        table = home.all_chunks(columns)
+        keys = map(EpisodeKey, *(table[name].to_pylist() for name in KEY))
+        places = enumerate(zip(keys, table["chunk_index"].to_pylist(), strict=True))
+        for place, (key, index) in places:
+            if index <= last.get(key, -1):
+                said = (table[name][place].as_py() for name in ("codes", "layers", "actions"))
+                found[key, index] = _Said.of(*said)
     return {pair: _difference(found, pair, chunk) for pair, chunk in wanted.items()}
 
 
@@ -125,7 +121,7 @@ class _Said:
     def of(cls, codes: list[int] | None, layers: int, actions: list[float] | None) -> _Said:
         return cls(
             None if not codes else np.array(codes).reshape(-1, layers),
-            None if actions is None else np.array(actions).reshape(-1, ACTION_DIMS),
+            None if actions is None else np.array(actions).reshape(-1, ACTION_DIM),
         )
 
 

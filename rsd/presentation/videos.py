@@ -1,28 +1,24 @@
-"""Videos of a run's episodes, as `rsd replay` makes them: RUN/videos/*.mp4, each named by suite,
-task, trial and arm (or arms, where they are shown side by side)."""
+"""Videos of a run's episodes, where `rsd replay` puts them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 from rsd.books.folder import Folder
+from rsd.replay.choice import Take
 from rsd.summary.compute import Run
+from rsd.types import EpisodeKey
 
-FOLDER = "videos"
-SUFFIX = ".mp4"
+FOLDER = "videos"  # in the run's
 
 
-def videos_of(run: Run, suites: Iterable[str]) -> dict[tuple[str, int, int], dict[str, Path]]:
-    """By suite, task and trial, then by the rest of the name; none of a run in an object store."""
-    folder = Folder.at(run.output).local
-    known = "|".join(sorted(map(re.escape, suites), key=len, reverse=True))
-    name = re.compile(rf"({known})[-_]+(?:task)?[-_]?(\d+)[-_]+(?:trial)?[-_]?(\d+)[-_]+(.+)")
-    found: dict[tuple[str, int, int], dict[str, Path]] = {}
-    for path in sorted((folder / FOLDER).glob(f"*{SUFFIX}")) if folder else []:
-        parts = name.fullmatch(path.stem)
-        if parts:
-            suite, task, trial, arm = parts.groups()
-            found.setdefault((suite, int(task), int(trial)), {})[arm] = path
-    return found
+def videos_of(runs: Sequence[Run], keys: Sequence[EpisodeKey]) -> dict[str, Path]:
+    """Of episodes in one world, alone or two beside each other, by the arms that they show. None of
+    a run in an object store."""
+    takes = [Take((key,)) for key in keys]
+    takes += [Take(pair) for pair in itertools.combinations(sorted(keys), 2)]
+    folders = [folder / FOLDER for run in runs if (folder := Folder.at(run.output).local)]
+    found = ((take.key.arm, folder / take.file) for take in takes for folder in folders)
+    return {arm: path for arm, path in found if path.is_file()}
