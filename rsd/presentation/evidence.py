@@ -49,7 +49,7 @@ class Story:
     outcomes: Mapping[str, str]  # by arm; an arm that did not run here is absent
     parted: tuple[str, str, int] | None  # two arms, and the chunk in which they part
     difference: Difference | None
-    videos: Mapping[str, Path]  # by what the file's name says behind the world: an arm, or arms
+    videos: Mapping[str, Path]  # by what they show: an arm, or `one vs other`
 
     @property
     def disagreement(self) -> bool:
@@ -167,8 +167,6 @@ def _shared(outcomes: pd.DataFrame) -> dict[str, Proportion]:
 
 def _stories(runs: Sequence[Run], told: pd.DataFrame, partings: Sequence[Parting]) -> list[Story]:
     where = {(one.first, one.second): one.chunk for one in partings}
-    suites = {world[0] for world in told.index}
-    videos = [videos_of(run, suites) for run in runs] if suites else []
     outcomes = {
         world: {str(arm): str(end) for arm, end in row.items() if isinstance(end, str)}
         for world, row in told.to_dict("index").items()
@@ -189,9 +187,7 @@ def _stories(runs: Sequence[Run], told: pd.DataFrame, partings: Sequence[Parting
                 outcomes=ends,
                 parted=pair,
                 difference=found[_key(pair[0], world), _key(pair[1], world)] if pair else None,
-                videos={
-                    name: path for own in videos for name, path in own.get(world[:3], {}).items()
-                },
+                videos=videos_of(runs, [_key(arm, world) for arm in ends]),
             )
         )
     return stories

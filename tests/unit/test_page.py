@@ -255,8 +255,8 @@ def test_videos_beside_the_run_are_linked_to_their_episodes(tmp_path: Path) -> N
     (tmp_path / "run" / "videos").mkdir()
     lost = next(story.world for story in of(output).stories)
     for name in (
-        f"libero_spatial-task{lost[1]}-trial{lost[2]}-speculative.mp4",
-        f"libero_spatial-task{lost[1]}-trial{lost[2]}-autoregressive-speculative.mp4",
+        f"libero_spatial-{lost[1]}-{lost[2]:02d}-speculative.mp4",
+        f"libero_spatial-{lost[1]}-{lost[2]:02d}-autoregressive_vs_speculative.mp4",
         "holiday.mp4",
     ):
         (tmp_path / "run" / "videos" / name).write_bytes(b"")
