@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "evaluate": "run a policy's episodes in parallel; Parquet comes out",
     "serve": "a policy to other harnesses, over a websocket",
-    "report": "the tables of a run, finished or going on",
+    "report": "what runs say: tables, a page for a browser, figures for a paper",
+    "status": "how far a run is, from another shell",
     "collect": "demonstrations of the scripted experts, as HDF5",
     "train": "a policy from demonstrations",
     "benchmark": "what simulator, decoding, tokeniser, driver and books cost",
