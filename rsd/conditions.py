@@ -27,6 +27,7 @@ _ROW = (
     "images",
     "arithmetic",
     "simulator",
+    "source",  # of imported results; None: our own
 )
 _ROW_OF_CONFIG = ("deterministic",)
 _RUN = ("config", "schema_version", "assets")

@@ -43,6 +43,7 @@ COLUMNS = (
     "assets",
     "final_state_sha256",
     "finished_at",
+    "source",
     *(f"{part}_s" for part in (*SIMULATOR_PARTS, "wait", "wall")),
 )
 
@@ -65,7 +66,9 @@ def summarise(output: str, margin: float = MARGIN) -> Summary:
     run = read_run(output)
     parts = committed(output)
     episodes = stored_episodes(output, parts)
-    made_by = replace(provenance([origin_of(run)]), assets=one_assets(output, episodes))
+    made_by = provenance([origin_of(run)])
+    if made_by.source is None:
+        made_by = replace(made_by, assets=one_assets(output, episodes))
     counts = {
         arm: {suite: one.counts() for suite, one in suites.items()}
         for arm, suites in tally(parts).items()
@@ -73,6 +76,8 @@ def summarise(output: str, margin: float = MARGIN) -> Summary:
     summary = summary_of(
         Rows(episodes, counts), (run["run_id"],), made_by, margin, EVERY_TWO, run["config"]["arms"]
     )
+    if made_by.source is not None:  # nobody knows when it ran
+        return replace(summary, output=output)
     elapsed_s = _elapsed_s(run["sessions"], episodes)
     rate = 3600 * len(episodes) / elapsed_s if elapsed_s > 0 else None
     return replace(summary, output=output, elapsed_s=elapsed_s, episodes_per_hour=rate)
@@ -96,7 +101,7 @@ def stored_episodes(
 def one_assets(output: str, episodes: pd.DataFrame) -> str:
     """What all rows ran on; raises UserError for several. An error row may name none: its
     environment never came to be."""
-    found = sorted(set(episodes["assets"]) - {""})
+    found = sorted(set(episodes["assets"].dropna()) - {""})
     if len(found) > 1:
         raise UserError(
             f"{output} holds episodes on different assets ({', '.join(found)}); they cannot be "
@@ -170,7 +175,7 @@ def _arm(arm: str, episodes: pd.DataFrame, counts: Mapping[str, Counts]) -> ArmS
 
 def _success(episodes: pd.DataFrame) -> dict[str, Any]:
     """Fields of values.Success."""
-    unseen = episodes[episodes["trial"] >= LOOKED_AT]
+    unseen = episodes[(episodes["trial"] >= LOOKED_AT) & episodes["source"].isna()]
     return {
         "success": _rate(episodes),
         "unseen": _rate(unseen),
@@ -200,14 +205,15 @@ def _cost(finished: pd.DataFrame) -> EpisodeCost:
 
 
 def _mean(rows: pd.DataFrame, column: str) -> float | None:
-    return float(rows[column].mean()) if column in rows and len(rows) else None
+    return float(rows[column].mean()) if column in rows and rows[column].notna().any() else None
 
 
 def _pairs(
     by_arm: Mapping[str, pd.DataFrame], chosen: Sequence[tuple[str, str]], margin: float
 ) -> list[ArmPair]:
     finished = {
-        arm: rows[rows["outcome"] != "error"].set_index(WORLD) for arm, rows in by_arm.items()
+        arm: rows[(rows["outcome"] != "error") & rows["source"].isna()].set_index(WORLD)
+        for arm, rows in by_arm.items()
     }
     verdicts = {arm: (rows["outcome"] == "success").to_dict() for arm, rows in finished.items()}
     ends = {arm: rows["final_state_sha256"].to_dict() for arm, rows in finished.items()}
