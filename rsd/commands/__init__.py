@@ -28,7 +28,8 @@ COMMANDS = {
     "collect": "demonstrations of the scripted experts, as HDF5",
     "train": "a policy from demonstrations",
     "benchmark": "what simulator, decoding, tokeniser, driver and books cost",
-    "results": "keep runs compactly, and make the tables of a page from them",
+    "results": "keep runs compactly, make the tables of a page, import and export",
+    "log": "a finished run to wandb, TensorBoard or MLflow",
     "repeat": "evaluate a sample of recorded results again, and compare",
     "chaos": "kill a run again and again, resume it, and audit its books",
 }
