@@ -87,6 +87,7 @@ class RunLog:
     curves: Curves = field(default_factory=Curves)
     clock: Callable[[], float] = time.monotonic
     _last: float = float("-inf")  # when the last point was made
+    _shown: int = -1  # and its step
 
     @classmethod
     def open(cls, names: Sequence[str], output: str) -> RunLog:
@@ -112,10 +113,13 @@ class RunLog:
     def show(
         self, standing: Callable[[], Mapping[str, float]] = dict, *, now: bool = False
     ) -> None:
-        """A point, if the last one is some seconds old; `standing`: values beside the curves'."""
-        if self.trackers and (now or self.clock() - self._last >= PERIOD_S):
-            self._last = self.clock()
-            step, values = self.curves.step, {**self.curves.point(), **standing()}
+        """A point, if episodes came since the last one and that is some seconds old; `standing`:
+        values beside the curves'."""
+        step = self.curves.step
+        due = now or self.clock() - self._last >= PERIOD_S
+        if self.trackers and step != self._shown and due:
+            self._last, self._shown = self.clock(), step
+            values = {**self.curves.point(), **standing()}
             self._send(lambda tracker: tracker.point(step, values))
 
     def news(self) -> list[str]:

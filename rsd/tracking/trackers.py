@@ -49,13 +49,14 @@ class Wandb:
     that."""
 
     def __init__(self, run: Tracked) -> None:
-        wandb = _library("wandb")
+        self._wandb = wandb = _library("wandb")
         run.folder.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=run.run_id,
             name=run.run_id,
             resume="allow",
+            mode=os.environ.get("WANDB_MODE"),
             config=dict(run.description),
             dir=str(run.folder),
             settings=wandb.Settings(silent=True, console="off"),
@@ -70,6 +71,7 @@ class Wandb:
 
     def close(self, *, over: bool) -> None:
         self._run.finish(exit_code=0 if over else 1)
+        self._wandb.teardown()  # until then its own process may hold back what was logged
 
 
 class TensorBoard:
@@ -92,16 +94,14 @@ class TensorBoard:
 
 
 class Mlflow:
-    """A resumed run goes on in the run that bears its id as a tag. Without MLFLOW_TRACKING_URI in
-    a store of files beside the run."""
+    """A resumed run goes on in the run that bears its id as a tag."""
 
     _TAG = "rsd.run_id"
 
     def __init__(self, run: Tracked) -> None:
         mlflow = _library("mlflow")
         self._entities = _library("mlflow.entities")
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (run.folder / "mlruns").absolute().as_uri()
-        self._client = mlflow.MlflowClient(tracking_uri=uri)
+        self._client = mlflow.MlflowClient()
         experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
         found = self._client.search_runs([experiment], f"tags.`{self._TAG}` = '{run.run_id}'")
         if found:
@@ -161,8 +161,8 @@ _PACKAGES = {"mlflow": "mlflow-skinny"}  # where it is not called as its module
 
 
 def check(names: Iterable[str]) -> None:
-    """Raises UserError for a name that is none, a package that is missing, and a wandb that would
-    ask for a key in the middle of a run."""
+    """Raises UserError for a name that is none, a package that is missing, a wandb that would ask
+    for a key in the middle of a run, and an MLflow that does not know where to."""
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)
@@ -172,6 +172,11 @@ def check(names: Iterable[str]) -> None:
             raise UserError(
                 "--log wandb: nobody is logged in; run `wandb login`, set WANDB_API_KEY, or set "
                 "WANDB_MODE=offline, which keeps it in the run's folder for `wandb sync`"
+            )
+        if name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):
+            raise UserError(
+                "--log mlflow: set MLFLOW_TRACKING_URI, to http://SERVER:5000, to sqlite:///FILE "
+                "(with the package mlflow), or to file:///FOLDER with MLFLOW_ALLOW_FILE_STORE=true"
             )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +140,7 @@ def test_a_tracker_that_fails_is_told_once_and_dropped_and_the_others_go_on(
     ]
     assert run_log.news() == []
     good = next(one for one in made if not isinstance(one, Failing))
-    assert len(good.points) == 4 and good.over is False
+    assert len(good.points) == 3 and good.over is False
 
 
 def test_a_tracker_that_hangs_costs_the_run_nothing_and_its_end_a_bounded_wait(
@@ -199,6 +201,12 @@ def test_wandb_without_a_login_is_refused_before_it_would_ask(
         trackers.check(["wandb"])
 
 
+def test_mlflow_without_a_place_is_refused(run: str) -> None:
+    pytest.importorskip("mlflow")
+    with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI"):
+        trackers.check(["mlflow"])
+
+
 # --- the real packages ---------------------------------------------------------------------------
 
 
@@ -222,11 +230,17 @@ def test_tensorboard_reads_the_curves_and_the_summary(run: str) -> None:
     assert "c0ffee" in text.tensor_proto.string_val[0].decode()
 
 
-def test_mlflow_reads_them_from_its_store_of_files_and_resumes_its_run(run: str) -> None:
+def test_mlflow_reads_them_from_its_store_of_files_and_resumes_its_run(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mlflow = pytest.importorskip("mlflow")
+    store = (tmp_path / "mlruns").absolute().as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    trackers.check(["mlflow"])
     for _ in range(2):  # the second one as a resumed session would
         assert replay(run, ["mlflow"], summarise(run)) == []
-    client = mlflow.MlflowClient(tracking_uri=(Path(run) / "log" / "mlruns").absolute().as_uri())
+    client = mlflow.MlflowClient(tracking_uri=store)
     experiment = client.get_experiment_by_name("rsd")
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.info.run_name == "made-up" and found.info.status == "FINISHED"
@@ -236,19 +250,31 @@ def test_mlflow_reads_them_from_its_store_of_files_and_resumes_its_run(run: str)
         assert found.data.metrics[f"result/{arm}/success"] == pytest.approx(rate)
 
 
+def records(content: bytes) -> Iterator[bytes]:
+    """Of a .wandb file: LevelDB's log format behind a header of 7 bytes. wandb has no reader."""
+    place, data = 7, b""
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:  # no room for a record's head in this block
+            place += 32768 - place % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        data += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or its last part
+            yield data
+            data = b""
+
+
 def test_wandb_offline_keeps_curves_summary_and_provenance(run: str) -> None:
     pytest.importorskip("wandb")
-    stored = pytest.importorskip("wandb.sdk.internal.datastore")
     from wandb.proto import wandb_internal_pb2 as messages
 
     assert replay(run, ["wandb"], summarise(run)) == []
     (file,) = (Path(run) / "log" / "wandb").glob("offline-run-*-made-up/run-made-up.wandb")
-    store = stored.DataStore()
-    store.open_for_scan(str(file))
     history: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
     config: dict[str, Any] = {}
-    while (data := store.scan_data()) is not None:
+    for data in records(file.read_bytes()):
         record = messages.Record()
         record.ParseFromString(data)
         kind = record.WhichOneof("record_type")
