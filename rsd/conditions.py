@@ -27,6 +27,7 @@ _ROW = (
     "images",
     "arithmetic",
     "simulator",
+    "source",  # of imported results; None: our own
 )
 _STATE = ("assets_fingerprint", "arithmetic", "simulator")
 _ROW_OF_CONFIG = ("deterministic",)

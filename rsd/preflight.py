@@ -18,6 +18,7 @@ from rsd.models import PolicyInfo, inspect_policy
 from rsd.outputs import lasting
 from rsd.plan import Plan, check_layers, execution, identity, resolve
 from rsd.provenance import provenance
+from rsd.tracking import trackers
 
 if TYPE_CHECKING:
     from rsd.envs.assets import ResolvedAssets
@@ -45,6 +46,7 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     renderer. The cheapest checks come first.
     """
     plan = resolve(config)
+    trackers.check(config.output.log)
     suites = list(config.episodes.task_suite)
     policy = inspect_policy(plan.config.policy.policy)
     plan = _with_arms(_pinned(plan, policy), policy)

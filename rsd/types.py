@@ -39,7 +39,7 @@ class EpisodeKey:
     suite: str
     task_id: int  # 0-based, LIBERO's task order 0
     trial: int  # row of LIBERO's stored initial states, 0..49
-    seed: int = 0
+    seed: int | None = 0  # None: of an imported episode, whose software does not say
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -56,7 +56,12 @@ _KEY_COLUMNS = (
     Column("arm", _TEXT, "name", "the (policy, decoding) setting; arms share every world"),
     Column("suite", _TEXT, "name", "LIBERO suite"),
     Column("task_id", _COUNT, "1", "task of the suite, 0-based, LIBERO's task order 0"),
-    Column("trial", _COUNT, "1", "row of LIBERO's stored initial states, 0..49"),
+    Column(
+        "trial",
+        _COUNT,
+        "1",
+        "row of LIBERO's stored initial states, 0..49; of imported episodes (source) only a number",
+    ),
     Column("seed", pa.int64(), "1", "seed of the policy's sampling; the world does not read it"),
 )
 
@@ -108,7 +113,34 @@ _EPISODE_COLUMNS = (
         "UTC",
         "when the driver entered the episode into the books",
     ),
+    Column(
+        "source",
+        _TEXT,
+        "name",
+        "software and version whose results these are; null: RSD's own. Worlds of imported "
+        "episodes are not identified: none is a world of another row",
+        nullable=True,
+    ),
 )
+
+# What the results of other software may not say: null in imported episodes, in no others.
+_OFTEN_UNSAID = {
+    "seed",
+    "instruction",
+    "steps",
+    "chunks",
+    "attempts",
+    "physics_s",
+    "render_s",
+    "reset_s",
+    "wait_s",
+    "wall_s",
+    "worker",
+    "node",
+    "assets",
+    "renderer",
+    "final_state_sha256",
+}
 
 _CHUNK_COLUMNS = (
     *_KEY_COLUMNS,
@@ -190,7 +222,13 @@ def _schema(columns: Sequence[Column], rows: str) -> pa.Schema:
     return pa.schema([column.field() for column in columns], metadata=metadata)
 
 
-EPISODE_SCHEMA = _schema(_EPISODE_COLUMNS, "one per episode")
+EPISODE_SCHEMA = _schema(
+    [
+        replace(column, nullable=column.nullable or column.name in _OFTEN_UNSAID)
+        for column in _EPISODE_COLUMNS
+    ],
+    "one per episode",
+)
 CHUNK_SCHEMA = _schema(_CHUNK_COLUMNS, "one per decode")
 
 
@@ -207,6 +245,13 @@ def episode_row(
         "finished_at": finished_at,
     }
     return _flat(vars(result.key) | vars(result) | own)
+
+
+def imported_row(
+    run_id: str, key: EpisodeKey, said: Mapping[str, Any], finished_at: datetime
+) -> dict[str, Any]:
+    """A row of another software's episode: the columns that it says."""
+    return {"run_id": run_id, **vars(key), "error": "", **said, "finished_at": finished_at}
 
 
 def chunk_rows(run_id: str, result: EpisodeResult) -> list[dict[str, Any]]:

@@ -88,6 +88,37 @@ def compare_pairs(
     )
 
 
+@dataclass(frozen=True)
+class UnpairedComparison:
+    """Two samples of their own. `difference` is second minus first, in success rate."""
+
+    first: Proportion
+    second: Proportion
+    difference: float | None  # None where one of them has finished nothing
+    low: float
+    high: float
+    p_value: float  # Fisher's exact test, two-sided
+
+
+def compare_unpaired(first: Proportion, second: Proportion) -> UnpairedComparison:
+    """Newcombe's interval of the difference (1998, method 10), from the Wilson intervals of both;
+    Fisher's exact test."""
+    if first.rate is None or second.rate is None:
+        return UnpairedComparison(first, second, None, -1.0, 1.0, 1.0)
+    difference = second.rate - first.rate
+    below = math.hypot(second.rate - second.low, first.high - first.rate)
+    above = math.hypot(second.high - second.rate, first.rate - first.low)
+    table = [[one.successes, one.finished - one.successes] for one in (first, second)]
+    return UnpairedComparison(
+        first,
+        second,
+        difference,
+        difference - below,
+        difference + above,
+        float(stats.fisher_exact(table).pvalue),
+    )
+
+
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Two-sided exact McNemar p-value: the discordant pairs against a fair coin (McNemar 1947)."""
     discordant = only_first + only_second
