@@ -11,7 +11,7 @@ import re
 
 from rsd.errors import UserError, unknown
 from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
-from rsd.models import installed, plugin, remote, small_vla, toy
+from rsd.models import installed, lerobot, plugin, remote, small_vla, toy
 from rsd.models.openvla_oft import family as openvla_oft
 from rsd.models.seam import Family, PolicyInfo
 from rsd.models.small_vla import bundled, for_suites
@@ -36,7 +36,11 @@ ARCHITECTURES: dict[str, Family] = {
     openvla_oft.ARCHITECTURE: openvla_oft.FAMILY,
     openvla_oft.MODEL_TYPE: openvla_oft.FAMILY,
 }
-SCHEMES: dict[str, Family] = {openvla_oft.SCHEME: openvla_oft.FAMILY, **remote.FAMILIES}
+SCHEMES: dict[str, Family] = {
+    openvla_oft.SCHEME: openvla_oft.FAMILY,
+    lerobot.SCHEME: lerobot.FAMILY,
+    **remote.FAMILIES,
+}
 
 _PLUGIN = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 _WORD = r"[\w-]+"
