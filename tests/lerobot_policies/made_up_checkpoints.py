@@ -18,7 +18,6 @@ def described(folder: Path, **changes: Any) -> Path:
         "type": "act",
         "n_obs_steps": 1,
         "n_action_steps": EXECUTED,
-        "temporal_ensemble_coeff": None,
         "input_features": {
             "observation.images.image": frame,
             "observation.images.image2": frame,
