@@ -117,7 +117,7 @@ def load(checkpoint: Checkpoint, device: str) -> LeRobotPolicy:
     except ImportError as error:
         raise UserError(
             f"a policy of type {checkpoint.kind!r} needs packages that LeRobot does not bring "
-            f"along: {error}; `pip show -v lerobot` lists its extras"
+            f"along: {error}"
         ) from error
     except Exception as error:  # whatever a loader of somebody else's raises
         told = f"{type(error).__name__}: {error}"
