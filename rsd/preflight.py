@@ -52,6 +52,7 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     plan = _with_arms(_pinned(plan, policy), policy)
     _check_modes(plan, policy)
     _check_suites(plan, policy)
+    _check_patience(plan, policy)
     check_layers(plan, policy.layers)
     _check_experts(plan)
     return RunPlan(
@@ -102,6 +103,17 @@ def _check_suites(plan: Plan, policy: PolicyInfo) -> None:
                 f"actions there would mean nothing; it has those of {', '.join(policy.suites)}: "
                 "choose one of these, or a policy that was trained on it"
             )
+
+
+def _check_patience(plan: Plan, policy: PolicyInfo) -> None:
+    """Raises UserError where a replica would be given up while it waits for its server."""
+    limit_s, answer_s = plan.config.cluster.decode_limit_s, policy.answer_limit_s
+    if answer_s is not None and answer_s >= limit_s:
+        raise UserError(
+            f"policy {plan.config.policy.policy!r} gives its server {answer_s:g} s for an answer "
+            f"(timeout), which is not below --decode-limit-s {limit_s:g}: its replicas would be "
+            "replaced as hung before they hear that the server is; lower the one or raise the other"
+        )
 
 
 def _check_experts(plan: Plan) -> None:
