@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rsd import protocols
 from rsd.errors import UserError
 
 # Packages whose version decides what comes out. What else is installed may differ.
@@ -83,7 +84,10 @@ LATER = ("first_seed", "packages")
 
 def _deciding(run: Mapping[str, Any]) -> dict[str, Any]:
     packages = versions(run.get("packages") or {}, ROW_PACKAGES)
-    return {name: run.get(name) for name in _ROW} | {"packages": packages}
+    return {name: run.get(name) for name in _ROW} | {
+        "packages": packages,
+        "protocol": run.get("protocol") or protocols.recorded(protocols.OFT),  # the only one before
+    }
 
 
 def versions(packages: Mapping[str, str], deciding: Sequence[str]) -> dict[str, str | None]:
@@ -187,6 +191,11 @@ def machines(run: Mapping[str, Any]) -> list[dict[str, Any]]:
 def arithmetic(run: Mapping[str, Any]) -> str:
     """Such as `x86-64-v3`."""
     return run.get("arithmetic") or UNKNOWN
+
+
+def protocol(run: Mapping[str, Any]) -> str:
+    """Its name."""
+    return str(_deciding(run)["protocol"]["name"])
 
 
 def frames(run: Mapping[str, Any]) -> str:

@@ -14,9 +14,11 @@ from rsd import arithmetic
 from rsd.books import Books, holds_a_run
 from rsd.config import EvaluateConfig
 from rsd.errors import UserError
+from rsd.latency import settled
 from rsd.models import PolicyInfo, inspect_policy
 from rsd.outputs import lasting
 from rsd.plan import Plan, check_layers, execution, identity, resolve
+from rsd.protocols import recorded
 from rsd.provenance import provenance
 from rsd.tracking import trackers
 
@@ -55,6 +57,7 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     _check_patience(plan, policy)
     check_layers(plan, policy.layers)
     _check_experts(plan)
+    plan = _with_latency(plan)
     return RunPlan(
         **vars(plan),
         run_id=_new_run_id(suites),
@@ -80,6 +83,21 @@ def _with_arms(plan: Plan, policy: PolicyInfo) -> Plan:
         return plan
     chosen = dataclasses.replace(episodes, arms=(policy.modes[0],))
     return resolve(dataclasses.replace(plan.config, episodes=chosen))
+
+
+def _with_latency(plan: Plan) -> Plan:
+    """The same with measured delays as --latency says them, and its arms called by them."""
+    source = plan.config.episodes.latency
+    if source is None:
+        return plan
+    arms = {name: settled(arm, source) for name, arm in plan.arms.items()}
+    keys = [dataclasses.replace(key, arm=arms[key.arm].name) for key in plan.keys]
+    if len(set(keys)) < len(keys):
+        raise UserError(
+            f"--latency {source} makes two arms one: {', '.join(plan.arms)} become "
+            f"{', '.join(arm.name for arm in arms.values())}; leave one out"
+        )
+    return dataclasses.replace(plan, arms={arm.name: arm for arm in arms.values()}, keys=keys)
 
 
 def _check_modes(plan: Plan, policy: PolicyInfo) -> None:
@@ -166,6 +184,7 @@ def run_record(run: RunPlan) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "config": identity(run),
+        "protocol": recorded(run.protocol),
         "planned_episodes": len(run.keys),
         "execution": execution(run),
         "checkpoint_sha256": run.policy.sha256,

@@ -86,7 +86,7 @@ _EPISODE_COLUMNS = (
         "attempts", _COUNT, "1", "times this session tried the episode until this row, 1 or more"
     ),
     Column("error", _TEXT, "text", "traceback; empty unless outcome is error"),
-    Column("physics_s", _SECONDS, "s", "wall time in control steps, the 10 wait steps included"),
+    Column("physics_s", _SECONDS, "s", "wall time in control steps, the wait steps included"),
     Column("render_s", _SECONDS, "s", "wall time rendering the frames that the policy read"),
     Column(
         "reset_s",
@@ -101,6 +101,36 @@ _EPISODE_COLUMNS = (
     Column("node", _TEXT, "name", "the machine of that worker"),
     Column("assets", _TEXT, "name", "official, lite, or the sha256 of a local asset tree"),
     Column("renderer", _TEXT, "name", "osmesa, egl or none"),
+    Column(
+        "protocol",
+        _TEXT,
+        "name",
+        "whose numbers (seed of the draws, wait steps, limits, replanning) the episode followed; "
+        "null: oft, of runs that had no other, and unknown of imported ones",
+        nullable=True,
+    ),
+    Column(
+        "delay",
+        _TEXT,
+        "control steps",
+        "from question to chunk, or `measured`; null where the world waits for the policy",
+        nullable=True,
+    ),
+    Column(
+        "while_waiting",
+        _TEXT,
+        "name",
+        "continue: the rest of the chunk before, then standing still; hold: standing still; null "
+        "without a delay",
+        nullable=True,
+    ),
+    Column(
+        "still_steps",
+        _COUNT,
+        "control steps",
+        "of `steps`, those that the robot stood still, waiting; null without a delay",
+        nullable=True,
+    ),
     Column(
         "final_state_sha256",
         _TEXT,
@@ -197,6 +227,14 @@ _CHUNK_COLUMNS = (
         "own never do",
         nullable=True,
     ),
+    Column(
+        "delay_steps",
+        _COUNT,
+        "control steps",
+        "from the question (the frame that the policy saw) until the chunk could be executed; null "
+        "where the world waits for the policy",
+        nullable=True,
+    ),
     Column("action_sha256", _TEXT, "hex", "of the chunk's actions, float32 bytes (T, 7)"),
     Column(
         "codes",
@@ -209,9 +247,9 @@ _CHUNK_COLUMNS = (
         "actions",
         pa.list_(pa.field("item", pa.float32(), nullable=False)),
         "controller input, -1 to 1",
-        "executed from this chunk to the next, as the simulator got them: (n, 7) in C order, "
-        "dxyz, daxis-angle, gripper; an episode's, in order of its chunks, are all after the wait "
-        "steps; null in runs from before they were recorded",
+        "the chunk's that were executed, after those of standing still until it came, as the "
+        "simulator got them: (n, 7) in C order, dxyz, daxis-angle, gripper; an episode's, in order "
+        "of its chunks, are all after the wait steps; null in runs from before they were recorded",
         nullable=True,
     ),
 )

@@ -69,7 +69,7 @@ class EvaluationRun:
         self._leases = Leases(
             (key for key in run.keys if key not in recorded),
             cluster.retries,
-            max_steps=lambda suite: suite_of(suite).max_steps,
+            max_steps=lambda suite: run.protocol.most_steps(suite_of(suite)),
         )
         self._outcomes: Counter[tuple[str, str]] = Counter()  # (arm, outcome) of this session
         self._planned = len(run.keys)
@@ -79,7 +79,7 @@ class EvaluationRun:
         self._told_full = False
         self._memory_deaths = Deaths(clock)  # of workers, while they run episodes
         self._worker_settings = settings = WorkerSettings(
-            run.assets, run.renderer, run.policy.images, cluster.time_limit_s
+            run.assets, run.renderer, run.policy.images, cluster.time_limit_s, run.protocol
         )
 
         def make(footprint: Footprint) -> ActorHandle:
@@ -165,9 +165,9 @@ class EvaluationRun:
             task = task_of(member.job.key) if member.job is not None else None
             lease = self._leases.take(member.name, task, self.pool.up)
             if lease is not None:
-                decoding = self._arms[lease.key.arm].decoding
+                arm = self._arms[lease.key.arm]
                 replicas = self._replicas.actors(home=member.index)
-                answer: Any = member.actor.episode.remote(lease.key, decoding, replicas)
+                answer: Any = member.actor.episode.remote(lease.key, arm, replicas)
                 self.pool.assign(member, lease, answer)
 
     def _take_in(self, report: Report[Lease, EpisodeResult]) -> None:
@@ -176,7 +176,9 @@ class EvaluationRun:
         if isinstance(error, NoReplicaError) or self._memory_is_short(error):
             self._leases.returned(lease.key)
             return
-        result = report.answer or error_result(lease.key, _text(error), self._worker_settings)
+        result = report.answer or error_result(
+            lease.key, self._arms[lease.key.arm], _text(error), self._worker_settings
+        )
         if result.outcome == "error" and self._leases.failed(lease.key):
             why = reason_of(error) if error else result.error.strip().splitlines()[-1]
             self._display.say(f"attempt {lease.attempt} at {lease.key} failed: {why}")

@@ -31,6 +31,7 @@ COMMANDS = {
     "benchmark": "what simulator, decoding, tokeniser, driver and books cost",
     "results": "keep runs compactly, make the tables of a page, import and export",
     "log": "a finished run to wandb, TensorBoard or MLflow",
+    "delay": "how success falls when chunks come late, as a run and a picture",
     "repeat": "evaluate a sample of recorded results again, and compare",
     "replay": "videos of recorded episodes, simulated again from their actions",
     "verify": "whether recorded episodes end as recorded when they are simulated again",

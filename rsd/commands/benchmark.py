@@ -20,6 +20,7 @@ import tyro
 from rich.console import Console
 
 from rsd import commands
+from rsd.arms import read_arm
 from rsd.cluster.address import check_cluster
 from rsd.commands import DONE, as_called, called
 from rsd.console import PLAIN
@@ -248,13 +249,13 @@ class Decode:
 
         resolved = assets.resolve(self.assets, [self.suite])
         renderer = rendering.resolve(self.renderer)
-        suite = get_suite(self.suite)
+        suite, arm = get_suite(self.suite), read_arm("autoregressive")
         for task in range(suite.num_tasks):
             key = EpisodeKey("benchmark", self.suite, task, 0)
             with closing(
                 LiberoEnvironment(self.suite, task, resolved, renderer, policy.images)
             ) as env:
-                run_episode(env, key, Decoding("autoregressive"), decide, suite.max_steps)
+                run_episode(env, key, arm, decide, suite.max_steps)
             if len(seen) >= self.chunks:
                 break
         return seen[: self.chunks]

@@ -73,7 +73,13 @@ def describe(run: RunPlan, console: Console) -> None:
         f"policy   {run.config.policy.policy} (sha256 {run.policy.sha256[:12]}){_training(run)}",
         f"assets   {run.assets.name}: {run.assets.reason}",
         f"renderer {run.renderer}",
+        f"protocol {run.protocol.name}{_other_protocol(run)}",
     ]
+    if any(arm.delay is not None and arm.delay.steps is None for arm in run.arms.values()):
+        lines.append(
+            "delay    measured: chunks are decoded one at a time, and a second run is not as late; "
+            "--latency takes it from a run"
+        )
     if run.config.policy.deterministic and not run.policy.settles_on_gpu:
         lines.append(
             "answers  of a GPU are rounded to bfloat16 and not settled: the same in the same batch "
@@ -88,6 +94,13 @@ def describe(run: RunPlan, console: Console) -> None:
         lines += _forecast_lines(run)
     for line in lines:
         console.print(line, **PLAIN)
+
+
+def _other_protocol(run: RunPlan) -> str:
+    wanted = run.policy.protocol
+    if wanted in ("", run.protocol.name):
+        return ""
+    return f": the policy's scores are known under {wanted} (--protocol {wanted})"
 
 
 def _training(run: RunPlan) -> str:
@@ -123,15 +136,16 @@ def _forecast_lines(run: RunPlan) -> list[str]:
     ]
 
 
-def carry_out(run: RunPlan, console: Console) -> int:
-    """Run on Ray what is not recorded of a checked plan, and print the summary.
+def carry_out(run: RunPlan, console: Console, command: str = "evaluate") -> int:
+    """Run on Ray what is not recorded of a checked plan, and print the summary; `command` was
+    typed.
 
     There is none where the run is left in a hurry: `rsd report` makes it at leisure.
     """
     planned = set(run.keys)
     books = open_books(run, lambda line: console.print(line, **PLAIN))
     output, done = books.output, len(books.recorded())
-    again = go_on("evaluate", f"--output {output}")
+    again = go_on(command, f"--output {output}")
     stopped, hurry = "", False
     log = RunLog.open(run.config.output.log, output)
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rsd import conditions
 from rsd.books import Books, committed, holds_a_run, read_run
 from rsd.errors import UserError, brief, reading
 from rsd.exchange import lerobot, vla_eval
@@ -239,6 +240,7 @@ def _record(files: Sequence[File], results: Results, arm: str) -> dict[str, Any]
             "files": [{"name": file.name, "sha256": file.sha256} for file in files],
         },
         "says": results.says,
+        "protocol": {"name": conditions.UNKNOWN},
         **dict.fromkeys(("checkpoint_sha256", "assets", "renderer", "code", "hardware")),
     }
 

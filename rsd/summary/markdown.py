@@ -42,8 +42,9 @@ def headline(summary: Summary) -> str:
             "interval):"
         )
     return (
-        f"{', '.join(f'`{name}`' for name in summary.names)}: assets {made_by.assets[:12]}, "
-        f"checkpoint {str(made_by.checkpoint_sha256)[:12]}, {', '.join(made_by.code)}, renderer "
+        f"{', '.join(f'`{name}`' for name in summary.names)}: protocol "
+        f"{made_by.protocol}, assets {made_by.assets[:12]}, checkpoint "
+        f"{str(made_by.checkpoint_sha256)[:12]}, {', '.join(made_by.code)}, renderer "
         f"{made_by.renderer}, arithmetic {made_by.arithmetic}, frames {made_by.frames}, processors "
         f"{made_by.processors}; {summary.episodes:,} episodes, {summary.errors} errors. Success in "
         "percent (95 % interval):"

@@ -14,6 +14,7 @@ _KEPT = (
     "run_id",
     "source",
     "config",
+    "protocol",
     "checkpoint_sha256",
     "assets",
     "assets_fingerprint",
@@ -56,6 +57,7 @@ def provenance(origins: Sequence[Mapping[str, Any]]) -> Provenance:
     return Provenance(
         checkpoint_sha256=first["checkpoint_sha256"],
         code=tuple(code),
+        protocol=conditions.protocol(first),
         assets=first["assets"] or conditions.UNKNOWN,
         renderer=first["renderer"] or conditions.UNKNOWN,
         arithmetic=conditions.arithmetic(first),

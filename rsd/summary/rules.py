@@ -20,8 +20,9 @@ COVERED = (
     "checkpoint; they cover no other tasks and no other training."
 )
 POOLED = (
-    "Pooled are rows of one checkpoint on the same assets, renderer, frames, arithmetic and "
-    "simulator packages; an episode that ended in an error is in no rate and in no pair."
+    "Pooled are rows of one checkpoint under the same protocol, on the same assets, renderer, "
+    "frames, arithmetic and simulator packages; an episode that ended in an error is in no rate "
+    "and in no pair."
 )
 UNSEEN = (
     f"Trials {LOOKED_AT} on: without the first ones of every task, some of which were looked at in "

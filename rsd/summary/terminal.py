@@ -213,7 +213,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     lines = [
         *notes(summary),
         f"{summary.episodes} episodes, {summary.errors} of them errors{_pace(summary)}",
-        f"Renderer: {made_by.renderer}; arithmetic: {made_by.arithmetic}; frames: {made_by.frames}",
+        f"Protocol: {made_by.protocol}; renderer: {made_by.renderer}; arithmetic: "
+        f"{made_by.arithmetic}; frames: {made_by.frames}",
         f"Processors: {made_by.processors}",
     ]
     for line in lines:

@@ -139,7 +139,8 @@ from rsd.envs import libero, worlds
 from rsd.envs.assets import resolve
 from rsd.episode import sha256_of
 from pathlib import Path
-libero.WorldStream = lambda task, assets: worlds.WorldStream(task, assets, Path({str(tmp_path)!r}))
+cache = Path({str(tmp_path)!r})
+libero.WorldStream = lambda task, assets, protocol: worlds.WorldStream(task, assets, cache)
 env = libero.LiberoEnvironment({SUITE!r}, {TASK}, resolve("lite", [{SUITE!r}]), "none")
 env.reset(2)
 for action in np.random.default_rng(0).uniform(-0.6, 0.6, ({STEPS}, 7)):
@@ -176,7 +177,7 @@ def test_worlds_recorded_in_two_processes_are_the_reference_worlds(
     from rsd.envs import libero
 
     monkeypatch.setattr(
-        libero, "WorldStream", lambda task, assets: WorldStream(task, assets, tmp_path)
+        libero, "WorldStream", lambda task, assets, protocol: WorldStream(task, assets, tmp_path)
     )
     for trial in range(TRIALS):
         environment = LiberoEnvironment(SUITE, TASK, lite, "none")

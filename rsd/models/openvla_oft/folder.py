@@ -144,6 +144,7 @@ def inspect(spec: str) -> PolicyInfo:
         clips=True,
         memory_bytes=memory_bytes(checkpoint),
         pinned=checkpoint.spec,
+        protocol="oft",
         settles_on_gpu=False,  # in bfloat16 most chunks are near ties (docs/openvla_oft.md)
         other_modes=f"`rsd train --target openvla-oft --base {spec}` trains heads for codes",
     )

@@ -212,4 +212,5 @@ GROOT_N16 = Dialect(
     _USUAL,
     "GR00T N1.6, asked in batches",
     batch=16,
+    protocol="gr00t",
 )
