@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 from collections.abc import Sequence
@@ -10,6 +11,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from cycler import cycler
 from matplotlib.figure import Figure
+
+from rsd.books import read_run
+from rsd.errors import UserError
+from rsd.models import inspect_policy
+from rsd.summary.within import Decode
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe-Ito
 STYLE = {
@@ -35,6 +41,29 @@ def runs(default: Sequence[str] = ()) -> list[str]:
     named = shlex.split(os.environ.get("RSD_RUN", "")) or list(default)
     newest = sorted(Path("../results").glob("*/run.json"), key=os.path.getmtime)
     return named or [str(path.parent) for path in newest[-1:]] or ["../results/run"]
+
+
+def decode_of(run: str) -> Decode | None:
+    """What a run's codes mean, by its own policy, or the one that RSD_POLICY names; torch is loaded
+    when that is first asked, for runs without actions. None, with a word why, where it is not
+    here, or has no codes."""
+    policy = os.environ.get("RSD_POLICY") or read_run(run)["config"].get("policy")
+    if policy is None:
+        return None
+    try:
+        layers = inspect_policy(policy).layers
+    except UserError as error:
+        print(f"codes of {run} cannot be decoded: {error}")
+        return None
+
+    @functools.cache
+    def decoder() -> Decode:
+        from rsd.models import recorded
+
+        print(f"{run} has no actions: its codes are decoded by {policy}")
+        return recorded.decoder(policy)
+
+    return (lambda codes: decoder()(codes)) if layers else None
 
 
 def colors(names: Sequence[str]) -> dict[str, str]:

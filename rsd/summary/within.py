@@ -85,6 +85,10 @@ class Within:
     chunks: int
     unknown: int  # of them, chunks whose executed actions are not known: in no phase, no path
 
+    @classmethod
+    def empty(cls) -> Within:
+        return cls({place: {} for place in PLACES}, 0, 0)
+
     def __add__(self, other: Within) -> Within:
         kept = {place: dict(groups) for place, groups in self.kept.items()}
         for place, groups in other.kept.items():
@@ -149,7 +153,7 @@ def _join(into: dict[Any, Kept], groups: Mapping[Any, Kept]) -> None:
 # --- reading -----------------------------------------------------------------------------------
 
 _COLUMNS = (*KEY, "chunk_index", "drafted", "accepted", "passes", "layers", "actions")
-_DECODED = ("codes", "action_sha256")
+_CODES = ("passes", "layers", "codes", "action_sha256")
 
 
 def within(parts: Committed, decode: Decode | None = None) -> Within:
@@ -159,27 +163,33 @@ def within(parts: Committed, decode: Decode | None = None) -> Within:
     its actions have the hash of the executed ones. A last chunk's are then all of it, also where
     the episode ended in it.
     """
-    found = Within({place: {} for place in PLACES}, 0, 0)
-    columns = _COLUMNS if decode is None else (*_COLUMNS, *_DECODED)
+    found = Within.empty()
     for some in parts.portions():
-        found += _portion(some, columns, decode)
+        found += _portion(some, decode)
     return found
 
 
-def _portion(some: Committed, columns: tuple[str, ...], decode: Decode | None) -> Within:
-    table = some.all_chunks(columns).combine_chunks()
-    table = table.filter(pc.fill_null(pc.not_equal(table["passes"], 0), True))  # an expert's
+def _decodes(some: Committed, columns: tuple[str, ...]) -> pa.RecordBatch:
+    """Chunk rows but those of experts, in the order of the parts."""
+    table = some.all_chunks(columns)
+    table = table.filter(pc.fill_null(pc.not_equal(table["passes"], 0), True)).combine_chunks()
+    return (table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)])[0]
+
+
+def _portion(some: Committed, decode: Decode | None) -> Within:
     kept: dict[str, dict[Group, Kept]] = {place: {} for place in PLACES}
-    if not table.num_rows:
+    rows = _decodes(some, _COLUMNS)
+    if not len(rows):
         return Within(kept, 0, 0)
-    (rows,) = table.combine_chunks().to_batches()
     index = numbers(rows["chunk_index"])
     begins = index == 0
     episode = np.cumsum(begins) - 1
     episodes = _episodes(some, rows.filter(pa.array(begins)))
     if not np.array_equal(index, np.arange(len(index)) - np.flatnonzero(begins)[episode]):
         raise UserError("chunks of an episode are not in their order, together: copy the run again")
-    actions, steps = _actions(rows, decode)
+    actions, steps = _executed(rows)
+    if decode is not None and not steps.any():
+        actions, steps = _decoded(_decodes(some, _CODES), decode)
     moved = motion(actions, steps, begins)
     length = np.bincount(episode)
     left = np.digitize(np.round(100 * moved.left_m, 6), PATH_CM[1:])
@@ -201,20 +211,20 @@ def _portion(some: Committed, columns: tuple[str, ...], decode: Decode | None) -
     return Within(kept, len(index), int((moved.phase == UNKNOWN).sum()))
 
 
-def episodes_of_actions(
+def actions_of_episodes(
     parts: Committed, arm: str, decode: Decode | None = None
 ) -> Iterator[np.ndarray]:
-    """Executed actions float32 (S, 7) of each finished episode of an arm, as far as they are known;
-    `decode` as in `within`."""
-    columns = (*_COLUMNS, *_DECODED)
+    """Executed actions float32 (S, 7) of each episode of an arm, an expert's too, as far as they
+    are known; `decode` as in `within`."""
     for some in parts.portions():
-        table = some.all_chunks(columns)
+        table = some.all_chunks((*_CODES, "arm", "chunk_index", "actions"))
         table = table.filter(pc.equal(table["arm"], arm)).combine_chunks()
         for rows in table.to_batches():
-            actions, steps = _actions(rows, decode)
-            ends = np.cumsum(steps)
+            actions, steps = _executed(rows)
+            if decode is not None and not steps.any():
+                actions, steps = _decoded(rows, decode)
             first = np.flatnonzero(numbers(rows["chunk_index"]) == 0)
-            yield from np.split(actions, (ends - steps)[first[1:]])
+            yield from np.split(actions, (np.cumsum(steps) - steps)[first[1:]])
 
 
 def _episodes(some: Committed, firsts: pa.RecordBatch) -> pd.DataFrame:
@@ -225,21 +235,22 @@ def _episodes(some: Committed, firsts: pa.RecordBatch) -> pd.DataFrame:
     return keys[["arm", "suite"]].assign(outcome=outcome)
 
 
-def _actions(rows: pa.RecordBatch, decode: Decode | None) -> tuple[np.ndarray, np.ndarray]:
-    """Executed actions float32 (S, 7) of all chunks, and steps int64 (n,) of each; 0: not known."""
-    lists = rows["actions"]
-    steps = lengths_of(lists) // ACTION_DIM
-    if decode is None or steps.any():
-        return lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, ACTION_DIM), steps
-    hashes = rows["action_sha256"].to_numpy(zero_copy_only=False)
-    decoded: dict[int, np.ndarray] = {}
+def _executed(rows: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Recorded actions float32 (S, 7) of all chunks, and steps int64 (n,) of each; 0: none."""
+    flat = rows["actions"].flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, ACTION_DIM), lengths_of(rows["actions"]) // ACTION_DIM
+
+
+def _decoded(rows: pa.RecordBatch, decode: Decode) -> tuple[np.ndarray, np.ndarray]:
+    """The same from codes, as far as their actions have the recorded hash."""
+    hashes = rows["action_sha256"].to_pylist()
+    chunks: list[np.ndarray] = [np.zeros((0, ACTION_DIM), np.float32)] * len(rows)
     for places, codes in codes_by_layers(rows["codes"], numbers(rows["layers"])):
         for place, chunk in zip(places.tolist(), decode(codes), strict=True):
             if hashlib.sha256(chunk.tobytes()).hexdigest() == hashes[place]:
-                decoded[place] = chunk
-                steps[place] = len(chunk)
-    known = [decoded[place] for place in sorted(decoded)]
-    return np.concatenate([np.zeros((0, ACTION_DIM), np.float32), *known]), steps
+                chunks[place] = chunk
+    steps = np.array([len(chunk) for chunk in chunks], dtype=np.int64)
+    return np.concatenate([np.zeros((0, ACTION_DIM), np.float32), *chunks]), steps
 
 
 def _kept(
@@ -254,7 +265,7 @@ def _kept(
     cell = cluster[known] * labels + label[known]
 
     def by_cell(rows: np.ndarray) -> np.ndarray:
-        columns = rows[known].reshape(len(cell), -1).T
+        columns = np.atleast_2d(rows[known].T)
         sums = [np.bincount(cell, column, clusters * labels) for column in columns]
         shape = (clusters, labels, len(sums))
         return np.stack(sums, axis=-1).reshape(shape) if sums else np.zeros(shape)
