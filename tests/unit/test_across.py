@@ -86,7 +86,7 @@ def test_a_run_and_its_kept_file_say_the_same(tmp_path: Path) -> None:
 
 
 def test_what_is_no_source_is_refused(here: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="neither a run .* nor a file of `rsd results keep`"):
+    with pytest.raises(UserError, match=r"neither a run .* nor a file of `rsd results keep`"):
         across.read(str(tmp_path))
     with pytest.raises(UserError, match="give each once"):
         across.compare([across.read(here), across.read(here)])
