@@ -15,23 +15,18 @@ from matplotlib.figure import Figure
 from rsd.books import read_run
 from rsd.errors import UserError
 from rsd.models import inspect_policy
+from rsd.presentation import paper
+from rsd.presentation.charts import PALETTE
 from rsd.summary.within import Decode
 
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe-Ito
-STYLE = {
+STYLE = paper.STYLE | {
+    "font.size": 9,
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
     "axes.titlesize": 10,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "axes.prop_cycle": cycler(color=PALETTE),
-    "grid.color": "#e6e6e6",
-    "legend.frameon": False,
-    "pdf.fonttype": 42,  # text stays text
 }
 
 

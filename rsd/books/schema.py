@@ -132,7 +132,7 @@ _CHUNK_COLUMNS = (
         _COUNT,
         "1",
         "forwards of the target's backbone until the codes were final, a canonical recompute "
-        "not counted; 0: an expert's episode, no decode",
+        "not counted; with 0 layers, too: an expert's episode, no decode",
     ),
     Column("layers", _COUNT, "1", "layers decoded"),
     Column("batch_size", _COUNT, "1", "requests that were decoded together"),
