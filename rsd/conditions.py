@@ -31,6 +31,7 @@ _ROW = (
     "source",  # of imported results; None: our own
 )
 _STATE = ("assets_fingerprint", "arithmetic", "simulator")
+_WORLD = ("assets_fingerprint", "arithmetic", "simulator")
 _ROW_OF_CONFIG = ("deterministic",)
 _RUN = ("config", "schema_version", "assets")
 
@@ -41,6 +42,14 @@ def of_rows(run: Mapping[str, Any]) -> dict[str, Any]:
     """What must be equal for rows of two runs to stand in one table."""
     config = run.get("config") or {}
     return _deciding(run) | {name: config.get(name) for name in _ROW_OF_CONFIG}
+
+
+def of_world(run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What makes the world of a (suite, task, trial), whoever acts in it. None where a part of it
+    was not recorded: nobody knows whether two of its worlds are the same."""
+    packages = versions(run.get("packages") or {}, WORLD_PACKAGES)
+    world = {name: run.get(name) for name in _WORLD} | packages
+    return None if None in world.values() else world
 
 
 def of_run(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -305,18 +305,22 @@ def _together(files: dict[Path, tuple[dict[str, Any], pd.DataFrame]]) -> Publish
 
 def summary(group: Published, margin: float = MARGIN) -> Summary:
     """As that of a run, but for times; every arm against the baseline."""
-    episodes = group.rows.rename(columns={"final_state": "final_state_sha256"}).assign(seed=0)
     counts: dict[str, dict[str, Counts]] = {}
     for (arm, suite), rows in group.rows.groupby(["arm", "suite"]):
         counts.setdefault(str(arm), {})[str(suite)] = _counts(rows)
     return summary_of(
-        Rows(episodes, counts),
+        Rows(episodes(group), counts),
         group.names,
         provenance(group.origins),
         margin,
         AGAINST_BASELINE,
         decodings(dict(zip(group.names, group.origins, strict=True))),
     )
+
+
+def episodes(group: Published) -> pd.DataFrame:
+    """Its rows with the names of a run's; of the final state's hash the first STATE_DIGITS."""
+    return group.rows.rename(columns={"final_state": "final_state_sha256"}).assign(seed=0)
 
 
 def _counts(rows: pd.DataFrame) -> Counts:

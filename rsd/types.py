@@ -26,6 +26,8 @@ Mode = Literal[
 Waiting = Literal["continue", "hold"]  # the rest of the chunk before; standing still
 
 ACTION_DIM = 7
+METRES_PER_UNIT = 0.05  # what an action of 1 means: OSC_POSE's output ranges
+RADIANS_PER_UNIT = 0.5  # (robosuite/controllers/config/osc_pose.json)
 PROPRIO_DIM = 8
 
 

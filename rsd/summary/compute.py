@@ -226,7 +226,7 @@ def summary_of(
         margin=margin,
         comparisons=comparisons.description,
         arms=[_arm(arm, own, rows.counts.get(arm, {})) for arm, own in by_arm.items()],
-        pairs=_pairs(by_arm, comparisons.choose(list(by_arm)), margin),
+        pairs=paired(by_arm, comparisons.choose(list(by_arm)), margin),
         shared_draws=shared_draws(decoded),
     )
 
@@ -290,9 +290,10 @@ def _mean(rows: pd.DataFrame, column: str) -> float | None:
     return float(rows[column].mean()) if column in rows and rows[column].notna().any() else None
 
 
-def _pairs(
+def paired(
     by_arm: Mapping[str, pd.DataFrame], chosen: Sequence[tuple[str, str]], margin: float
 ) -> list[ArmPair]:
+    """Those two that were `chosen`, of arms by name with their episodes."""
     finished = {
         arm: rows[(rows["outcome"] != "error") & rows["source"].isna()].set_index(WORLD)
         for arm, rows in by_arm.items()

@@ -166,6 +166,80 @@ def not_worse(only_first: int, only_second: int, pairs: int, margin: float) -> f
     return float(stats.norm.sf(excess / math.sqrt(variance)))
 
 
+@dataclass(frozen=True)
+class RatioSums:
+    """What a ratio of sums y / x needs of independent clusters (episodes, worlds), of any shape:
+    sums over clusters of y, x and their products. Those of several readings add up."""
+
+    clusters: np.ndarray  # with x > 0
+    y: np.ndarray
+    x: np.ndarray
+    yy: np.ndarray
+    xy: np.ndarray
+    xx: np.ndarray
+
+    @classmethod
+    def of(cls, y: np.ndarray, x: np.ndarray) -> RatioSums:
+        """Of clusters along the first axis, (clusters, ...) -> sums (...)."""
+        y, x = y.astype(np.float64), x.astype(np.float64)
+        terms = (x > 0, y, x, y * y, x * y, x * x)
+        return cls(*(term.sum(axis=0) for term in terms))
+
+    def __add__(self, other: RatioSums) -> RatioSums:
+        mine, others = vars(self).values(), vars(other).values()
+        return RatioSums(*(a + b for a, b in zip(mine, others, strict=True)))
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """NaN of nothing."""
+        return np.divide(self.y, self.x, out=np.full_like(self.x, np.nan), where=self.x > 0)
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Of the ratio, clusters being independent and what is inside one not: the linearised
+        estimator of survey sampling (Cochran 1977, 6.4), which regression calls cluster-robust.
+        NaN of fewer than two clusters."""
+        ratio, clusters = self.ratio, self.clusters.astype(np.float64)
+        residual = np.maximum(self.yy - 2 * ratio * self.xy + ratio**2 * self.xx, 0.0)
+        several = np.where(clusters > 1, clusters, np.nan)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return several / (several - 1) * residual / self.x**2
+
+
+def ratio_interval(
+    sums: RatioSums, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of a ratio of positive sums, on the scale of its logarithm, with Student's t of clusters - 1
+    degrees of freedom. NaN of fewer than two clusters."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = stats.t.ppf(0.5 + confidence / 2, sums.clusters - 1)
+        width = np.exp(t * np.sqrt(sums.variance) / sums.ratio)
+    return sums.ratio / width, sums.ratio * width
+
+
+def share_interval(
+    sums: RatioSums, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of a share of tokens that come in clusters: Wilson's interval of as many independent tokens
+    as would have the variance found (Kish's effective sample size; Dean and Pagano 2015), and
+    Student's t.
+
+    As many as there are clusters, where every token of all of them went the same way, which shows
+    no variance. NaN of fewer than two clusters.
+    """
+    share, clusters = sums.ratio, sums.clusters.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        effective = np.where(
+            sums.variance > 0, share * (1 - share) / sums.variance, np.minimum(clusters, sums.x)
+        )
+        effective = np.where(clusters > 1, effective, np.nan)
+        t2 = stats.t.ppf(0.5 + confidence / 2, clusters - 1) ** 2
+        centre = (share + t2 / (2 * effective)) / (1 + t2 / effective)
+        half = np.sqrt(t2 * share * (1 - share) / effective + t2**2 / (4 * effective**2))
+        half = half / (1 + t2 / effective)
+    return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values of several comparisons, adjusted by Holm (1979), in their order.
 
