@@ -19,6 +19,7 @@ from rsd.flags import WITHOUT_GROUPS, ExplicitBool, read, with_config_files
 from rsd.models import forms
 from rsd.protocols import OFT, PROTOCOL_HELP
 from rsd.suites import SUITES
+from rsd.tracking.trackers import TRACKERS
 
 SUITES_HELP = f"{', '.join(SUITES)}; `toy` and `toy_slow` test the cluster without a simulator"
 
@@ -94,6 +95,12 @@ class SimulatorConfig:
     """auto, osmesa, egl"""
 
 
+LOG_HELP = (
+    f"Also log the run's summary and curves to {', '.join(TRACKERS)} (docs/exchange.md); one that "
+    "fails is dropped, the run goes on"
+)
+
+
 @dataclass(frozen=True)
 class OutputConfig:
     """Where the Parquet goes."""
@@ -104,6 +111,8 @@ class OutputConfig:
 
     resume: bool = False
     """Go on with the run in --output: only what is not recorded there is run"""
+
+    log: Annotated[tuple[str, ...], tyro.conf.arg(help=LOG_HELP, metavar="[STR [STR ...]]")] = ()
 
     dry_run: bool = False
     """Check everything, print the plan (episodes, actors, resources, time), start nothing"""

@@ -20,6 +20,7 @@ from rsd.outputs import lasting
 from rsd.plan import Plan, check_layers, execution, identity, resolve
 from rsd.protocols import recorded
 from rsd.provenance import provenance
+from rsd.tracking import trackers
 
 if TYPE_CHECKING:
     from rsd.envs.assets import ResolvedAssets
@@ -47,11 +48,13 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     renderer. The cheapest checks come first.
     """
     plan = resolve(config)
+    trackers.check(config.output.log)
     suites = list(config.episodes.task_suite)
     policy = inspect_policy(plan.config.policy.policy)
     plan = _with_arms(_pinned(plan, policy), policy)
     _check_modes(plan, policy)
     _check_suites(plan, policy)
+    _check_patience(plan, policy)
     check_layers(plan, policy.layers)
     _check_experts(plan)
     plan = _with_latency(plan)
@@ -118,6 +121,17 @@ def _check_suites(plan: Plan, policy: PolicyInfo) -> None:
                 f"actions there would mean nothing; it has those of {', '.join(policy.suites)}: "
                 "choose one of these, or a policy that was trained on it"
             )
+
+
+def _check_patience(plan: Plan, policy: PolicyInfo) -> None:
+    """Raises UserError where a replica would be given up while it waits for its server."""
+    limit_s, answer_s = plan.config.cluster.decode_limit_s, policy.answer_limit_s
+    if answer_s is not None and answer_s >= limit_s:
+        raise UserError(
+            f"policy {plan.config.policy.policy!r} gives its server {answer_s:g} s for an answer "
+            f"(timeout), which is not below --decode-limit-s {limit_s:g}: its replicas would be "
+            "replaced as hung before they hear that the server is; lower the one or raise the other"
+        )
 
 
 def _check_experts(plan: Plan) -> None:

@@ -26,6 +26,8 @@ Mode = Literal[
 Waiting = Literal["continue", "hold"]  # the rest of the chunk before; standing still
 
 ACTION_DIM = 7
+METRES_PER_UNIT = 0.05  # what an action of 1 means: OSC_POSE's output ranges
+RADIANS_PER_UNIT = 0.5  # (robosuite/controllers/config/osc_pose.json)
 PROPRIO_DIM = 8
 
 
@@ -41,7 +43,7 @@ class EpisodeKey:
     suite: str
     task_id: int  # 0-based, LIBERO's task order 0
     trial: int  # row of LIBERO's stored initial states, 0..49
-    seed: int = 0
+    seed: int | None = 0  # None: of an imported episode, whose software does not say
 
 
 @dataclass(frozen=True)

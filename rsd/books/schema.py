@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsd.types import EpisodeKey, EpisodeResult
+from rsd.types import ACTION_DIM, ChunkRecord, DecodeTrace, EpisodeKey, EpisodeResult
+
+T = TypeVar("T")
 
 # Raise it with every change of a column's name, type, unit or meaning. A column that is added must
 # be nullable: it is null where older runs are read (reader.read_rows).
@@ -54,7 +56,12 @@ _KEY_COLUMNS = (
     Column("arm", _TEXT, "name", "the (policy, decoding) setting; arms share every world"),
     Column("suite", _TEXT, "name", "LIBERO suite"),
     Column("task_id", _COUNT, "1", "task of the suite, 0-based, LIBERO's task order 0"),
-    Column("trial", _COUNT, "1", "row of LIBERO's stored initial states, 0..49"),
+    Column(
+        "trial",
+        _COUNT,
+        "1",
+        "row of LIBERO's stored initial states, 0..49; of imported episodes (source) only a number",
+    ),
     Column("seed", pa.int64(), "1", "seed of the policy's sampling; the world does not read it"),
 )
 
@@ -99,7 +106,7 @@ _EPISODE_COLUMNS = (
         _TEXT,
         "name",
         "whose numbers (seed of the draws, wait steps, limits, replanning) the episode followed; "
-        "null: oft, of runs that had no other",
+        "null: oft, of runs that had no other, and unknown of imported ones",
         nullable=True,
     ),
     Column(
@@ -136,7 +143,34 @@ _EPISODE_COLUMNS = (
         "UTC",
         "when the driver entered the episode into the books",
     ),
+    Column(
+        "source",
+        _TEXT,
+        "name",
+        "software and version whose results these are; null: RSD's own. Worlds of imported "
+        "episodes are not identified: none is a world of another row",
+        nullable=True,
+    ),
 )
+
+# What the results of other software may not say: null in imported episodes, in no others.
+_OFTEN_UNSAID = {
+    "seed",
+    "instruction",
+    "steps",
+    "chunks",
+    "attempts",
+    "physics_s",
+    "render_s",
+    "reset_s",
+    "wait_s",
+    "wall_s",
+    "worker",
+    "node",
+    "assets",
+    "renderer",
+    "final_state_sha256",
+}
 
 _CHUNK_COLUMNS = (
     *_KEY_COLUMNS,
@@ -226,7 +260,13 @@ def _schema(columns: Sequence[Column], rows: str) -> pa.Schema:
     return pa.schema([column.field() for column in columns], metadata=metadata)
 
 
-EPISODE_SCHEMA = _schema(_EPISODE_COLUMNS, "one per episode")
+EPISODE_SCHEMA = _schema(
+    [
+        replace(column, nullable=column.nullable or column.name in _OFTEN_UNSAID)
+        for column in _EPISODE_COLUMNS
+    ],
+    "one per episode",
+)
 CHUNK_SCHEMA = _schema(_CHUNK_COLUMNS, "one per decode")
 
 
@@ -245,9 +285,53 @@ def episode_row(
     return _flat(vars(result.key) | vars(result) | own)
 
 
+def imported_row(
+    run_id: str, key: EpisodeKey, said: Mapping[str, Any], finished_at: datetime
+) -> dict[str, Any]:
+    """A row of another software's episode: the columns that it says."""
+    return {"run_id": run_id, **vars(key), "error": "", **said, "finished_at": finished_at}
+
+
 def chunk_rows(run_id: str, result: EpisodeResult) -> list[dict[str, Any]]:
     key = {"run_id": run_id} | vars(result.key)
     return [_flat(key | vars(chunk.trace) | vars(chunk)) for chunk in result.chunks]
+
+
+def result_of(episode: Mapping[str, Any], chunks: Sequence[Mapping[str, Any]]) -> EpisodeResult:
+    """An episode as it was entered, from its row and those of its chunks; codes stay in the rows,
+    which do not say their shape."""
+    return _made(
+        EpisodeResult,
+        episode
+        | {
+            "key": _made(EpisodeKey, episode),
+            "chunks": [
+                _made(
+                    ChunkRecord,
+                    row
+                    | {
+                        "trace": _made(DecodeTrace, row | {n: tuple(row[n]) for n in _TUPLES}),
+                        "codes": None,
+                        "actions": _actions(row["actions"]),
+                    },
+                )
+                for row in sorted(chunks, key=lambda row: row["chunk_index"])
+            ],
+        },
+    )
+
+
+_TUPLES = ("drafted", "accepted", "redrafted", "reaccepted")
+
+
+def _made(kind: type[T], row: Mapping[str, Any]) -> T:
+    """Columns are named as the dataclass fields."""
+    return kind(**{field.name: row[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
+def _actions(values: Sequence[float] | None) -> np.ndarray | None:
+    """float32 (n, 7)."""
+    return None if values is None else np.array(values, np.float32).reshape(-1, ACTION_DIM)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

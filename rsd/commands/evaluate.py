@@ -16,9 +16,11 @@ from rsd.console import PLAIN, complain
 from rsd.errors import RunStoppedError, UserError
 from rsd.leaving import is_left_behind
 from rsd.preflight import RunPlan, check_output, open_books, output_of, prepare
+from rsd.tracking.log import RunLog
 
 if TYPE_CHECKING:
     from rsd.books import Books
+    from rsd.summary.values import Summary
 
 WITH_ERRORS = 3
 
@@ -145,15 +147,17 @@ def carry_out(run: RunPlan, console: Console, command: str = "evaluate") -> int:
     output, done = books.output, len(books.recorded())
     again = go_on(command, f"--output {output}")
     stopped, hurry = "", False
+    log = RunLog.open(run.config.output.log, output)
     try:
         with books:
             console.print(f"output   {output} (run {books.run_id}, {done} recorded)", **PLAIN)
             if not planned <= books.recorded():
                 try:
-                    stopped = work(run, books, console)
+                    stopped = work(run, books, console, log)
                 except KeyboardInterrupt:
                     hurry = True
     except (UserError, OSError) as error:  # the books cannot be written
+        end_log(log, None, console, over=False, hurry=hurry)
         complain(f"{stopped or 'stopped'}: {error}; make room or mend it, then {again}")
         return INTERRUPTED if hurry else STOPPED
     except KeyboardInterrupt:  # while the books waited for their store
@@ -161,8 +165,10 @@ def carry_out(run: RunPlan, console: Console, command: str = "evaluate") -> int:
     left = len(planned - books.recorded())
     hurry = hurry or is_left_behind()
     try:
-        errors = 0 if left and hurry else summarise(output, console)
+        summary = None if left and hurry else summarise(output, console)
+        end_log(log, summary, console, over=not left, hurry=hurry)
     except (UserError, OSError) as error:  # a store that is away now; what is recorded is recorded
+        end_log(log, None, console, over=not left, hurry=hurry)
         later = f"`{called('report')} {output}` prints it when it can"
         complain(f"no summary: {error}; {later}")
         if not left:
@@ -170,10 +176,18 @@ def carry_out(run: RunPlan, console: Console, command: str = "evaluate") -> int:
     if left:
         complain(f"{stopped or 'interrupted'}: {left} episodes left; {again}")
         return STOPPED if stopped else INTERRUPTED
-    return WITH_ERRORS if errors else DONE
+    return WITH_ERRORS if summary and summary.errors else DONE
 
 
-def work(run: RunPlan, books: Books, console: Console) -> str:
+def end_log(
+    log: RunLog, summary: Summary | None, console: Console, *, over: bool, hurry: bool
+) -> None:
+    """Bring the log to its end, and say what became of it."""
+    for line in log.close(summary, over=over, hurry=hurry):
+        console.print(line, **PLAIN)
+
+
+def work(run: RunPlan, books: Books, console: Console, log: RunLog) -> str:
     """Run a plan to its end or to an interrupt; returns why it cannot go on, if so."""
     with commands.importing():  # after all checks: ray takes a second
         from rsd.cluster.evaluate import evaluate
@@ -181,17 +195,17 @@ def work(run: RunPlan, books: Books, console: Console) -> str:
 
     try:
         with connected():
-            evaluate(run, books, console)
+            evaluate(run, books, console, log)
     except RunStoppedError as error:
         return f"stopped: {error}"
     return ""
 
 
-def summarise(output: str, console: Console) -> int:
-    """Print the tables of everything that is recorded in `output`; returns its error rows."""
+def summarise(output: str, console: Console) -> Summary:
+    """Print the tables of everything that is recorded in `output`."""
     with commands.importing():
         from rsd.summary import compute, terminal  # so does pandas
 
     summary = compute.summarise(output)
     terminal.print_summary(summary, console)
-    return summary.errors
+    return summary

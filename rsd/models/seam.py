@@ -26,8 +26,9 @@ class PolicyInfo:
     settles_on_gpu: bool = True  # greedy answers depend on the request alone there, too
     other_modes: str = ""  # how one of its family comes to decode those that it lacks
     elsewhere: bool = False  # it computes on a server, so that its replicas need no GPU
+    answer_limit_s: float | None = None  # that its server may take; None: it computes here
     protocol: str = ""  # that its scores are known under (rsd/protocols.py); empty: any
-    says: str = ""  # what that server says of itself, as JSON
+    says: str = ""  # what its server, or the package that offers it, says of itself, as JSON
 
 
 @dataclass(frozen=True)

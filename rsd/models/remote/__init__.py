@@ -72,6 +72,7 @@ def inspect(spec: str) -> PolicyInfo:
         images=settled.images,
         clips=settled.range == "clip",
         elsewhere=True,
+        answer_limit_s=address.access.timeout,
         protocol="" if is_ours(server.metadata) else dialect.protocol,
         says=json.dumps(server.metadata, sort_keys=True),
     )
