@@ -44,6 +44,7 @@ class ModeWords:
 
     what: str
     rules: tuple[str, ...] = ()
+    lacks: int = 0  # finest layers of the policy's that it does not decode
     without_layers: str = ""  # who decides, where no layers of codes are decoded
 
 
@@ -54,6 +55,11 @@ MODES: dict[Mode, ModeWords] = {
     ),
     "parallel": ModeWords("all layers from one pass, by heads of their own"),
     "speculative": ModeWords("a draft guesses layers, a pass judges many", tuple(RULES)),
+    "draft": ModeWords(
+        "what the draft guesses, executed unjudged; no pass, and not the finest layer, which no "
+        "draft has",
+        lacks=1,
+    ),
     "regression": ModeWords(
         "a head of the same trunk that says actions as numbers; no codes",
         without_layers="a regression head",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsd.arms import DEFAULT_ARMS, NAMES, RULES, read_arm, unknown_rule
+from rsd.arms import DEFAULT_ARMS, MODES, NAMES, RULES, read_arm, unknown_rule
 from rsd.config import EpisodesConfig, EvaluateConfig, settings
 from rsd.envs import FAMILIES, Family, family_of
 from rsd.errors import UserError
@@ -183,11 +183,16 @@ def _check_places(config: EvaluateConfig) -> None:
 def check_layers(plan: Plan, available: int) -> None:
     """Check the arms against the layers that the policy has; raises UserError."""
     for arm in plan.arms.values():
-        for asked in (arm.decoding.layers, arm.decoding.draft_layers):
-            if asked is not None and not 1 <= asked <= available:
+        lacks = MODES[arm.decoding.mode].lacks
+        for asked, most in (
+            (arm.decoding.layers, available - lacks),
+            (arm.decoding.draft_layers, available),
+        ):
+            if asked is not None and not 1 <= asked <= most:
                 raise UserError(
                     f"arm {arm.name!r} asks for {asked} layers; policy "
-                    f"{plan.config.policy.policy!r} has 1 to {available}"
+                    f"{plan.config.policy.policy!r} has 1 to {most}"
+                    + (f" in this mode, {available} in others" if lacks else "")
                 )
 
 

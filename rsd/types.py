@@ -17,6 +17,7 @@ Mode = Literal[
     "parallel",
     "autoregressive",
     "speculative",
+    "draft",  # codes of the model that guesses, without the one that judges
     "regression",  # actions as numbers, by a head beside those of the codes
     "bins",  # actions as 256 levels of each number, by the language model's own head
     "native",  # whatever a policy without codes does

@@ -40,7 +40,7 @@ DESCRIPTION = """\
 Measure what RSD costs: latencies, simulator, tokeniser and driver.
 
   rsd benchmark rollout     simulator: reference loop, ours, floor
-  rsd benchmark decoding    policy: parallel, autoregressive, speculative
+  rsd benchmark decoding    policy: parallel, autoregressive, speculative, draft
   rsd benchmark tokeniser   codes: what K layers reconstruct, by settings
   rsd benchmark driver      bookkeeping: driver time an episode, 2,000 toy episodes
   rsd benchmark books       a large run: time and memory of its summary and of a resume
@@ -195,6 +195,7 @@ class Decode:
             "autoregressive": Decoding("autoregressive"),
             "speculative": Decoding("speculative", draft_layers=self.draft_layers),
             "parallel": Decoding("parallel"),
+            "draft": Decoding("draft"),
         }
         rows = benchmark(policy, observations, decodings, self.batches, self.repeats)
         for table in _decoding_tables(

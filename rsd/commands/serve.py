@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from rsd import commands
-from rsd.arms import read_arm
+from rsd.arms import MODES, read_arm
 from rsd.batching import BatchLimits, MicroBatcher
 from rsd.commands import DONE, as_called, called
 from rsd.console import PLAIN
@@ -140,6 +140,7 @@ def _arm(config: ServeConfig, info: PolicyInfo) -> Arm:
     if arm.decoding.mode not in info.modes:
         raise UserError(f"--arm {arm.name}: the policy decodes {', '.join(info.modes)} only")
     layers = arm.decoding.layers
-    if layers is not None and not 1 <= layers <= info.layers:
-        raise UserError(f"--arm {arm.name}: the policy has 1 to {info.layers} layers")
+    most = info.layers - MODES[arm.decoding.mode].lacks
+    if layers is not None and not 1 <= layers <= most:
+        raise UserError(f"--arm {arm.name}: the policy has 1 to {most} layers in this mode")
     return arm

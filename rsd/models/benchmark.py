@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rsd.decoding.contracts import CodeModel
+from rsd.decoding.contracts import Backbone, CodeModel, Context
 from rsd.decoding.sequential import no_codes
 from rsd.errors import UserError
 from rsd.models.code_policy import CodePolicy
@@ -129,38 +130,56 @@ def _rates(kept: Sequence[tuple[int, ...]], judged: Sequence[tuple[int, ...]]) -
 
 @torch.inference_mode()
 def logit_difference(policy: CodePolicy, asked: Sequence[ChunkRequest]) -> float:
-    """Largest distance of any logit from double precision's, at both extremes of computing it:
-    the whole batch with all layers in one pass, and each request alone, layer by layer. The policy
-    is a deterministic one."""
+    """Largest distance of any logit, of target and draft, from double precision's, at both extremes
+    of computing it: the whole batch with all layers in one pass, and each request alone, layer by
+    layer. The policy is a deterministic one."""
+    return max(_difference(policy, asked, part) for part in (_target, _draft))
+
+
+class _Part(NamedTuple):
+    """Target or draft, and what it reads."""
+
+    backbone: Backbone
+    context: Context
+    layers: int
+
+
+_PartOf = Callable[[CodeModel, Sequence[ChunkRequest]], _Part]
+
+
+def _target(model: CodeModel, asked: Sequence[ChunkRequest]) -> _Part:
+    return _Part(model.target, model.target_context(model.inputs(asked)), model.layers)
+
+
+def _draft(model: CodeModel, asked: Sequence[ChunkRequest]) -> _Part:
+    return _Part(model.draft, model.draft_context(model.inputs(asked)), model.layers - 1)
+
+
+def _difference(policy: CodePolicy, asked: Sequence[ChunkRequest], part: _PartOf) -> float:
     assert policy.precise is not None, "nothing in double precision to compare with"
-    codes = _layer_by_layer(policy.model, asked)[0]
-    exact = _in_one_pass(policy.precise, asked, codes)
-    together = _in_one_pass(policy.model, asked, codes)
+    codes = _layer_by_layer(part(policy.model, asked))[0]
+    exact = _in_one_pass(part(policy.precise, asked), codes)
+    together = _in_one_pass(part(policy.model, asked), codes)
     worst = float((together - exact).abs().max())
     for row, request in enumerate(asked):
-        _, alone = _layer_by_layer(policy.model, [request], codes[row : row + 1])
+        _, alone = _layer_by_layer(part(policy.model, [request]), codes[row : row + 1])
         worst = max(worst, float((alone[0] - exact[row]).abs().max()))
     return worst
 
 
-def _in_one_pass(model: CodeModel, asked: Sequence[ChunkRequest], codes: Tensor) -> Tensor:
+def _in_one_pass(part: _Part, codes: Tensor) -> Tensor:
     """Logits (B, L, T, D, V) of all layers given codes (B, T, D, L - 1)."""
-    context = model.target_context(model.inputs(asked))
-    return model.target.prefill(context, codes)[0]
+    return part.backbone.prefill(part.context, codes)[0]
 
 
-def _layer_by_layer(
-    model: CodeModel, asked: Sequence[ChunkRequest], codes: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def _layer_by_layer(part: _Part, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Codes (B, T, D, L - 1), given or else the best ones, and the logits of all layers."""
-    target = model.target
-    context = model.target_context(model.inputs(asked))
-    taken = no_codes(target, context, 0)
-    logits, cache = target.prefill(context, taken)
+    taken = no_codes(part.backbone, part.context, 0)
+    logits, cache = part.backbone.prefill(part.context, taken)
     steps = [logits]
-    for layer in range(1, model.layers):
+    for layer in range(1, part.layers):
         best = steps[-1][:, 0].argmax(dim=-1)[..., None]
         before = best if codes is None else codes[..., layer - 1 : layer]
         taken = torch.cat([taken, before], dim=-1)
-        steps.append(target.extend(cache, before, layer))
+        steps.append(part.backbone.extend(cache, before, layer))
     return taken, torch.cat(steps, dim=1)

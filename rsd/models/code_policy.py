@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rsd.arms import MODES
 from rsd.decoding.contracts import Answer, CodeModel, Job
 from rsd.decoding.modes import NonFiniteError, decoder_of
 from rsd.decoding.rules import make_rule
@@ -58,10 +59,12 @@ class CodePolicy:
         return [chunks[row] for row in range(len(requests))]
 
     def _job(self, requests: list[ChunkRequest], decoding: Decoding) -> Job:
-        most = self.model.layers
+        most = self.model.layers - MODES[decoding.mode].lacks
         layers = most if decoding.layers is None else decoding.layers
         if not 1 <= layers <= most:
-            raise UserError(f"layers={layers}: this policy has layers 1..{most}")
+            raise UserError(
+                f"layers={layers}: this policy has layers 1..{most} in mode {decoding.mode!r}"
+            )
         # the last layer comes free with the pass over its coarser ones: no use in drafting it
         drafted = layers - 1 if decoding.draft_layers is None else decoding.draft_layers
         if drafted < 0:

@@ -126,7 +126,7 @@ class Checkpoint:
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-_CODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel")
+_CODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel", "draft")
 
 
 def inspect(spec: str) -> PolicyInfo:
