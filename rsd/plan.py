@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsd.arms import DEFAULT_ARMS, MODES, NAMES, RULES, read_arm, unknown_rule
+from rsd.arms import DEFAULT_ARMS, MODES, NAMES, read_arm, read_rule
 from rsd.config import EpisodesConfig, EvaluateConfig, settings
 from rsd.envs import FAMILIES, Family, family_of
 from rsd.errors import UserError
@@ -83,9 +83,8 @@ def resolve_arms(config: EvaluateConfig) -> dict[str, Arm]:
         names = ["speculative" if config.episodes.use_speculative_decoding else "autoregressive"]
     if not names:
         raise UserError(f"--arms needs a name ({', '.join(NAMES)})")
-    if policy.rule not in RULES:
-        raise unknown_rule(policy.rule)
-    arms = [read_arm(name, policy.rule, policy.layers, policy.draft_layers) for name in names]
+    rule = read_rule(policy.rule)
+    arms = [read_arm(name, rule, policy.layers, policy.draft_layers) for name in names]
     _refuse_repeats("arm", [arm.name for arm in arms])
     return {arm.name: arm for arm in arms}
 

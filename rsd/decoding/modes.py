@@ -58,6 +58,11 @@ def _speculative(job: Job) -> Iterator[Answer]:
         yield Answer(rows.tolist(), decoded, len(job.requests))
 
 
+def _settled_speculative(job: Job) -> Iterator[Answer]:
+    """What `_speculative` comes to: codes that no guess decides, or else itself."""
+    return (_autoregressive if job.rule.lossless else _speculative)(job)
+
+
 def _draft(job: Job) -> Iterator[Answer]:
     """The draft in the target's place: no pass. Greedy."""
     inputs = _inputs(job)
@@ -112,7 +117,7 @@ def _settled_by(canonical: Decoder) -> Callable[[Decoder, CodeModel], Decoder]:
 MODES: dict[Mode, DecodeMode] = {
     "parallel": DecodeMode(_parallel, _settled_by(_parallel)),
     "autoregressive": DecodeMode(_autoregressive, _settled_by(_autoregressive)),
-    "speculative": DecodeMode(_speculative, _settled_by(_autoregressive)),
+    "speculative": DecodeMode(_speculative, _settled_by(_settled_speculative)),
     "draft": DecodeMode(_draft, _settled_by(_draft)),
     "regression": DecodeMode(_regression, settle.one_by_one),
     "bins": DecodeMode(_regression, settle.one_by_one),

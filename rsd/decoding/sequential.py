@@ -91,4 +91,4 @@ def draw(
 
 def unspeculated(codes: Tensor, passes: Tensor, margin: Tensor) -> Decoded:
     nothing = torch.zeros(len(codes), 2, codes.shape[-1], dtype=torch.int64, device=codes.device)
-    return Decoded(codes, passes, nothing, nothing.clone(), margin)
+    return Decoded(codes, passes, nothing, nothing.clone(), margin, torch.zeros_like(codes))

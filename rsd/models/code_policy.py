@@ -3,7 +3,7 @@ every family of such models; knows no Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class CodePolicy:
         job = self._job(requests, decoding)
         chunks: dict[int, Chunk] = {}
         for answer in decoder_of(decoding.mode, self.precise)(job):
-            for row, chunk in self._chunks(answer, job.stopwatch):
+            for row, chunk in self._chunks(answer, job):
                 chunks[row] = chunk
                 if deliver is not None:
                     deliver(row, chunk)
@@ -72,15 +72,15 @@ class CodePolicy:
         return Job(
             self.model,
             requests,
-            make_rule(decoding.rule),
+            make_rule(decoding.rule, lambda: self.model.leeway(layers)),
             layers,
             min(drafted, layers - 1),
             Stopwatch(self.model.device),
         )
 
-    def _chunks(self, answer: Answer, stopwatch: Stopwatch) -> Iterator[tuple[int, Chunk]]:
+    def _chunks(self, answer: Answer, job: Job) -> Iterator[tuple[int, Chunk]]:
         """Raises NonFiniteError where actions are not finite."""
-        decoded = answer.decoded
+        decoded, stopwatch = answer.decoded, job.stopwatch
         with stopwatch("detokenise"):
             actions = answer.actions
             if actions is None:
@@ -89,6 +89,9 @@ class CodePolicy:
                 raise NonFiniteError("the tokeniser's decoder gives NaN or infinity")
             executed = actions.float().cpu().numpy()
         codes = self._padded(decoded.codes)
+        moved: Sequence[tuple[float | None, ...]] = [(None, None)] * len(answer.rows)
+        if not job.rule.lossless:
+            moved = self.model.leeway(job.layers).bound(decoded.off).tolist()
         seconds: dict[str, Any] = {f"{name}_s": stopwatch.seconds[name] for name in _STAGES}
         for place, row in enumerate(answer.rows):
             yield (
@@ -105,6 +108,8 @@ class CodePolicy:
                         layers=decoded.codes.shape[-1],
                         batch_size=answer.batch_size,
                         canonical=row in answer.canonical,
+                        moved_mm=moved[place][0],
+                        moved_degrees=moved[place][1],
                         **seconds,
                     ),
                 ),

@@ -105,7 +105,7 @@ _MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel", "draft"
 
 
 def _inspect(spec: str) -> PolicyInfo:
-    return PolicyInfo(sha256(spec), _MODES, CHUNK_STEPS, LAYERS, IMAGES)
+    return PolicyInfo(sha256(spec), _MODES, CHUNK_STEPS, LAYERS, IMAGES, lossy_rules=True)
 
 
 def _load(spec: str, deterministic: bool, device: str) -> Policy:

@@ -9,13 +9,8 @@ import torch
 from torch import Tensor
 
 from rsd.models.small_vla.architecture import SmallVLAConfig
-from rsd.rfsq import RFSQ
+from rsd.rfsq import DEGREES_PER_UNIT, METRES_PER_UNIT, RFSQ
 from rsd.rfsq_config import RFSQConfig
-
-# OSC_POSE's output ranges (robosuite/controllers/config/osc_pose.json): what an action of 1 means.
-METRES_PER_UNIT = 0.05
-DEGREES_PER_UNIT = 0.5 * 180 / torch.pi
-
 
 CHOSEN = SmallVLAConfig().tokeniser
 VARIANTS = {  # what `rsd benchmark tokeniser` compares

@@ -20,6 +20,7 @@ def _inspect(spec: str) -> PolicyInfo:
         found.layers,
         found.images,
         found.suites,
+        lossy_rules=found.model.tokeniser.hidden == 0,
         other_modes="`rsd train` gives one a regression head by default",
     )
 
