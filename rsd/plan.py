@@ -182,17 +182,21 @@ def _check_places(config: EvaluateConfig) -> None:
 def check_layers(plan: Plan, available: int) -> None:
     """Check the arms against the layers that the policy has; raises UserError."""
     for arm in plan.arms.values():
-        lacks = MODES[arm.decoding.mode].lacks
-        for asked, most in (
-            (arm.decoding.layers, available - lacks),
-            (arm.decoding.draft_layers, available),
-        ):
-            if asked is not None and not 1 <= asked <= most:
-                raise UserError(
-                    f"arm {arm.name!r} asks for {asked} layers; policy "
-                    f"{plan.config.policy.policy!r} has 1 to {most}"
-                    + (f" in this mode, {available} in others" if lacks else "")
-                )
+        check_depth(arm, plan.config.policy.policy, available)
+
+
+def check_depth(arm: Arm, policy: str, available: int) -> None:
+    """Check one arm against the layers that a policy has; raises UserError."""
+    decoding, lacks = arm.decoding, MODES[arm.decoding.mode].lacks
+    for asked, most in (
+        (decoding.layers, available - lacks),
+        (decoding.draft_layers, available),
+    ):
+        if asked is not None and not 1 <= asked <= most:
+            raise UserError(
+                f"arm {arm.name!r} asks for {asked} layers; policy {policy!r} has 1 to {most}"
+                + (f" in this mode, {available} in others" if lacks else "")
+            )
 
 
 def identity(plan: Plan) -> dict[str, Any]:

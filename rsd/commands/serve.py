@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from rsd import commands
-from rsd.arms import MODES, read_arm
+from rsd.arms import read_arm
 from rsd.batching import BatchLimits, MicroBatcher
 from rsd.commands import DONE, as_called, called
 from rsd.console import PLAIN
@@ -21,6 +21,7 @@ from rsd.flags import Least, check_least, read
 from rsd.models import PolicyInfo, inspect_policy, load_policy
 from rsd.models.remote.address import api_key
 from rsd.models.remote.wire import library
+from rsd.plan import check_depth
 from rsd.serving import PROTOCOLS
 from rsd.serving.served import Served
 from rsd.serving.server import Server
@@ -139,8 +140,5 @@ def _arm(config: ServeConfig, info: PolicyInfo) -> Arm:
     arm = read_arm(config.arm or info.modes[0])
     if arm.decoding.mode not in info.modes:
         raise UserError(f"--arm {arm.name}: the policy decodes {', '.join(info.modes)} only")
-    layers = arm.decoding.layers
-    most = info.layers - MODES[arm.decoding.mode].lacks
-    if layers is not None and not 1 <= layers <= most:
-        raise UserError(f"--arm {arm.name}: the policy has 1 to {most} layers in this mode")
+    check_depth(arm, config.policy, info.layers)
     return arm

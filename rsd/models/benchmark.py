@@ -1,4 +1,4 @@
-"""Chunk latency of the decode modes, same weights and inputs (`rsd benchmark decoding`)."""
+"""Chunk latency of arms, same weights and inputs (`rsd benchmark decoding`)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from rsd.decoding.contracts import Backbone, CodeModel, Context
 from rsd.decoding.sequential import no_codes
 from rsd.errors import UserError
 from rsd.models.code_policy import CodePolicy
+from rsd.rfsq import METRES_PER_UNIT
 from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, Observation, draws_of
 
 
 @dataclass(frozen=True)
 class Latency:
-    """One mode at one batch size; times in ms, medians unless said otherwise."""
+    """One arm at one batch size; times in ms, medians unless said otherwise."""
 
     name: str
     batch: int
     answer_ms: float  # from the call to the request's own answer, numpy in to numpy out
+    answer_mean_ms: float
     answer_p95_ms: float
     batch_ms: float  # from the call to the last answer of its batch
     vision_ms: float
@@ -36,7 +38,9 @@ class Latency:
     acceptance: tuple[float, ...]  # of the draft's own guesses, accepted / drafted, per layer
     reacceptance: tuple[float, ...]  # of the guesses after a rejection, likewise
     canonical: float  # fraction of chunks with a near tie
-    same_codes: float  # fraction of chunks whose codes equal the first mode's
+    same_codes: float  # fraction of chunks whose codes equal the first arm's
+    apart_mm: float  # largest distance of any step's translation, along an axis, to the first arm's
+    bound_mm: float | None  # largest that the books would have of it; None: nothing is lost
 
 
 def benchmark(
@@ -96,7 +100,7 @@ def _latency(
 ) -> Latency:
     traces = [chunk.trace for chunks in answers for chunk in chunks]
     pairs = [
-        (ours.codes, theirs.codes)
+        (ours, theirs)
         for chunks, others in zip(answers, reference, strict=True)
         for ours, theirs in zip(chunks, others, strict=True)
     ]
@@ -104,6 +108,7 @@ def _latency(
         name=name,
         batch=batch,
         answer_ms=1000 * float(np.median(seconds)),
+        answer_mean_ms=1000 * float(np.mean(seconds)),
         answer_p95_ms=1000 * float(np.quantile(seconds, 0.95)),
         batch_ms=1000 * float(np.median(np.max(seconds, axis=1))),
         vision_ms=1000 * statistics.median(trace.vision_s for trace in traces),
@@ -114,12 +119,19 @@ def _latency(
         acceptance=_rates([t.accepted for t in traces], [t.drafted for t in traces]),
         reacceptance=_rates([t.reaccepted for t in traces], [t.redrafted for t in traces]),
         canonical=float(np.mean([trace.canonical for trace in traces])),
-        same_codes=float(np.mean([_same(a, b) for a, b in pairs])),
+        same_codes=float(np.mean([_same(ours.codes, theirs.codes) for ours, theirs in pairs])),
+        apart_mm=max(_apart_mm(ours, theirs) for ours, theirs in pairs),
+        bound_mm=max((t.moved_mm for t in traces if t.moved_mm is not None), default=None),
     )
 
 
 def _same(ours: np.ndarray | None, theirs: np.ndarray | None) -> bool:
     return ours is not None and theirs is not None and np.array_equal(ours, theirs)
+
+
+def _apart_mm(ours: Chunk, theirs: Chunk) -> float:
+    apart = np.abs(ours.actions - theirs.actions)[:, :3]
+    return 1000 * METRES_PER_UNIT * float(apart.max())
 
 
 def _rates(kept: Sequence[tuple[int, ...]], judged: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
