@@ -141,7 +141,7 @@ def keep(run: str, path: Path) -> int:
     return len(table)
 
 
-_EPISODE_COLUMNS = (*KEY, "seed", "outcome", "steps", "chunks", "wall_s", "assets", _STATE)
+_EPISODE_COLUMNS = (*KEY, "seed", "outcome", "steps", "wall_s", "assets", _STATE)
 
 
 def _compact(episodes: pd.DataFrame, parts: Committed) -> pd.DataFrame:
@@ -186,6 +186,7 @@ def _by_episode(keys: pd.MultiIndex, parts: Committed) -> dict[str, Any]:
         lists["majority"][place] = None
     told = [own if all(own) else None for own in per_chunk]  # 0 is what was not recorded
     return {
+        "chunks": [len(own) for own in per_chunk],
         "passes": pd.array([None if own is None else sum(own) for own in told], dtype="Int16"),
         "near_ties": near_ties.astype(np.int16),
         "chunk_passes": told,

@@ -69,7 +69,12 @@ _EPISODE_COLUMNS = (
         "a failure of the policy",
     ),
     Column("steps", _COUNT, "control steps", "policy steps executed (20 Hz), wait steps excluded"),
-    Column("chunks", _COUNT, "1", "decodes asked for; rows of this episode in chunks/"),
+    Column(
+        "chunks",
+        _COUNT,
+        "1",
+        "rows of this episode in chunks/: decodes asked for; 1 of an expert, who has none",
+    ),
     Column(
         "attempts", _COUNT, "1", "times this session tried the episode until this row, 1 or more"
     ),
@@ -125,7 +130,7 @@ _CHUNK_COLUMNS = (
         _COUNT,
         "1",
         "forwards of the target's backbone until the codes were final, a canonical recompute "
-        "not counted",
+        "not counted; with 0 layers, too: an expert's episode, no decode",
     ),
     Column("layers", _COUNT, "1", "layers decoded"),
     Column("batch_size", _COUNT, "1", "requests that were decoded together"),
@@ -180,6 +185,15 @@ _CHUNK_COLUMNS = (
         pa.list_(pa.field("item", pa.uint8(), nullable=False)),
         "level",
         "the decoded codes (T, D, layers), flattened in C order; null where the policy has none",
+        nullable=True,
+    ),
+    Column(
+        "actions",
+        pa.list_(pa.field("item", pa.float32(), nullable=False)),
+        "controller input, -1 to 1",
+        "executed from this chunk to the next, as the simulator got them: (n, 7) in C order, "
+        "dxyz, daxis-angle, gripper; an episode's, in order of its chunks, are all after the wait "
+        "steps; null in runs from before they were recorded",
         nullable=True,
     ),
 )

@@ -26,6 +26,7 @@ from rsd.books.schema import parquet
 from rsd.suites import TRIALS_PER_TASK
 from rsd.summary.compute import summarise
 from rsd.summary.terminal import print_summary
+from rsd.types import ACTION_DIM
 
 ARMS = ("autoregressive", "speculative")
 STEPS, DIMS, LAYERS, LEVELS = 8, 7, 6, 7  # T, D, L, V of the bundled policies
@@ -165,6 +166,7 @@ def _chunk_columns(numbers: np.ndarray, rng: np.random.Generator) -> dict[str, A
         },
         "action_sha256": _hashes(count, rng),
         "codes": _lists(codes, pa.uint8()),
+        "actions": _lists(rng.uniform(-1, 1, (count, STEPS * ACTION_DIM)), pa.float32()),
     }
     return {
         name: value.cast(CHUNK_SCHEMA.field(name).type) if isinstance(value, pa.Array) else value

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rsd.books import Committed
 from rsd.summary.statistics import quantiles
@@ -94,7 +95,9 @@ def widened(table: np.ndarray, layers: int) -> np.ndarray:
 
 
 def grouped(rows: pa.RecordBatch) -> Iterator[tuple[str, str, pa.RecordBatch]]:
-    """Rows by arm and suite."""
+    """Rows by arm and suite; an expert's are no decodes, and left out."""
+    decodes = (pc.not_equal(rows[name], 0) for name in ("passes", "layers"))
+    rows = rows.filter(pc.fill_null(pc.or_(*decodes), True))
     arms, suites = (rows[name].dictionary_encode() for name in ("arm", "suite"))
     arm, suite = (names.indices.to_numpy(zero_copy_only=False) for names in (arms, suites))
     group = arm * len(suites.dictionary) + suite
