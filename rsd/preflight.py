@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rsd import arithmetic
+from rsd.arms import is_lossy
 from rsd.books import Books, holds_a_run
 from rsd.config import EvaluateConfig
 from rsd.errors import UserError
@@ -101,7 +102,7 @@ def _with_latency(plan: Plan) -> Plan:
 
 
 def _check_modes(plan: Plan, policy: PolicyInfo) -> None:
-    """Raises UserError for an arm that the policy does not decode."""
+    """Raises UserError for an arm that the policy does not decode, or not by its rule."""
     known = (*policy.modes, "expert")
     for arm in plan.arms.values():
         if arm.decoding.mode not in known:
@@ -109,6 +110,12 @@ def _check_modes(plan: Plan, policy: PolicyInfo) -> None:
                 f"arm {arm.name!r}: policy {plan.config.policy.policy!r} decodes "
                 f"{', '.join(policy.modes)} only; leave the arm out, or choose another policy"
                 + (f" ({policy.other_modes})" if policy.other_modes else "")
+            )
+        if is_lossy(arm.decoding.rule) and not policy.lossy_rules:
+            raise UserError(
+                f"arm {arm.name!r}: policy {plan.config.policy.policy!r} has no tokens that are "
+                "the gripper's alone, which a lossy rule must never change; choose the rule exact "
+                "or sampling, or a policy whose tokeniser has no encoder (latent_dim 7, hidden 0)"
             )
 
 

@@ -220,6 +220,22 @@ _CHUNK_COLUMNS = (
         "device time from codes to actions for the batch, until this request was final",
     ),
     Column(
+        "moved_mm",
+        pa.float64(),
+        "mm",
+        "at most so far have the tokens that a lossy rule kept moved any step's translation along "
+        "any axis from where the target's own choices lead, all added up, given that finer layers "
+        "make up for what they reach; null for rules that lose nothing",
+        nullable=True,
+    ),
+    Column(
+        "moved_degrees",
+        pa.float64(),
+        "degrees",
+        "the same of any step's rotation about any axis",
+        nullable=True,
+    ),
+    Column(
         "clipped",
         _COUNT,
         "1",

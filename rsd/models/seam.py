@@ -19,6 +19,7 @@ class PolicyInfo:
     images: ImageSpec = field(default_factory=ImageSpec)
     suites: tuple[str, ...] = ()  # that it was trained on; empty: not known
     suites_only: bool = False  # whether it cannot act on any other
+    lossy_rules: bool = False  # whether some tokens are the gripper's alone
     batches: bool = True  # answers several requests sooner together than one after the other
     clips: bool = False  # what its actions have beyond [-1, 1] is cut off and counted, not refused
     memory_bytes: int | None = None  # of a replica, on its device; None: not known

@@ -328,7 +328,7 @@ def trained(tmp_path: Path) -> Path:
 
 def test_trained_heads_bring_codes_to_their_base(tmp_path: Path) -> None:
     info = inspect(str(trained(tmp_path)))
-    assert info.modes == ("speculative", "autoregressive", "parallel", "regression")
+    assert info.modes == ("speculative", "autoregressive", "parallel", "draft", "regression")
     assert (info.layers, info.chunk_steps) == (5, 8)
     assert info.suites == ("libero_spatial",)
 

@@ -126,7 +126,7 @@ def test_what_is_trained_acts_in_every_mode(kind: str, request: pytest.FixtureRe
     made = request.getfixturevalue(kind)
     output = made[0] if kind == "lowered" else made
     info = inspect_policy(str(output))
-    assert info.modes == ("speculative", "autoregressive", "parallel", "regression")
+    assert info.modes == ("speculative", "autoregressive", "parallel", "draft", "regression")
     policy = load_policy(str(output), deterministic=False, device="cpu")
     chunks = {mode: policy.act(requests(Decoding(mode), 3)) for mode in info.modes}
     for plain, drafted in zip(chunks["autoregressive"], chunks["speculative"], strict=True):

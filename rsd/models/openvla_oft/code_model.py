@@ -15,6 +15,7 @@ from rsd.decoding.contracts import Numbers
 from rsd.models.openvla_oft.folder import Checkpoint
 from rsd.models.openvla_oft.inputs import Preparation
 from rsd.models.openvla_oft.model import Context, Inputs, OpenVLAOFT
+from rsd.rfsq import Leeway
 from rsd.types import ChunkRequest, ImageSpec
 
 
@@ -89,6 +90,11 @@ class OFTCodeModel:
         if self._checkpoint.heads:
             codes = self.model.tokeniser.encode(actions.nan_to_num())
         return Numbers(actions, codes)
+
+    def leeway(self, layers: int) -> Leeway:
+        """Raises UserError for a tokeniser with an encoder."""
+        leeway: Leeway = self.model.tokeniser.leeway(layers)
+        return leeway
 
     def actions(self, codes: Tensor) -> Tensor:
         """(B, T, D, K) -> (B, T, 7), the gripper opening (-1) or closing (+1)."""

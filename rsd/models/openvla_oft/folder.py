@@ -126,7 +126,7 @@ class Checkpoint:
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-_CODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel")
+_CODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel", "draft")
 
 
 def inspect(spec: str) -> PolicyInfo:
@@ -141,6 +141,7 @@ def inspect(spec: str) -> PolicyInfo:
         images=ImageSpec(),  # the protocol's; resized by the policy itself
         suites=tuple(checkpoint.statistics),
         suites_only=True,
+        lossy_rules=bool(checkpoint.heads) and checkpoint.config.tokeniser.hidden == 0,
         clips=True,
         memory_bytes=memory_bytes(checkpoint),
         pinned=checkpoint.spec,
