@@ -35,6 +35,7 @@ LINES = (
     ),
     Line(("rsd.models.small_vla",), ("rsd/models/", "rsd/training/")),
     Line(("robosuite", "libero", "mujoco"), ("rsd/envs/", "rsd/experts/")),
+    Line(("matplotlib", "plotly", "jinja2"), ("rsd/presentation/",)),
     Line(("websockets", "msgpack", "zmq", "httpx"), ()),  # an extra: rsd.models.remote.wire.library
 )
 
