@@ -21,6 +21,7 @@ from rsd.outputs import lasting
 from rsd.plan import Plan, check_layers, execution, identity, resolve
 from rsd.protocols import recorded
 from rsd.provenance import provenance
+from rsd.suites import SUITES, get_task
 from rsd.tracking import trackers
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     policy = inspect_policy(plan.config.policy.policy)
     plan = _with_arms(_pinned(plan, policy), policy)
     _check_modes(plan, policy)
-    _check_suites(plan, policy)
+    _check_tasks(plan, policy)
     _check_patience(plan, policy)
     check_layers(plan, policy.layers)
     _check_experts(plan)
@@ -119,15 +120,14 @@ def _check_modes(plan: Plan, policy: PolicyInfo) -> None:
             )
 
 
-def _check_suites(plan: Plan, policy: PolicyInfo) -> None:
-    """Raises UserError for a suite that the policy cannot act on."""
+def _check_tasks(plan: Plan, policy: PolicyInfo) -> None:
+    """Raises UserError for a suite that the policy cannot act on, and for words that it cannot
+    read."""
     for suite in plan.config.episodes.task_suite:
-        if policy.suites_only and suite not in policy.suites:
-            raise UserError(
-                f"policy {plan.config.policy.policy!r} has no statistics of {suite!r}, so its "
-                f"actions there would mean nothing; it has those of {', '.join(policy.suites)}: "
-                "choose one of these, or a policy that was trained on it"
-            )
+        policy.check_suite(suite, plan.config.policy.policy)
+    for suite, task in dict.fromkeys((key.suite, key.task_id) for key in plan.keys):
+        if suite in SUITES:
+            policy.check_instruction(get_task(suite, task).instruction)
 
 
 def _check_patience(plan: Plan, policy: PolicyInfo) -> None:
