@@ -29,6 +29,7 @@ _ROW = (
     "simulator",
     "source",  # of imported results; None: our own
 )
+_STATE = ("assets_fingerprint", "arithmetic", "simulator")
 _ROW_OF_CONFIG = ("deterministic",)
 _RUN = ("config", "schema_version", "assets")
 
@@ -45,6 +46,22 @@ def of_run(run: Mapping[str, Any]) -> dict[str, Any]:
     """The same for rows on both sides of a resume, which are of one configuration, too. Code and
     hardware may differ: a run is resumed after a fix, and on other machines."""
     return {name: run.get(name) for name in _RUN} | _deciding(run)
+
+
+def of_states(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal for the same actions to lead to the same states."""
+    packages = versions(run.get("packages") or {}, WORLD_PACKAGES)
+    return {name: run.get(name) for name in _STATE} | {"packages": packages}
+
+
+def of_machine(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not decide anything, and is the first suspect where something differs."""
+    hardware = run["hardware"]
+    return {
+        "Python": hardware["python"],
+        "libc": hardware.get("libc"),
+        "processor": hardware["cpu"],
+    }
 
 
 def of_collection(shared: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,6 +131,21 @@ def differences(
         for name in {**old, **new}
         if old.get(name) != new.get(name)
     ]
+
+
+_NOT_RECORDED = "not recorded"  # by an older run
+
+
+def then_and_here(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """A line for every field that this machine has otherwise than what was recorded."""
+    return [
+        f"{each.name}: {_said(each.before)} then, {_said(each.after)} here"
+        for each in differences(before, here)
+    ]
+
+
+def _said(value: object) -> object:
+    return _NOT_RECORDED if value is None else value
 
 
 def require_same(

@@ -13,6 +13,7 @@ from rsd.types import (
     Chunk,
     ChunkRecord,
     ChunkRequest,
+    DecodeTrace,
     Decoding,
     Environment,
     EpisodeKey,
@@ -36,7 +37,9 @@ def sha256_of(array: np.ndarray) -> str:
 
 
 def check_actions(actions: np.ndarray) -> None:
-    """Raises BadActionError for a wrong shape, NaN, or values outside [-1, 1]."""
+    """Raises BadActionError for a wrong shape or type, NaN, or values outside [-1, 1]."""
+    if actions.dtype != np.float32:  # as they are recorded, to be replayed
+        raise BadActionError(f"actions are {actions.dtype}, expected float32")
     if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or len(actions) == 0:
         raise BadActionError(f"actions have shape {actions.shape}, expected (T, {ACTION_DIM})")
     if not np.isfinite(actions).all():
@@ -71,20 +74,20 @@ def run_episode(
         chunk = decide(request)
         wait_s += clock() - asked
         check_actions(chunk.actions)
-        records.append(_record(index, chunk))
+        executed = rollout.play(chunk.actions)
+        records.append(_record(index, chunk, executed))
         previous_codes = chunk.codes
-        for action in chunk.actions:
-            rollout.step(action)
-            if rollout.over:
-                break
     return rollout.result(wait_s, records)
 
 
-def _record(index: int, chunk: Chunk) -> ChunkRecord:
+def _record(index: int, chunk: Chunk, executed: np.ndarray) -> ChunkRecord:
     decoded = None
     if chunk.codes is not None:
         decoded = chunk.codes[..., : chunk.trace.layers].astype(np.uint8)
-    return ChunkRecord(index, chunk.trace, sha256_of(chunk.actions), decoded)
+    return ChunkRecord(index, chunk.trace, sha256_of(chunk.actions), decoded, executed)
+
+
+_UNDECODED = DecodeTrace(drafted=(), accepted=(), passes=0, layers=0)  # an expert's
 
 
 def run_expert_episode(
@@ -95,13 +98,16 @@ def run_expert_episode(
     clock: Callable[[], float] = time.perf_counter,
 ) -> EpisodeResult:
     """Run `key` with an expert that looks at the simulator's state before every step: `act` gives
-    its action float32 (7,). Nothing is drawn, no chunk is recorded."""
+    its action float32 (7,). Nothing is drawn; all its actions are one record, of no pass."""
     rollout = _Rollout(env, key, max_steps, clock)
+    steps = []
     while not rollout.over:
-        action = act()
-        check_actions(action[None])
-        rollout.step(action)
-    return rollout.result(wait_s=0.0, chunks=[])
+        action = act()[None]
+        check_actions(action)
+        steps.append(rollout.play(action))
+    executed = np.concatenate(steps)
+    record = ChunkRecord(0, _UNDECODED, sha256_of(executed), actions=executed)
+    return rollout.result(wait_s=0.0, chunks=[record])
 
 
 class _Rollout:
@@ -120,9 +126,16 @@ class _Rollout:
     def over(self) -> bool:
         return self._success or self._steps >= self._max_steps
 
-    def step(self, action: np.ndarray) -> None:
-        self._steps += 1
-        self._success = self._env.step(action)
+    def play(self, actions: np.ndarray) -> np.ndarray:
+        """Execute actions float32 (T, 7) until the episode is over; returns those that were (n, 7),
+        without a copy."""
+        before = self._steps
+        for action in actions:
+            self._steps += 1
+            self._success = self._env.step(action)
+            if self.over:
+                break
+        return actions[: self._steps - before]
 
     def result(self, wait_s: float, chunks: list[ChunkRecord]) -> EpisodeResult:
         env = self._env

@@ -24,7 +24,7 @@ from rsd.books import Column, Committed, committed, read_rows, read_run
 from rsd.errors import UserError
 from rsd.outputs import write_file
 from rsd.summary.compute import Rows, one_assets, stored_episodes, summary_of
-from rsd.summary.origin import origin_of, provenance
+from rsd.summary.origin import decodings, origin_of, provenance
 from rsd.summary.rules import AGAINST_BASELINE, MARGIN
 from rsd.summary.tallies import (
     BY_LAYER,
@@ -160,17 +160,7 @@ def keep(run: str, path: Path) -> int:
     return len(table)
 
 
-_EPISODE_COLUMNS = (
-    *KEY,
-    "seed",
-    "outcome",
-    "steps",
-    "chunks",
-    "wall_s",
-    "assets",
-    "source",
-    _STATE,
-)
+_EPISODE_COLUMNS = (*KEY, "seed", "outcome", "steps", "wall_s", "assets", "source", _STATE)
 
 
 def _compact(episodes: pd.DataFrame, parts: Committed) -> pd.DataFrame:
@@ -186,7 +176,7 @@ def _by_episode(keys: pd.MultiIndex, parts: Committed) -> dict[str, Any]:
     where an episode has no chunk."""
     guesses = {
         (arm, suite): one.majority
-        for arm, suites in tally(parts).items()
+        for arm, suites in tally([parts]).items()
         for suite, one in suites.items()
     }
     totals = {name: np.zeros((len(keys), 0), dtype=np.int64) for name in _BY_LAYER}
@@ -215,6 +205,7 @@ def _by_episode(keys: pd.MultiIndex, parts: Committed) -> dict[str, Any]:
         lists["majority"][place] = None
     told = [own if all(own) else None for own in per_chunk]  # 0 is what was not recorded
     return {
+        "chunks": [len(own) for own in per_chunk],
         "passes": pd.array([None if own is None else sum(own) for own in told], dtype="Int16"),
         "near_ties": near_ties.astype(np.int16),
         "chunk_passes": told,
@@ -295,14 +286,7 @@ def _conditions(origin: dict[str, Any]) -> str:
 
 
 def _together(files: dict[Path, tuple[dict[str, Any], pd.DataFrame]]) -> Published:
-    decodings: dict[str, Any] = {}
-    for path, (origin, _) in files.items():
-        for arm, decoding in origin["config"]["arms"].items():
-            if decodings.setdefault(arm, decoding) != decoding:
-                raise UserError(
-                    f"arm {arm} of {path} decodes by {decoding}, elsewhere by {decodings[arm]}; "
-                    "keep one of them"
-                )
+    decodings({str(path): origin for path, (origin, _) in files.items()})
     names = {field.name: "str" for field in SCHEMA if pa.types.is_dictionary(field.type)}
     rows = pd.concat([rows.astype(names) for _, rows in files.values()], ignore_index=True)
     twice = rows[rows.duplicated(KEY)]
@@ -321,9 +305,6 @@ def _together(files: dict[Path, tuple[dict[str, Any], pd.DataFrame]]) -> Publish
 
 def summary(group: Published, margin: float = MARGIN) -> Summary:
     """As that of a run, but for times; every arm against the baseline."""
-    decodings: dict[str, Any] = {}
-    for origin in group.origins:
-        decodings |= origin["config"]["arms"]
     episodes = group.rows.rename(columns={"final_state": "final_state_sha256"}).assign(seed=0)
     counts: dict[str, dict[str, Counts]] = {}
     for (arm, suite), rows in group.rows.groupby(["arm", "suite"]):
@@ -334,7 +315,7 @@ def summary(group: Published, margin: float = MARGIN) -> Summary:
         provenance(group.origins),
         margin,
         AGAINST_BASELINE,
-        decodings,
+        decodings(dict(zip(group.names, group.origins, strict=True))),
     )
 
 

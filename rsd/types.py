@@ -183,12 +183,14 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """One decode as it goes into the books."""
+    """One decode as it goes into the books; or an expert's whole episode, which has none."""
 
     chunk_index: int
     trace: DecodeTrace
     action_sha256: str
     codes: np.ndarray | None = None  # uint8 (T, D, layers decoded); None: the policy has none
+    # float32 (n, 7): executed from this record to the next, as the environment got them
+    actions: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,12 @@ def chunk(index: int, speculative: bool, rng: np.random.Generator) -> ChunkRecor
         target_s=0.005 * passes + float(rng.exponential(0.001)),
         detokenise_s=0.001,
     )
-    return ChunkRecord(index, trace, sha(f"chunk {index}"), codes(index))
+    return ChunkRecord(index, trace, sha(f"chunk {index}"), codes(index), actions(index))
+
+
+def actions(index: int) -> np.ndarray:
+    """float32 (T, 7)."""
+    return np.random.default_rng(index).uniform(-1, 1, (STEPS, 7)).astype(np.float32)
 
 
 def codes(index: int) -> np.ndarray:
@@ -104,7 +109,7 @@ def result(
 def of_numbers(episode: EpisodeKey, outcome: Outcome = "success") -> EpisodeResult:
     """An episode of a policy that answers with actions: no layers, no codes, nothing to accept."""
     trace = DecodeTrace(drafted=(), accepted=(), passes=1, layers=0, target_s=0.02)
-    chunks = [ChunkRecord(i, trace, sha(f"chunk {i}")) for i in range(3)]
+    chunks = [ChunkRecord(i, trace, sha(f"chunk {i}"), None, actions(i)) for i in range(3)]
     return dataclasses.replace(result(episode, outcome), chunks=chunks)
 
 

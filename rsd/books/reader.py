@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from rsd.books.description import read
 from rsd.books.folder import Folder
-from rsd.books.schema import CHUNK_SCHEMA, CHUNKS, EPISODE_SCHEMA, EPISODES, KEY
+from rsd.books.schema import CHUNK_SCHEMA, CHUNKS, EPISODE_SCHEMA, EPISODES, KEY, result_of
 from rsd.errors import UserError
-from rsd.types import EpisodeKey
+from rsd.types import EpisodeKey, EpisodeResult
 
 PARTS_AT_ONCE = 64
 ROWS_AT_ONCE = 8192  # some megabytes
+_FILE = "__filename"  # pyarrow's: the file that a row comes from
 
 
 def read_rows(
@@ -82,6 +86,24 @@ class Committed:
     def episodes(self, columns: Sequence[str] | None = None) -> pa.Table:
         """A row an episode, in the order of the parts."""
         return self._table(EPISODES, EPISODE_SCHEMA, columns)
+
+    def homes(self) -> dict[EpisodeKey, Committed]:
+        """The part that holds each episode, by itself."""
+        rows = self.episodes([*KEY, _FILE])
+        keys = map(EpisodeKey, *(rows[name].to_pylist() for name in KEY))
+        parts = {name: Committed(self._folder, (name,)) for name in self._parts}
+        files = (path.rpartition("/")[2] for path in rows[_FILE].to_pylist())
+        return {key: parts[file] for key, file in zip(keys, files, strict=True)}
+
+    def result(self, key: EpisodeKey) -> EpisodeResult:
+        """An episode as it was entered, but for its codes (`result_of`); to be asked of its home.
+        Raises KeyError where it is not there."""
+        mine = functools.reduce(operator.and_, (pc.field(n) == v for n, v in vars(key).items()))
+        columns = [name for name in CHUNK_SCHEMA.names if name != "codes"]
+        episodes = self.episodes().filter(mine).to_pylist()
+        if not episodes:
+            raise KeyError(key)
+        return result_of(episodes[0], self.all_chunks(columns).filter(mine).to_pylist())
 
     def all_chunks(self, columns: Sequence[str] | None = None) -> pa.Table:
         """What `chunks` yields, together."""

@@ -11,13 +11,15 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsd.types import EpisodeKey, EpisodeResult
+from rsd.types import ACTION_DIM, ChunkRecord, DecodeTrace, EpisodeKey, EpisodeResult
+
+T = TypeVar("T")
 
 # Raise it with every change of a column's name, type, unit or meaning. A column that is added must
 # be nullable: it is null where older runs are read (reader.read_rows).
@@ -74,7 +76,12 @@ _EPISODE_COLUMNS = (
         "a failure of the policy",
     ),
     Column("steps", _COUNT, "control steps", "policy steps executed (20 Hz), wait steps excluded"),
-    Column("chunks", _COUNT, "1", "decodes asked for; rows of this episode in chunks/"),
+    Column(
+        "chunks",
+        _COUNT,
+        "1",
+        "rows of this episode in chunks/: decodes asked for; 1 of an expert, who has none",
+    ),
     Column(
         "attempts", _COUNT, "1", "times this session tried the episode until this row, 1 or more"
     ),
@@ -157,7 +164,7 @@ _CHUNK_COLUMNS = (
         _COUNT,
         "1",
         "forwards of the target's backbone until the codes were final, a canonical recompute "
-        "not counted",
+        "not counted; with 0 layers, too: an expert's episode, no decode",
     ),
     Column("layers", _COUNT, "1", "layers decoded"),
     Column("batch_size", _COUNT, "1", "requests that were decoded together"),
@@ -196,6 +203,15 @@ _CHUNK_COLUMNS = (
         pa.list_(pa.field("item", pa.uint8(), nullable=False)),
         "level",
         "the decoded codes (T, D, layers), flattened in C order; null where the policy has none",
+        nullable=True,
+    ),
+    Column(
+        "actions",
+        pa.list_(pa.field("item", pa.float32(), nullable=False)),
+        "controller input, -1 to 1",
+        "executed from this chunk to the next, as the simulator got them: (n, 7) in C order, "
+        "dxyz, daxis-angle, gripper; an episode's, in order of its chunks, are all after the wait "
+        "steps; null in runs from before they were recorded",
         nullable=True,
     ),
 )
@@ -241,6 +257,43 @@ def imported_row(
 def chunk_rows(run_id: str, result: EpisodeResult) -> list[dict[str, Any]]:
     key = {"run_id": run_id} | vars(result.key)
     return [_flat(key | vars(chunk.trace) | vars(chunk)) for chunk in result.chunks]
+
+
+def result_of(episode: Mapping[str, Any], chunks: Sequence[Mapping[str, Any]]) -> EpisodeResult:
+    """An episode as it was entered, from its row and those of its chunks; codes stay in the rows,
+    which do not say their shape."""
+    return _made(
+        EpisodeResult,
+        episode
+        | {
+            "key": _made(EpisodeKey, episode),
+            "chunks": [
+                _made(
+                    ChunkRecord,
+                    row
+                    | {
+                        "trace": _made(DecodeTrace, row | {n: tuple(row[n]) for n in _TUPLES}),
+                        "codes": None,
+                        "actions": _actions(row["actions"]),
+                    },
+                )
+                for row in sorted(chunks, key=lambda row: row["chunk_index"])
+            ],
+        },
+    )
+
+
+_TUPLES = ("drafted", "accepted", "redrafted", "reaccepted")
+
+
+def _made(kind: type[T], row: Mapping[str, Any]) -> T:
+    """Columns are named as the dataclass fields."""
+    return kind(**{field.name: row[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
+def _actions(values: Sequence[float] | None) -> np.ndarray | None:
+    """float32 (n, 7)."""
+    return None if values is None else np.array(values, np.float32).reshape(-1, ACTION_DIM)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

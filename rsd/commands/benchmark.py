@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,7 +44,7 @@ Measure what RSD costs: latencies, simulator, tokeniser and driver.
   rsd benchmark decoding    policy: parallel, autoregressive, speculative
   rsd benchmark tokeniser   codes: what K layers reconstruct, by settings
   rsd benchmark driver      bookkeeping: driver time an episode, 2,000 toy episodes
-  rsd benchmark books       a large run: time and memory of its summary and of a resume
+  rsd benchmark books       a large run: time and memory of its summary, a resume and a page
   rsd benchmark remote      a policy behind a server: milliseconds and bytes of a chunk
 
 Ratios of one run are what counts: absolute times depend on machine and load, processor times less.
@@ -384,10 +385,20 @@ class Tokeniser:
         }
 
 
+def make_page(output: str) -> None:
+    """What `rsd report --html` does, but for writing it."""
+    from rsd.presentation.evidence import read_evidence
+    from rsd.presentation.page import page
+    from rsd.summary.rules import MARGIN
+
+    assert page(read_evidence([output], MARGIN, datetime.now(UTC)), Path("page.html"), "")
+
+
 @dataclass(frozen=True)
 class BooksOf:
-    """Reading a made-up run as large as asked for: the summary that ends every evaluation, and what
-    --resume does before anything runs; each in a process of its own."""
+    """Reading a made-up run as large as asked for: the summary that ends every evaluation, what
+    --resume does before anything runs, and the page of `rsd report --html`; each in a process of
+    its own."""
 
     episodes: int = 20_000
     """Of 20 decodes each, 8 x 7 x 6 codes a decode"""
@@ -403,7 +414,8 @@ class BooksOf:
 
         with TemporaryDirectory(prefix="rsd-books-") as folder:
             make_run(Path(folder), self.episodes, self.part)
-            costs = [measure(operation, folder) for operation in OPERATIONS]
+            operations = {**OPERATIONS, "page": make_page}
+            costs = [measure(name, operation, folder) for name, operation in operations.items()]
         for cost in costs:
             console.print(
                 f"{cost.operation} of {self.episodes} episodes: {cost.wall_s:.1f} s, "

@@ -108,14 +108,7 @@ def carry_out(config: RepeatConfig, console: Console) -> int:
 def plan_of(config: RepeatConfig, kept: repeat.Kept) -> RunPlan:
     """The sample as a run. Raises UserError where the policy or the assets are others."""
     asked = repeat.config_of(kept, config.arms, config.policy)
-    recorded = kept.origin["assets"]
-    named = recorded if recorded in ("lite", "official") else config.assets
-    if config.assets is None and named is None:
-        raise UserError(
-            f"the results are on the assets with sha256 {recorded[:12]}; name their folder with "
-            "--assets"
-        )
-    simulator = SimulatorConfig(config.assets or named or recorded, config.renderer)
+    simulator = SimulatorConfig(repeat.assets_for(kept.origin, config.assets), config.renderer)
     output = dataclasses.replace(asked.output, output=config.output)
     run = prepare(EvaluateConfig(asked.episodes, asked.policy, simulator, output, config.cluster))
     if run.policy.sha256 != kept.origin["checkpoint_sha256"]:

@@ -1,34 +1,51 @@
-"""The tables of a run: `rsd report --help`."""
+"""What runs say: `rsd report --help`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from rsd.commands import DONE, called
+from rsd.books import read_run
+from rsd.commands import DONE, as_called, called, importing
 from rsd.console import PLAIN
 from rsd.errors import UserError
-from rsd.flags import read
+from rsd.flags import LocalFolder, read
+from rsd.outputs import write_file
 from rsd.summary.compute import summarise
 from rsd.summary.rules import MARGIN, margin_of
 from rsd.summary.terminal import print_summary, print_unpaired
 from rsd.summary.unpaired import compare_runs
 from rsd.summary.values import Summary, Unpaired
 
+DESCRIPTION = """\
+What runs say, finished or going on, from their Parquet alone: tables on the terminal, a page for a
+browser, figures and tables for a paper. Several runs are one table, where their rows may be.
+
+  rsd report results/spatial                              # tables
+  rsd report results/spatial --html spatial.html          # one file: figures, failures, provenance
+  rsd report results/goal results/expert --html both.html # paired world by world
+  rsd report results/spatial --paper figures              # PDF, SVG, LaTeX, Markdown
+
+Videos that `rsd replay` put beside a run are linked from its page.
+"""
+
 
 @dataclass(frozen=True)
 class ReportConfig:
     """What is shown."""
 
-    run: tyro.conf.Positional[tuple[str, ...]]
-    """Folder or address of a run, such as results/<run_id>; of several, imported ones
-    (`results import`) among them, also how their arms compare, unpaired"""
+    runs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
+    """Folders or addresses of runs, such as results/<run_id>; an imported one
+    (`results import`) keeps tables of its own, and is compared with the others unpaired"""
 
     margin: Annotated[float, tyro.conf.arg(metavar="POINTS")] = 100 * MARGIN
     """Points of success rate by which an arm may be worse and still count as not worse"""
@@ -36,15 +53,23 @@ class ReportConfig:
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the values, not the tables"""
 
+    html: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write a page: one file, for any browser, without a network"""
+
+    paper: LocalFolder | None = None
+    """Write figures and tables for a paper into this folder"""
+
 
 def main(words: Sequence[str], console: Console) -> int:
-    """Summarise and print; returns the exit code."""
-    description = "Tables of a run, finished or going on; of several, also how they compare."
-    config: ReportConfig = read(ReportConfig, words, called("report"), description)
-    if not config.run:
-        raise UserError("name the folder of a run, such as results/<run_id>")
+    """Summarise and print, or write; returns the exit code."""
+    config: ReportConfig = read(ReportConfig, words, called("report"), as_called(DESCRIPTION))
     margin = margin_of(config.margin)
-    summaries = [summarise(run, margin) for run in config.run]
+    if not config.runs:
+        raise UserError(f"name a run, such as `{called('report')} results/<run_id>`")
+    if config.html or config.paper:
+        _write(config, margin, console)
+        return DONE
+    summaries = _summaries(config.runs, margin)
     found = compare_runs(summaries)
     if config.json:
         console.print(json.dumps(_as_json(summaries, found), indent=2), **PLAIN)
@@ -56,9 +81,42 @@ def main(words: Sequence[str], console: Console) -> int:
     return DONE
 
 
+def _summaries(runs: Sequence[str], margin: float) -> list[Summary]:
+    """Of RSD's own runs together, and of every imported one."""
+    imported = [run for run in runs if read_run(run).get("source")]
+    own = [run for run in runs if run not in imported]
+    together = [summarise(*own, margin=margin)] if own else []
+    return together + [summarise(run, margin=margin) for run in imported]
+
+
 def _as_json(summaries: Sequence[Summary], found: Sequence[Unpaired]) -> dict[str, Any]:
     """Of one run its summary; of several all of them, and how they compare."""
     runs = [dataclasses.asdict(summary) for summary in summaries]
     if len(runs) == 1:
         return runs[0]
     return {"runs": runs, "unpaired": [dataclasses.asdict(one) for one in found]}
+
+
+def _write(config: ReportConfig, margin: float, console: Console) -> None:
+    """A page, figures, or both; and what they say in a sentence."""
+    with importing():
+        from rsd.presentation import verdict
+        from rsd.presentation.evidence import read_evidence
+
+    if config.json:
+        raise UserError("--json prints values; leave it out, or --html and --paper")
+    evidence = read_evidence(config.runs, margin, datetime.now(UTC))
+    console.print(verdict.headline(evidence), **PLAIN)
+    if config.html:
+        with importing():
+            from rsd.presentation.page import page
+
+        again = shlex.join([*called("report").split(), *config.runs, "--html", str(config.html)])
+        write_file(config.html, page(evidence, config.html, again), "--html")
+        console.print(f"wrote {config.html}", **PLAIN)
+    if config.paper:
+        with importing():
+            from rsd.presentation import paper
+
+        made = paper.write(evidence, config.paper)
+        console.print(f"wrote {len(made)} files to {config.paper}", **PLAIN)

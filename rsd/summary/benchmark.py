@@ -26,6 +26,7 @@ from rsd.books.schema import parquet
 from rsd.suites import TRIALS_PER_TASK
 from rsd.summary.compute import summarise
 from rsd.summary.terminal import print_summary
+from rsd.types import ACTION_DIM
 
 ARMS = ("autoregressive", "speculative")
 STEPS, DIMS, LAYERS, LEVELS = 8, 7, 6, 7  # T, D, L, V of the bundled policies
@@ -165,6 +166,7 @@ def _chunk_columns(numbers: np.ndarray, rng: np.random.Generator) -> dict[str, A
         },
         "action_sha256": _hashes(count, rng),
         "codes": _lists(codes, pa.uint8()),
+        "actions": _lists(rng.uniform(-1, 1, (count, STEPS * ACTION_DIM)), pa.float32()),
     }
     return {
         name: value.cast(CHUNK_SCHEMA.field(name).type) if isinstance(value, pa.Array) else value
@@ -190,17 +192,17 @@ def resume(output: str) -> None:
 OPERATIONS: dict[str, Callable[[str], None]] = {"summary": read_summary, "resume": resume}
 
 
-def measure(operation: str, output: str) -> Cost:
+def measure(name: str, operation: Callable[[str], None], output: str) -> Cost:
     """Run an operation on the books in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         started = time.perf_counter()
         cpu_s, peak = pool.submit(_cost_of, operation, output).result()
-        return Cost(operation, time.perf_counter() - started, cpu_s, peak)
+        return Cost(name, time.perf_counter() - started, cpu_s, peak)
 
 
-def _cost_of(operation: str, output: str) -> tuple[float, int]:
+def _cost_of(operation: Callable[[str], None], output: str) -> tuple[float, int]:
     """Processor time since the process began, s, and its largest memory, bytes."""
-    OPERATIONS[operation](output)
+    operation(output)
     return time.process_time(), peak_rss_bytes()
 
 

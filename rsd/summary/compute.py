@@ -1,4 +1,4 @@
-"""The summary of a run, from its books in one pass over the chunks."""
+"""The summary of runs, from their books in one pass over the chunks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from rsd import conditions
 from rsd.books import KEY, Committed, committed, read_run
 from rsd.errors import UserError
-from rsd.summary.origin import origin_of, provenance
+from rsd.summary.origin import decodings, origin_of, provenance
 from rsd.summary.rules import EVERY_TWO, LOOKED_AT, MARGIN, Comparisons, shared_draws
 from rsd.summary.statistics import (
     PairedComparison,
@@ -38,6 +39,7 @@ from rsd.summary.values import (
 
 WORLD = KEY[1:]  # what a pair of two arms shares
 COLUMNS = (
+    "run_id",
     *KEY,
     "outcome",
     "assets",
@@ -56,31 +58,104 @@ class Rows:
     counts: Mapping[str, Mapping[str, Counts]]  # by arm and suite
 
 
-def summarise(output: str, margin: float = MARGIN) -> Summary:
-    """Summary of the run in `output` as far as it is stored.
+@dataclass(frozen=True)
+class Run:
+    """A run as far as it is stored at one moment."""
 
-    Memory grows by 40 bytes a chunk: times, for exact medians. Raises UserError for a folder
-    without a run, for rows on different assets (DESIGN 7: those are never pooled), and for an
-    episode that is stored twice.
+    output: str  # as the user spelt it
+    description: Mapping[str, Any]  # run.json
+    parts: Committed
+
+    @property
+    def run_id(self) -> str:
+        """As its rows name it."""
+        name: str = self.description["run_id"]
+        return name
+
+    @property
+    def planned(self) -> int | None:
+        """Episodes; None where older runs did not say."""
+        return self.description.get("planned_episodes")
+
+
+def open_runs(outputs: Sequence[str]) -> list[Run]:
+    """Runs whose rows may stand in one table.
+
+    Raises UserError for a folder without a run, and for runs that were made under other conditions
+    (`conditions.of_rows`) or whose arms of one name decode differently: it names each field.
     """
-    run = read_run(output)
-    parts = committed(output)
-    episodes = stored_episodes(output, parts)
-    made_by = provenance([origin_of(run)])
-    if made_by.source is None:
-        made_by = replace(made_by, assets=one_assets(output, episodes))
+    runs = [Run(output, read_run(output), committed(output)) for output in outputs]
+    first = runs[0]
+    for run in runs[1:]:
+        conditions.require_same(
+            conditions.of_rows(first.description),
+            conditions.of_rows(run.description),
+            f"{first.output} and {run.output} cannot be compared, their rows were made under other "
+            "conditions; report them apart",
+        )
+    decodings({run.output: run.description for run in runs})
+    return runs
+
+
+def summarise(*outputs: str, margin: float = MARGIN) -> Summary:
+    """Summary of one run as far as it is stored, or of several whose rows may stand in one table.
+
+    Memory grows by 40 bytes a chunk: times, for exact medians. Raises UserError as `open_runs` and
+    `read_rows_of` do.
+    """
+    runs = open_runs(outputs)
+    return summary_of_runs(runs, read_rows_of(runs), margin)
+
+
+def read_rows_of(runs: Sequence[Run], columns: Sequence[str] = COLUMNS) -> Rows:
+    """Raises UserError for rows on different assets (DESIGN 7: those are never pooled), and for an
+    episode that is stored twice."""
+    found = [stored_episodes(run.output, run.parts, columns) for run in runs]
+    episodes = pd.concat(found, ignore_index=True) if len(found) > 1 else found[0]
+    twice = episodes.duplicated(KEY)
+    if twice.any():
+        raise UserError(
+            f"{int(twice.sum())} episodes are in two of {', '.join(run.output for run in runs)}, "
+            f"such as {tuple(episodes.loc[twice, KEY].iloc[0])}; report each once"
+        )
+    one_assets(_outputs(runs), episodes)
+    tallies = tally(run.parts for run in runs)
     counts = {
         arm: {suite: one.counts() for suite, one in suites.items()}
-        for arm, suites in tally(parts).items()
+        for arm, suites in tallies.items()
     }
+    return Rows(episodes, counts)
+
+
+def summary_of_runs(runs: Sequence[Run], rows: Rows, margin: float) -> Summary:
+    """What the rows of these runs say, and how long they took."""
+    episodes = rows.episodes
+    descriptions = {run.output: run.description for run in runs}
+    made_by = provenance([origin_of(run) for run in descriptions.values()])
+    own_rows = made_by.source is None
     summary = summary_of(
-        Rows(episodes, counts), (run["run_id"],), made_by, margin, EVERY_TWO, run["config"]["arms"]
+        rows,
+        tuple(run.run_id for run in runs),
+        replace(made_by, assets=one_assets(_outputs(runs), episodes)) if own_rows else made_by,
+        margin,
+        EVERY_TWO,
+        decodings(descriptions),
     )
-    if made_by.source is not None:  # nobody knows when it ran
-        return replace(summary, output=output)
-    elapsed_s = _elapsed_s(run["sessions"], episodes)
+    if not own_rows:  # nobody knows when they were made
+        return replace(summary, output=_outputs(runs))
+    own = episodes["run_id"] if len(runs) > 1 else None
+    elapsed_s = sum(
+        _elapsed_s(
+            run.description["sessions"], episodes if own is None else episodes[own == run.run_id]
+        )
+        for run in runs
+    )
     rate = 3600 * len(episodes) / elapsed_s if elapsed_s > 0 else None
-    return replace(summary, output=output, elapsed_s=elapsed_s, episodes_per_hour=rate)
+    return replace(summary, output=_outputs(runs), elapsed_s=elapsed_s, episodes_per_hour=rate)
+
+
+def _outputs(runs: Sequence[Run]) -> str:
+    return ", ".join(run.output for run in runs)
 
 
 def stored_episodes(
@@ -131,9 +206,9 @@ def summary_of(
     made_by: Provenance,
     margin: float,
     comparisons: Comparisons,
-    decodings: Mapping[str, Any],
+    decoded: Mapping[str, Any],
 ) -> Summary:
-    """Of a run or of published results; `decodings` are those of the arms, by name."""
+    """Of a run or of published results; `decoded` says how each arm does, by name."""
     episodes = rows.episodes
     by_arm = {str(arm): own for arm, own in episodes.groupby("arm", observed=True)}
     return Summary(
@@ -145,7 +220,7 @@ def summary_of(
         comparisons=comparisons.description,
         arms=[_arm(arm, own, rows.counts.get(arm, {})) for arm, own in by_arm.items()],
         pairs=_pairs(by_arm, comparisons.choose(list(by_arm)), margin),
-        shared_draws=shared_draws(decodings),
+        shared_draws=shared_draws(decoded),
     )
 
 

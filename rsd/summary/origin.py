@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rsd import conditions
+from rsd.errors import UserError
 from rsd.summary.values import Provenance
 
 _KEPT = (
@@ -32,6 +33,20 @@ def origin_of(run: Mapping[str, Any]) -> dict[str, Any]:
         "changes": [session["changes"] for session in run["sessions"]],
         "machines": conditions.machines(run),
     }
+
+
+def decodings(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How each arm decodes, by its name, in runs by theirs; raises UserError where two runs
+    disagree."""
+    found: dict[str, Any] = {}
+    for name, run in runs.items():
+        for arm, decoding in run["config"]["arms"].items():
+            if found.setdefault(arm, decoding) != decoding:
+                raise UserError(
+                    f"arm {arm} of {name} decodes by {decoding}, elsewhere by {found[arm]}; keep "
+                    "one of them"
+                )
+    return found
 
 
 def provenance(origins: Sequence[Mapping[str, Any]]) -> Provenance:

@@ -39,7 +39,7 @@ def test_the_exact_arms_end_in_the_same_simulator_state(run: str) -> None:
     assert exact[0]["final_state_sha256"] == exact[1]["final_state_sha256"] != ""
     assert exact[0]["steps"] == exact[1]["steps"] > 0
     expert = rows.pop("expert")
-    assert (expert["outcome"], expert["chunks"], expert["render_s"]) == ("success", 0, 0.0)
+    assert (expert["outcome"], expert["chunks"], expert["render_s"]) == ("success", 1, 0.0)
     for row in rows.values():
         assert row["outcome"] in ("success", "timeout") and row["error"] == ""
         assert row["assets"] == "lite" and row["physics_s"] > 0 and row["render_s"] > 0
@@ -50,6 +50,10 @@ def test_every_decode_is_in_the_books_with_its_costs(run: str) -> None:
     chunks = read_chunks(run).to_pandas()
     for arm, rows in chunks.groupby("arm"):
         assert len(rows) == episodes.loc[arm, "chunks"]
+        assert rows["actions"].str.len().sum() == 7 * episodes.loc[arm, "steps"]
+        if arm == "expert":
+            assert list(rows["passes"]) == [0]
+            continue
         assert (rows["passes"] >= 1).all() and (rows["passes"] <= rows["layers"]).all()
         assert (rows["vision_s"] > 0).all() and (rows["target_s"] > 0).all()
     passes = chunks.groupby("arm")["passes"].mean()

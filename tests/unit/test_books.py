@@ -123,6 +123,7 @@ def test_what_was_added_is_read_back(tmp_path: Path) -> None:
     assert (row["trial"], row["chunk_index"], row["passes"]) == (3, 1, trace.passes)
     assert (row["drafted"], row["accepted"]) == (list(trace.drafted), list(trace.accepted))
     assert np.array_equal(np.reshape(row["codes"], (STEPS, DIMS, LAYERS)), good.chunks[1].codes)
+    assert np.array_equal(np.float32(row["actions"]).reshape(-1, 7), good.chunks[1].actions)
     nulls = {name for t in (episodes, chunks) for name in t.column_names if t[name].null_count}
     assert nulls == {"clipped"}  # the made-up policy never clips
 
