@@ -313,34 +313,26 @@ def chunk_rows(run_id: str, result: EpisodeResult) -> list[dict[str, Any]]:
     return [_flat(key | vars(chunk.trace) | vars(chunk)) for chunk in result.chunks]
 
 
-def result_of(episode: Mapping[str, Any], chunks: Sequence[Mapping[str, Any]]) -> EpisodeResult:
+def result_of(episode: dict[str, Any], chunks: Sequence[dict[str, Any]]) -> EpisodeResult:
     """An episode as it was entered, from its row and those of its chunks; codes stay in the rows,
     which do not say their shape."""
+    ordered = sorted(chunks, key=lambda row: row["chunk_index"])
+    parts = {"key": _made(EpisodeKey, episode), "chunks": [_chunk_of(row) for row in ordered]}
+    return _made(EpisodeResult, episode | parts)
+
+
+def _chunk_of(row: dict[str, Any]) -> ChunkRecord:
+    by_layer = {name: tuple(row[name]) for name in _BY_LAYER}
+    trace = _made(DecodeTrace, row | by_layer)
     return _made(
-        EpisodeResult,
-        episode
-        | {
-            "key": _made(EpisodeKey, episode),
-            "chunks": [
-                _made(
-                    ChunkRecord,
-                    row
-                    | {
-                        "trace": _made(DecodeTrace, row | {n: tuple(row[n]) for n in _TUPLES}),
-                        "codes": None,
-                        "actions": _actions(row["actions"]),
-                    },
-                )
-                for row in sorted(chunks, key=lambda row: row["chunk_index"])
-            ],
-        },
+        ChunkRecord, row | {"trace": trace, "codes": None, "actions": _actions(row["actions"])}
     )
 
 
-_TUPLES = ("drafted", "accepted", "redrafted", "reaccepted")
+_BY_LAYER = ("drafted", "accepted", "redrafted", "reaccepted")
 
 
-def _made(kind: type[T], row: Mapping[str, Any]) -> T:
+def _made(kind: type[T], row: dict[str, Any]) -> T:
     """Columns are named as the dataclass fields."""
     return kind(**{field.name: row[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
