@@ -140,8 +140,8 @@ class OFTLearner:
         """Layers of towers and language model, where these learn."""
         vision = self.model.vision_backbone
         layers = [
-            *vision.featurizer.blocks,
-            *vision.fused_featurizer.blocks,
+            *vision.featurizer.get_submodule("blocks").children(),
+            *vision.fused_featurizer.get_submodule("blocks").children(),
             *self.model.target.llama.layers,
         ]
         return [each for each in layers if any(p.requires_grad for p in each.parameters())]

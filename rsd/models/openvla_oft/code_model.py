@@ -34,9 +34,10 @@ class SuitedContext(Context):
     suites: Tensor  # int64 (B,)
 
 
-class OFTCodeModel:
-    """Implements rsd.decoding.contracts.CodeModel. Codes decode to actions as they are executed;
-    the published heads speak in quantiles of their suite."""
+class OFTEnds:
+    """What the model reads, and what its answers mean; how its passes are launched is a subclass's.
+    Codes decode to actions as they are executed; the published heads speak in quantiles of their
+    suite."""
 
     def __init__(
         self, model: OpenVLAOFT, checkpoint: Checkpoint, images: ImageSpec, device: str = "cpu"
@@ -56,11 +57,6 @@ class OFTCodeModel:
         """A copy in double precision."""
         return OFTCodeModel(doubled(self.model), self._checkpoint, self._images, self.device)
 
-    def inputs(self, requests: Sequence[ChunkRequest]) -> Seen:
-        """Raises UserError for what `Preparation` refuses."""
-        inputs, suites = self.read(requests)
-        return Seen(inputs, self.model.vision_backbone(inputs.pixels), suites)
-
     def read(self, requests: Sequence[ChunkRequest]) -> tuple[Inputs, Tensor]:
         """What the model reads, and whose statistics each row goes by, int64 (B,)."""
         prepared = self._prepare([request.observation for request in requests])
@@ -75,23 +71,6 @@ class OFTCodeModel:
             known,
         )
         return inputs, prepared.suites
-
-    def target_context(self, inputs: Seen) -> SuitedContext:
-        """Block 0 of the language model."""
-        context = self.model.context(inputs.patches, inputs.inputs)
-        return SuitedContext(context.embeddings, context.valid, inputs.suites)
-
-    def draft_context(self, inputs: Seen) -> Tensor:
-        """(B, W')."""
-        return self.model.draft_context(inputs.patches, inputs.inputs)
-
-    def parallel_logits(self, context: Context) -> Tensor:
-        """-> (B, L, T, D, V)."""
-        return self.model.target.parallel_logits(context)
-
-    def numbers(self, context: SuitedContext) -> Numbers:
-        """What the published head of the checkpoint says: regressed, or the middle of a bin."""
-        return self.numbers_of(self.model.target.placeholders(context), context.suites)
 
     def numbers_of(self, placeholders: Tensor, suites: Tensor) -> Numbers:
         """Of hidden states (B, 7 T, W)."""
@@ -123,3 +102,30 @@ class OFTCodeModel:
             torch.from_numpy(previous).to(self.device),
             torch.tensor(known, device=self.device),
         )
+
+
+class OFTCodeModel(OFTEnds):
+    """Implements rsd.decoding.contracts.CodeModel: passes of any shape, one operation after the
+    other."""
+
+    def inputs(self, requests: Sequence[ChunkRequest]) -> Seen:
+        """Raises UserError for what `Preparation` refuses."""
+        inputs, suites = self.read(requests)
+        return Seen(inputs, self.model.vision_backbone(inputs.pixels), suites)
+
+    def target_context(self, inputs: Seen) -> SuitedContext:
+        """Block 0 of the language model."""
+        context = self.model.context(inputs.patches, inputs.inputs)
+        return SuitedContext(context.embeddings, context.valid, inputs.suites)
+
+    def draft_context(self, inputs: Seen) -> Tensor:
+        """(B, W')."""
+        return self.model.draft_context(inputs.patches, inputs.inputs)
+
+    def parallel_logits(self, context: Context) -> Tensor:
+        """-> (B, L, T, D, V)."""
+        return self.model.target.parallel_logits(context)
+
+    def numbers(self, context: SuitedContext) -> Numbers:
+        """What the published head of the checkpoint says: regressed, or the middle of a bin."""
+        return self.numbers_of(self.model.target.placeholders(context), context.suites)

@@ -31,18 +31,14 @@ def _load(spec: str, deterministic: bool, device: str) -> Policy:
     loaded = load_model(
         checkpoint, device, torch.float32 if on_cpu else torch.bfloat16, settles=settles
     )
-    if checkpoint.options.graphs:
-        model: OFTCodeModel = StaticOFTCodeModel(
-            loaded.model, checkpoint, images, device, graphed=True
-        )
-    else:
-        model = OFTCodeModel(loaded.model, checkpoint, images, device)
+    eager = OFTCodeModel(loaded.model, checkpoint, images, device)
+    graphed = StaticOFTCodeModel(loaded.model, checkpoint, images, device, graphed=True)
     return CodePolicy(
-        model,
+        graphed if checkpoint.options.graphs else eager,
         images,
         loaded.sha256,
         chunk_steps=checkpoint.config.tokeniser.steps,
-        precise=model.doubled() if settles else None,
+        precise=eager.doubled() if settles else None,
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rsd.decoding.contracts import Numbers
-from rsd.models.openvla_oft.code_model import OFTCodeModel
+from rsd.models.openvla_oft.code_model import OFTEnds
 from rsd.models.openvla_oft.folder import Checkpoint
 from rsd.models.openvla_oft.model import Inputs, OpenVLAOFT
 from rsd.models.openvla_oft.programs import Programs
@@ -75,7 +75,7 @@ class StaticTarget:
         return cache.programs.extended(first, count)[cache.rows]
 
 
-class StaticOFTCodeModel(OFTCodeModel):
+class StaticOFTCodeModel(OFTEnds):
     """Implements rsd.decoding.contracts.CodeModel. One batch at a time."""
 
     def __init__(
@@ -132,6 +132,16 @@ def filled(inputs: Inputs, batch: int, prompt: int) -> Inputs:
     valid, left = inputs.valid, prompt - inputs.prompt.shape[1]
     if valid is None:
         valid = torch.ones_like(inputs.prompt, dtype=torch.bool)
-    padded = inputs._replace(prompt=F.pad(inputs.prompt, (left, 0)), valid=F.pad(valid, (left, 0)))
     more = batch - len(valid)
-    return Inputs(*(torch.cat([of, of[:1].expand(more, *of.shape[1:])]) for of in padded))
+
+    def with_copies(of: Tensor) -> Tensor:
+        return torch.cat([of, of[:1].expand(more, *of.shape[1:])])
+
+    return Inputs(
+        with_copies(inputs.pixels),
+        with_copies(F.pad(inputs.prompt, (left, 0))),
+        with_copies(F.pad(valid, (left, 0))),
+        with_copies(inputs.proprio),
+        with_copies(inputs.previous),
+        with_copies(inputs.known),
+    )
