@@ -115,10 +115,14 @@ class Committed:
         Parts are read some at once, which an object store answers at the same time; a scan of all
         of them reads ahead of a slow reader without limit.
         """
-        for first in range(0, len(self._parts), PARTS_AT_ONCE):
-            some = Committed(self._folder, self._parts[first : first + PARTS_AT_ONCE])
+        for some in self.portions():
             table = some.all_chunks(columns)
             yield from table.combine_chunks().to_batches(max_chunksize=ROWS_AT_ONCE)
+
+    def portions(self, parts: int = PARTS_AT_ONCE) -> Iterator[Committed]:
+        """Some parts at a time: whole episodes, each with all its chunks."""
+        for first in range(0, len(self._parts), parts):
+            yield Committed(self._folder, self._parts[first : first + parts])
 
     def _table(self, below: str, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
         paths = [self._folder.path(f"{below}/{name}") for name in self._parts]

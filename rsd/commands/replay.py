@@ -114,7 +114,8 @@ def main(words: Sequence[str], console: Console) -> int:
     folder = folder_of(config, recording)
     left = [take for take in takes if config.overwrite or not (folder / take.file).exists()]
     if len(left) < len(takes):
-        say(f"{len(takes) - len(left)} videos are there already; --overwrite makes them again")
+        there = len(takes) - len(left)
+        say(f"{there} of {len(takes)} videos are there already; --overwrite makes them again")
     if not left:
         say("nothing to draw" if takes else nothing(config))
         return DONE
@@ -284,6 +285,8 @@ class Stage:
             replayed, why = None, ""
             try:
                 replayed = replayer.replay(self.recording.read(take))
+            except UserError as error:
+                why = str(error)
             except Exception as error:  # whatever the simulator raises: others may still do
                 why = f"{type(error).__name__}: {error}"
             came(take, replayed, why)

@@ -125,7 +125,8 @@ def test_what_was_added_is_read_back(tmp_path: Path) -> None:
     assert np.array_equal(np.reshape(row["codes"], (STEPS, DIMS, LAYERS)), good.chunks[1].codes)
     assert np.array_equal(np.float32(row["actions"]).reshape(-1, 7), good.chunks[1].actions)
     nulls = {name for t in (episodes, chunks) for name in t.column_names if t[name].null_count}
-    assert nulls == {"clipped"}  # the made-up policy never clips
+    never = {"clipped", "protocol"}  # of the made-up policy, and run
+    assert nulls == never | {"delay", "while_waiting", "still_steps", "delay_steps"}
 
 
 def test_metadata_is_in_the_files_themselves_and_pandas_reads_the_folder(tmp_path: Path) -> None:
