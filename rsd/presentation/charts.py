@@ -354,8 +354,10 @@ def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def partings(evidence: Evidence) -> Iterator[Chart]:
     """How long two arms do the same."""
     series = []
-    for color, parting in enumerate(evidence.partings):
-        y = [100 * share for share in parting.together()]
+    found = [parting.together() for parting in evidence.partings]
+    longest = max(map(len, found), default=0)
+    for color, (parting, own) in enumerate(zip(evidence.partings, found, strict=True)):
+        y = [100 * share for share in [*own, *own[-1:] * (longest - len(own))]]
         name = f"{parting.first} and {parting.second}"
         told = [f"{name}: the same before chunk {k} in {share:.1f} %" for k, share in enumerate(y)]
         series.append(

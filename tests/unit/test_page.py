@@ -27,6 +27,9 @@ from rsd.presentation import charts, interactive, paper, tables, verdict
 from rsd.presentation.evidence import Evidence, read_evidence
 from rsd.presentation.page import page, parted
 from rsd.presentation.timeline import timeline
+from rsd.summary.compute import Rows, summary_of
+from rsd.summary.rules import EVERY_TWO
+from rsd.summary.values import Provenance
 from rsd.types import EpisodeResult
 
 NOW = datetime(2027, 1, 15, 9, tzinfo=UTC)
@@ -108,17 +111,20 @@ def test_the_page_says_what_ran_and_the_verdict_first(tmp_path: Path) -> None:
         (["timeout"] * 4 + ["success"] * 296, "no difference between speculative and autoregress"),
     ],
 )
-def test_a_verdict_is_what_the_tests_show(tmp_path: Path, second: list[Any], said: str) -> None:
+def test_a_verdict_is_what_the_tests_show(second: list[Any], said: str) -> None:
     """The same final state is claimed where all are the same and nowhere else."""
     same = all(outcome == "success" for outcome in second)
-    episodes = []
-    for trial, outcome in enumerate(second):
-        world = key(trial % 50, "autoregressive", trial // 50)
-        other = dataclasses.replace(world, arm="speculative")
-        episodes.append(result(world, chunks=1))
-        end = None if same else f"elsewhere {trial}"
-        episodes.append(result(other, outcome, chunks=1, final_state=end))
-    told = verdict.headline(of(write(tmp_path, episodes)))
+    rows = [
+        {"arm": arm, "suite": "s", "task_id": 0, "trial": trial, "seed": 0, "outcome": outcome}
+        | {"final_state_sha256": f"{trial}" if same or not place else f"other {trial}"}
+        for place, (arm, ends) in enumerate(
+            {"autoregressive": ["success"] * len(second), "speculative": second}.items()
+        )
+        for trial, outcome in enumerate(ends)
+    ]
+    made_by = Provenance(None, (), "lite", "egl", "x", "x", "x")
+    summary = summary_of(Rows(pd.DataFrame(rows), {}), ("run",), made_by, 0.02, EVERY_TWO, {})
+    told = verdict.pair_sentence(summary.pairs[0], summary)
     assert said in told
 
 
@@ -455,9 +461,8 @@ def test_every_chart_can_be_drawn_both_ways(draw: Any, tmp_path: Path) -> None:
 
 def test_the_numbers_in_a_page_are_those_of_its_tables(tmp_path: Path) -> None:
     """The order by which a column sorts is the number that it shows."""
-    for table in (
-        make(of(write(tmp_path / make.__name__, paired_results()))) for make in tables.PAPER
-    ):
+    evidence = of(write(tmp_path, paired_results()))
+    for table in (make(evidence) for make in tables.PAPER):
         for cells in table.rows:
             for cell in cells:
                 shown = re.fullmatch(r"[+-]?[\d,]+(\.\d+)?(e-\d+)?", cell.text)
