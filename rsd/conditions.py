@@ -32,6 +32,7 @@ _ROW = (
 )
 _STATE = ("assets_fingerprint", "arithmetic", "simulator")
 _WORLD = ("assets_fingerprint", "arithmetic", "simulator")
+_DRAWS = ("env_seed", "reseeds", "wait_steps")  # of a protocol, that make a world
 _ROW_OF_CONFIG = ("deterministic",)
 _RUN = ("config", "schema_version", "assets")
 
@@ -48,7 +49,8 @@ def of_world(run: Mapping[str, Any]) -> dict[str, Any] | None:
     """What makes the world of a (suite, task, trial), whoever acts in it. None where a part of it
     was not recorded: nobody knows whether two of its worlds are the same."""
     packages = versions(run.get("packages") or {}, WORLD_PACKAGES)
-    world = {name: run.get(name) for name in _WORLD} | packages
+    draws = {name: _protocol(run).get(name) for name in _DRAWS}
+    world = {name: run.get(name) for name in _WORLD} | packages | draws
     return None if None in world.values() else world
 
 
@@ -95,8 +97,13 @@ def _deciding(run: Mapping[str, Any]) -> dict[str, Any]:
     packages = versions(run.get("packages") or {}, ROW_PACKAGES)
     return {name: run.get(name) for name in _ROW} | {
         "packages": packages,
-        "protocol": run.get("protocol") or protocols.recorded(protocols.OFT),  # the only one before
+        "protocol": _protocol(run),
     }
+
+
+def _protocol(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """In numbers; `oft` of runs that had no other."""
+    return run.get("protocol") or protocols.recorded(protocols.OFT)
 
 
 def versions(packages: Mapping[str, str], deciding: Sequence[str]) -> dict[str, str | None]:
@@ -204,7 +211,7 @@ def arithmetic(run: Mapping[str, Any]) -> str:
 
 def protocol(run: Mapping[str, Any]) -> str:
     """Its name."""
-    return str(_deciding(run)["protocol"]["name"])
+    return str(_protocol(run)["name"])
 
 
 def frames(run: Mapping[str, Any]) -> str:

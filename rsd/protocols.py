@@ -88,6 +88,12 @@ def recorded(protocol: Protocol) -> dict[str, Any]:
     return numbers
 
 
+def read_recorded(numbers: Mapping[str, Any] | None) -> Protocol:
+    """The one that a run.json says, whatever its name stands for by now; `oft` of runs that had no
+    other."""
+    return OFT if numbers is None else Protocol(what="as recorded", **numbers)
+
+
 PROTOCOL_HELP = (
     f"What evaluation scripts do differently; recorded, and never pooled. {OFT.name} (default): "
     f"{OFT.what}. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from made_up_runs import RUN
 
 from rsd import conditions
 from rsd.books import Books
-from rsd.conditions import differences, of_rows, of_run
+from rsd.conditions import WORLD_PACKAGES as WORLDS
+from rsd.conditions import differences, of_rows, of_run, of_world
 from rsd.config import parse
 from rsd.envs import worlds
 from rsd.envs.assets import ResolvedAssets
@@ -20,7 +22,7 @@ from rsd.envs.worlds import World, WorldStream
 from rsd.errors import UserError
 from rsd.plan import resolve
 from rsd.preflight import prepare, run_record
-from rsd.protocols import OFT, PROTOCOLS, get_protocol, recorded
+from rsd.protocols import OFT, PROTOCOLS, get_protocol, read_recorded, recorded
 from rsd.suites import SUITES, Task
 
 TOY = ["--policy", "toy", "--task-suite", "toy"]
@@ -61,6 +63,33 @@ def test_an_older_run_is_one_of_oft_and_no_other_is_pooled_with_it() -> None:
         for of in (of_rows, of_run):
             found = {each.name for each in differences(of(RUN), of(other))}
             assert ("protocol.name" in found) == (name != "oft")
+
+
+def test_other_draws_or_waits_make_another_world_and_other_limits_do_not() -> None:
+    whole = {
+        **RUN,
+        "arithmetic": "x",
+        "simulator": {"a": "b"},
+        "packages": dict.fromkeys(WORLDS, "1"),
+    }
+    worlds_of = {
+        name: of_world({**whole, "protocol": recorded(protocol)})
+        for name, protocol in PROTOCOLS.items()
+    }
+    assert of_world(whole) == worlds_of["oft"]
+    assert len({str(world) for world in worlds_of.values()}) == len(PROTOCOLS)
+    longer = dataclasses.replace(OFT, max_steps={"libero_10": 1000})
+    assert of_world({**whole, "protocol": recorded(longer)}) == worlds_of["oft"]
+    unknown = {"name": conditions.UNKNOWN}  # of imported results
+    assert of_world({**whole, "protocol": unknown}) is None
+
+
+def test_what_was_recorded_is_read_again_whatever_its_name_stands_for_by_now() -> None:
+    for protocol in PROTOCOLS.values():
+        changed = dataclasses.replace(protocol, env_seed=99)
+        numbers = json.loads(json.dumps(recorded(changed)))
+        assert recorded(read_recorded(numbers)) == numbers
+    assert read_recorded(None) == OFT
 
 
 def test_a_number_that_changes_makes_another_protocol_of_the_same_name() -> None:
