@@ -154,7 +154,7 @@ _EPISODE_COLUMNS = (
 )
 
 # What the results of other software may not say: null in imported episodes, in no others.
-_OFTEN_UNSAID = {
+OFTEN_UNSAID = {
     "seed",
     "instruction",
     "steps",
@@ -278,7 +278,7 @@ def _schema(columns: Sequence[Column], rows: str) -> pa.Schema:
 
 EPISODE_SCHEMA = _schema(
     [
-        replace(column, nullable=column.nullable or column.name in _OFTEN_UNSAID)
+        replace(column, nullable=column.nullable or column.name in OFTEN_UNSAID)
         for column in _EPISODE_COLUMNS
     ],
     "one per episode",
