@@ -2,6 +2,8 @@
 
     MODE[-RULE][@K][+delay=D[+hold]]
         as in autoregressive, speculative-sampling, parallel@3, speculative+delay=3+hold
+    RULE[=NUMBER]
+        as in exact, relaxed=2, action_tolerance=1mm
 
 A new part of a name is a field of `Arm` or `Decoding` and a line in `read_arm` and `name_of`; a new
 rule or mode is an entry below. What is shown of them in help and errors is made from these entries.
@@ -21,11 +23,34 @@ UNNAMED = Decoding.rule  # the rule of an arm that names none
 
 
 @dataclass(frozen=True)
+class Number:
+    """What stands behind = in a name."""
+
+    what: str
+    least: float
+    most: float
+    example: str
+    whole: bool = False
+    unit: str = ""  # stands behind the number, and may be left out by who asks
+
+    def read(self, word: str) -> float:
+        """Raises ValueError for what is none, or out of range."""
+        value = float(word.removesuffix(self.unit))
+        if not self.least <= value <= self.most or (self.whole and not value.is_integer()):
+            raise ValueError(word)
+        return value
+
+    def __str__(self) -> str:
+        return f"{self.what}, {self.least:g} to {self.most:g}"
+
+
+@dataclass(frozen=True)
 class RuleWords:
     """What an acceptance rule does (rsd/decoding/rules.py)."""
 
     what: str
     samples: bool = False  # tokens are drawn: that means something where nothing is drafted, too
+    number: Number | None = None  # of what a lossy rule tolerates; at one end of it nothing
 
 
 RULES = {
@@ -34,12 +59,60 @@ RULES = {
         "draws tokens, keeps drafted ones by rejection sampling; lossless in distribution",
         samples=True,
     ),
+    "relaxed": RuleWords(
+        "keeps a drafted token up to N levels off the target's argmax, the gripper's exactly; "
+        "lossy",
+        number=Number("a whole number of levels", 0, 255, "1", whole=True),
+    ),
+    "agreement": RuleWords(
+        "keeps a whole drafted layer, but for the gripper, where at least a share N of its tokens "
+        "are the target's argmax; lossy",
+        number=Number("a share", 0, 1, "0.9"),
+    ),
+    "action_tolerance": RuleWords(
+        "keeps drafted tokens as long as all that are off move no number of an action by more than "
+        "N mm or N degrees, given that finer layers make up for what they reach, the gripper's "
+        "exactly; lossy",
+        number=Number("mm and degrees", 0, 100, "1", unit="mm"),
+    ),
 }
 
 
-def unknown_rule(name: str) -> UserError:
-    """With all rules and what they do."""
-    return unknown("acceptance rule", name, {rule: words.what for rule, words in RULES.items()})
+def rule_and_value(spec: str) -> tuple[str, float | None]:
+    """`relaxed=2` -> its name and number; None for a rule that takes none. Raises UserError, with
+    all rules, for one that does not exist, and for a number that it does not take."""
+    name, equals, word = spec.partition("=")
+    if name not in RULES:
+        raise unknown("acceptance rule", name, {rule: words.what for rule, words in RULES.items()})
+    number = RULES[name].number
+    if number is None:
+        if equals:
+            raise UserError(f"acceptance rule {spec!r}: {name} takes no number; write {name}")
+        return name, None
+    try:
+        return name, number.read(word)
+    except ValueError:
+        raise UserError(
+            f"acceptance rule {spec!r}: {name} takes {number}, as in {name}={number.example}"
+        ) from None
+
+
+def read_rule(spec: str) -> str:
+    """A rule as it is recorded. Raises UserError as `rule_and_value`."""
+    name, value = rule_and_value(spec)
+    number = RULES[name].number
+    return name if number is None else f"{name}={value:.12g}{number.unit}"
+
+
+def is_lossy(rule: str) -> bool:
+    """Whether a rule may keep what the target would not say."""
+    return RULES[rule.partition("=")[0]].number is not None
+
+
+EXAMPLES = {  # a rule as arms name it, by its name
+    rule: rule if words.number is None else read_rule(f"{rule}={words.number.example}")
+    for rule, words in RULES.items()
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +121,7 @@ class ModeWords:
 
     what: str
     rules: tuple[str, ...] = ()
+    lacks: int = 0  # finest layers of the policy's that it does not decode
     without_layers: str = ""  # who decides, where no layers of codes are decoded
 
 
@@ -58,6 +132,11 @@ MODES: dict[Mode, ModeWords] = {
     ),
     "parallel": ModeWords("all layers from one pass, by heads of their own"),
     "speculative": ModeWords("a draft guesses layers, a pass judges many", tuple(RULES)),
+    "draft": ModeWords(
+        "what the draft guesses, executed unjudged; no pass, and not the finest layer, which no "
+        "draft has",
+        lacks=1,
+    ),
     "regression": ModeWords(
         "a head of the same trunk that says actions as numbers; no codes",
         without_layers="a regression head",
@@ -142,13 +221,14 @@ def _read_decoding(
     decodes: str, name: str, rule: str, layers: int | None, draft_layers: int | None
 ) -> Decoding:
     head, at, depth = decodes.partition("@")
-    word, dash, named = head.partition("-")
+    word, dash, spec = head.partition("-")
+    named = spec.partition("=")[0]
     mode = next((mode for mode in MODES if mode == word), None)
     if mode is None:
         raise unknown("arm", head, NAMES)
     words = MODES[mode]
-    if words.rules and dash and named not in RULES:
-        raise unknown_rule(named)
+    if words.rules and dash:
+        spec = read_rule(spec)
     if dash and named not in words.rules:
         raise unknown("arm", head, NAMES)
     if at and not depth.isdecimal():
@@ -157,7 +237,7 @@ def _read_decoding(
         if at:
             raise UserError(f"arm {name!r}: {words.without_layers} decodes no layers; write {head}")
         return Decoding(mode)
-    chosen = named or (rule if rule in words.rules else UNNAMED)
+    chosen = spec or (rule if rule.partition("=")[0] in words.rules else UNNAMED)
     return Decoding(mode, chosen, int(depth) if at else layers, draft_layers)
 
 
@@ -184,7 +264,7 @@ def name_of(decoding: Decoding, delay: Delay | None = None) -> str:
 
 
 NAMES = tuple(
-    name_of(Decoding(mode, rule))
+    name_of(Decoding(mode, EXAMPLES[rule]))
     for mode, words in MODES.items()
     for rule in words.rules or (UNNAMED,)
 )
@@ -207,5 +287,6 @@ WAITING_HELP = (
     )
 )
 RULE_HELP = "Acceptance rule of the arms that name none: " + ". ".join(
-    f"{rule}: {words.what}" for rule, words in RULES.items()
+    f"{EXAMPLES[rule]}: {words.what}" + (f" (N: {words.number})" if words.number else "")
+    for rule, words in RULES.items()
 )

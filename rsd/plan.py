@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsd.arms import DEFAULT_ARMS, NAMES, RULES, WAITING, described, read_arm, unknown_rule
+from rsd.arms import DEFAULT_ARMS, MODES, NAMES, WAITING, described, read_arm, read_rule
 from rsd.config import EpisodesConfig, EvaluateConfig, settings
 from rsd.envs import FAMILIES, Family, family_of
 from rsd.errors import UserError, unknown
@@ -86,12 +86,9 @@ def resolve_arms(config: EvaluateConfig) -> dict[str, Arm]:
         names = ["speculative" if config.episodes.use_speculative_decoding else "autoregressive"]
     if not names:
         raise UserError(f"--arms needs a name ({', '.join(NAMES)})")
-    if policy.rule not in RULES:
-        raise unknown_rule(policy.rule)
+    rule = read_rule(policy.rule)
     waiting = _waiting(config.episodes.while_waiting)
-    arms = [
-        read_arm(name, policy.rule, policy.layers, policy.draft_layers, waiting) for name in names
-    ]
+    arms = [read_arm(name, rule, policy.layers, policy.draft_layers, waiting) for name in names]
     _refuse_repeats("arm", [arm.name for arm in arms])
     _check_delays(config.episodes, arms)
     return {arm.name: arm for arm in arms}
@@ -214,12 +211,21 @@ def _check_places(config: EvaluateConfig) -> None:
 def check_layers(plan: Plan, available: int) -> None:
     """Check the arms against the layers that the policy has; raises UserError."""
     for arm in plan.arms.values():
-        for asked in (arm.decoding.layers, arm.decoding.draft_layers):
-            if asked is not None and not 1 <= asked <= available:
-                raise UserError(
-                    f"arm {arm.name!r} asks for {asked} layers; policy "
-                    f"{plan.config.policy.policy!r} has 1 to {available}"
-                )
+        check_depth(arm, plan.config.policy.policy, available)
+
+
+def check_depth(arm: Arm, policy: str, available: int) -> None:
+    """Check one arm against the layers that a policy has; raises UserError."""
+    decoding, lacks = arm.decoding, MODES[arm.decoding.mode].lacks
+    for asked, most in (
+        (decoding.layers, available - lacks),
+        (decoding.draft_layers, available),
+    ):
+        if asked is not None and not 1 <= asked <= most:
+            raise UserError(
+                f"arm {arm.name!r} asks for {asked} layers; policy {policy!r} has 1 to {most}"
+                + (f" in this mode, {available} in others" if lacks else "")
+            )
 
 
 def identity(plan: Plan) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rsd import arithmetic
+from rsd.arms import is_lossy
 from rsd.books import Books, holds_a_run
 from rsd.config import EvaluateConfig
 from rsd.errors import UserError
@@ -20,6 +21,7 @@ from rsd.outputs import lasting
 from rsd.plan import Plan, check_layers, execution, identity, resolve
 from rsd.protocols import recorded
 from rsd.provenance import provenance
+from rsd.suites import SUITES, get_task
 from rsd.tracking import trackers
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     policy = inspect_policy(plan.config.policy.policy)
     plan = _with_arms(_pinned(plan, policy), policy)
     _check_modes(plan, policy)
-    _check_suites(plan, policy)
+    _check_tasks(plan, policy)
     _check_patience(plan, policy)
     check_layers(plan, policy.layers)
     _check_experts(plan)
@@ -101,7 +103,7 @@ def _with_latency(plan: Plan) -> Plan:
 
 
 def _check_modes(plan: Plan, policy: PolicyInfo) -> None:
-    """Raises UserError for an arm that the policy does not decode."""
+    """Raises UserError for an arm that the policy does not decode, or not by its rule."""
     known = (*policy.modes, "expert")
     for arm in plan.arms.values():
         if arm.decoding.mode not in known:
@@ -110,17 +112,22 @@ def _check_modes(plan: Plan, policy: PolicyInfo) -> None:
                 f"{', '.join(policy.modes)} only; leave the arm out, or choose another policy"
                 + (f" ({policy.other_modes})" if policy.other_modes else "")
             )
-
-
-def _check_suites(plan: Plan, policy: PolicyInfo) -> None:
-    """Raises UserError for a suite that the policy cannot act on."""
-    for suite in plan.config.episodes.task_suite:
-        if policy.suites_only and suite not in policy.suites:
+        if is_lossy(arm.decoding.rule) and not policy.lossy_rules:
             raise UserError(
-                f"policy {plan.config.policy.policy!r} has no statistics of {suite!r}, so its "
-                f"actions there would mean nothing; it has those of {', '.join(policy.suites)}: "
-                "choose one of these, or a policy that was trained on it"
+                f"arm {arm.name!r}: policy {plan.config.policy.policy!r} has no tokens that are "
+                "the gripper's alone, which a lossy rule must never change; choose the rule exact "
+                "or sampling, or a policy whose tokeniser has no encoder (latent_dim 7, hidden 0)"
             )
+
+
+def _check_tasks(plan: Plan, policy: PolicyInfo) -> None:
+    """Raises UserError for a suite that the policy cannot act on, and for words that it cannot
+    read."""
+    for suite in plan.config.episodes.task_suite:
+        policy.check_suite(suite, plan.config.policy.policy)
+    for suite, task in dict.fromkeys((key.suite, key.task_id) for key in plan.keys):
+        if suite in SUITES:
+            policy.check_instruction(get_task(suite, task).instruction)
 
 
 def _check_patience(plan: Plan, policy: PolicyInfo) -> None:

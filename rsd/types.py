@@ -17,6 +17,7 @@ Mode = Literal[
     "parallel",
     "autoregressive",
     "speculative",
+    "draft",  # codes of the model that guesses, without the one that judges
     "regression",  # actions as numbers, by a head beside those of the codes
     "bins",  # actions as 256 levels of each number, by the language model's own head
     "native",  # whatever a policy without codes does
@@ -71,7 +72,7 @@ class Decoding:
     """How codes are decoded: the part of an arm that a replica needs to know."""
 
     mode: Mode
-    rule: str = "exact"  # acceptance rule; autoregressive: whether it samples
+    rule: str = "exact"  # acceptance rule, as in relaxed=2; autoregressive: whether it samples
     layers: int | None = None  # decode the first `layers` layers; None: all that the policy has
     draft_layers: int | None = None  # layers drafted before the first pass; None: all but the last
 
@@ -131,6 +132,8 @@ class DecodeTrace:
     draft_s: float = 0.0
     target_s: float = 0.0
     detokenise_s: float = 0.0
+    moved_mm: float | None = None  # bound of what a lossy rule's tokens move; None: no such rule
+    moved_degrees: float | None = None  # likewise
     clipped: int | None = None  # values of the actions that left [-1, 1]; None: none can
 
     @property

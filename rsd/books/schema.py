@@ -154,7 +154,7 @@ _EPISODE_COLUMNS = (
 )
 
 # What the results of other software may not say: null in imported episodes, in no others.
-_OFTEN_UNSAID = {
+OFTEN_UNSAID = {
     "seed",
     "instruction",
     "steps",
@@ -220,6 +220,22 @@ _CHUNK_COLUMNS = (
         "device time from codes to actions for the batch, until this request was final",
     ),
     Column(
+        "moved_mm",
+        pa.float64(),
+        "mm",
+        "at most so far have the tokens that a lossy rule kept moved any step's translation along "
+        "any axis from where the target's own choices lead, all added up, given that finer layers "
+        "make up for what they reach; null for rules that lose nothing",
+        nullable=True,
+    ),
+    Column(
+        "moved_degrees",
+        pa.float64(),
+        "degrees",
+        "the same of any step's rotation about any axis",
+        nullable=True,
+    ),
+    Column(
         "clipped",
         _COUNT,
         "1",
@@ -262,7 +278,7 @@ def _schema(columns: Sequence[Column], rows: str) -> pa.Schema:
 
 EPISODE_SCHEMA = _schema(
     [
-        replace(column, nullable=column.nullable or column.name in _OFTEN_UNSAID)
+        replace(column, nullable=column.nullable or column.name in OFTEN_UNSAID)
         for column in _EPISODE_COLUMNS
     ],
     "one per episode",
@@ -297,34 +313,26 @@ def chunk_rows(run_id: str, result: EpisodeResult) -> list[dict[str, Any]]:
     return [_flat(key | vars(chunk.trace) | vars(chunk)) for chunk in result.chunks]
 
 
-def result_of(episode: Mapping[str, Any], chunks: Sequence[Mapping[str, Any]]) -> EpisodeResult:
+def result_of(episode: dict[str, Any], chunks: Sequence[dict[str, Any]]) -> EpisodeResult:
     """An episode as it was entered, from its row and those of its chunks; codes stay in the rows,
     which do not say their shape."""
+    ordered = sorted(chunks, key=lambda row: row["chunk_index"])
+    parts = {"key": _made(EpisodeKey, episode), "chunks": [_chunk_of(row) for row in ordered]}
+    return _made(EpisodeResult, episode | parts)
+
+
+def _chunk_of(row: dict[str, Any]) -> ChunkRecord:
+    by_layer = {name: tuple(row[name]) for name in _BY_LAYER}
+    trace = _made(DecodeTrace, row | by_layer)
     return _made(
-        EpisodeResult,
-        episode
-        | {
-            "key": _made(EpisodeKey, episode),
-            "chunks": [
-                _made(
-                    ChunkRecord,
-                    row
-                    | {
-                        "trace": _made(DecodeTrace, row | {n: tuple(row[n]) for n in _TUPLES}),
-                        "codes": None,
-                        "actions": _actions(row["actions"]),
-                    },
-                )
-                for row in sorted(chunks, key=lambda row: row["chunk_index"])
-            ],
-        },
+        ChunkRecord, row | {"trace": trace, "codes": None, "actions": _actions(row["actions"])}
     )
 
 
-_TUPLES = ("drafted", "accepted", "redrafted", "reaccepted")
+_BY_LAYER = ("drafted", "accepted", "redrafted", "reaccepted")
 
 
-def _made(kind: type[T], row: Mapping[str, Any]) -> T:
+def _made(kind: type[T], row: dict[str, Any]) -> T:
     """Columns are named as the dataclass fields."""
     return kind(**{field.name: row[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
 

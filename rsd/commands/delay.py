@@ -108,13 +108,14 @@ def evaluation(config: DelayConfig) -> EvaluateConfig:
 def draw(output: str, console: Console) -> None:
     """Put the pictures of a run into its folder. Raises UserError for a run without late arms."""
     with commands.importing():
-        from rsd.summary import delays  # pandas takes a second
+        from rsd.presentation.delays import FORMATS, picture  # takes seconds
+        from rsd.summary import delays
 
     found = delays.curves(output)
     folder = Folder.at(output)
     for line in delays.sentences(found):
         console.print(line, **PLAIN)
-    for format in delays.FORMATS:
+    for format in FORMATS:
         with folder.opening():
-            folder.write(f"delay.{format}", delays.picture(found, format))
+            folder.write(f"delay.{format}", picture(found, format))
         console.print(f"picture  {folder.shown}/delay.{format}", **PLAIN)

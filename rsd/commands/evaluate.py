@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rsd import arithmetic, commands
+from rsd import arithmetic, commands, provenance
 from rsd.cluster.address import check_cluster, cluster_address
 from rsd.commands import DONE, INTERRUPTED, STOPPED, as_called, called, go_on
 from rsd.config import parse
@@ -56,12 +56,21 @@ def main(words: Sequence[str], console: Console) -> int:
 
 
 def check_place(run: RunPlan) -> None:
-    """Raises UserError where a run finds no cluster, or asks for GPUs that this machine lacks."""
+    """Raises UserError where a run finds no cluster, or asks for GPUs or memory that this machine
+    lacks."""
     check_cluster()
-    if run.config.cluster.gpus_per_replica and cluster_address() is None:
+    if cluster_address() is not None:
+        return  # its nodes say what they have when replicas are there
+    gpus = run.config.cluster.gpus_per_replica
+    if gpus:
         with commands.importing():
             from rsd.cluster.session import check_gpus  # ray takes a second to import
-        check_gpus(run.config.cluster.gpus_per_replica)
+        check_gpus(gpus)
+    on_gpu = bool(provenance.gpus()) if gpus is None else gpus > 0
+    sizes = provenance.gpu_memory_bytes() if on_gpu else [provenance.memory_bytes()]
+    if sizes and run.asks_policy:
+        device = "cuda" if on_gpu else "cpu"
+        run.policy.check_memory(device, max(sizes), run.config.policy.deterministic)
 
 
 def describe(run: RunPlan, console: Console) -> None:

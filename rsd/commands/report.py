@@ -43,8 +43,8 @@ class ReportConfig:
     """What is shown."""
 
     runs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
-    """Folders or addresses of runs, such as results/<run_id>; imported ones (`results import`) are
-    compared unpaired"""
+    """Folders or addresses of runs, such as results/<run_id>; an imported one
+    (`results import`) keeps tables of its own, and is compared with the others unpaired"""
 
     margin: Annotated[float, tyro.conf.arg(metavar="POINTS")] = 100 * MARGIN
     """Points of success rate by which an arm may be worse and still count as not worse"""

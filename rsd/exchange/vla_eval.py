@@ -210,7 +210,8 @@ def _together(benchmarks: Sequence[Mapping[str, Any]], shown: str) -> Results:
 def _episodes(body: Mapping[str, Any], shown: str) -> Iterator[Episode]:
     """Of one benchmark."""
     name = str(body.get("benchmark"))
-    config = body.get("config") if isinstance(body.get("config"), dict) else {}
+    said_config = body.get("config")
+    config = said_config if isinstance(said_config, dict) else {}
     is_libero = str(config.get("benchmark") or name).rpartition(":")[2].startswith(_BENCHMARK)
     usual = (config.get("params") or {}).get("suite") or name
     for task in member(body, "tasks", list, shown):

@@ -69,7 +69,7 @@ def family_of(spec: str) -> Family:
 
 def _architecture(spec: str) -> str:
     """What the config.json of a folder names; empty where there is none that names one."""
-    path = expanded(spec) / "config.json"
+    path = expanded(spec.partition("?")[0]) / "config.json"
     try:
         if not path.is_file() and (path.parent / "lora_adapter").is_dir():
             return openvla_oft.MODEL_TYPE  # an adapter's base has the description

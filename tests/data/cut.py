@@ -1,6 +1,6 @@
 """Cut some worlds out of a real run, all arms and chunks of them:
 
-    python tests/data/cut.py results/goal tests/data/libero_goal --tasks 3 8 --trials 0 1 2 3 4 5
+    python tests/data/cut.py results/goal tests/data/libero_goal --tasks 3 5 8 --trials 0 1 2 3 4 5
 
 What a run of these worlds alone would have written, but for the times of its sessions: rows are
 copied as they are, and run.json but for the tasks, trials and the number of episodes.

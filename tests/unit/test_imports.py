@@ -36,7 +36,8 @@ LINES = (
     Line(("rsd.models.small_vla",), ("rsd/models/", "rsd/training/")),
     Line(("robosuite", "libero", "mujoco"), ("rsd/envs/", "rsd/experts/")),
     Line(("lerobot",), ("rsd/models/lerobot/",)),
-    Line(("matplotlib", "plotly", "jinja2"), ("rsd/presentation/",)),
+    Line(("matplotlib",), ("rsd/presentation/", "rsd/replay/strip.py")),
+    Line(("plotly", "jinja2"), ("rsd/presentation/",)),
     Line(("wandb", "tensorboardX", "mlflow"), ()),  # an extra: rsd.tracking.trackers
     Line(("websockets", "msgpack", "zmq", "httpx"), ()),  # an extra: rsd.models.remote.wire.library
 )
