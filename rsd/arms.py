@@ -1,7 +1,9 @@
 """Arms: how the name of an arm is read and written, and what its words mean.
 
-    MODE[-RULE][@K]        as in autoregressive, speculative-sampling, parallel@3
-    RULE[=NUMBER]          as in exact, relaxed=2, action_tolerance=1mm
+    MODE[-RULE][@K][+delay=D[+hold]]
+        as in autoregressive, speculative-sampling, parallel@3, speculative+delay=3+hold
+    RULE[=NUMBER]
+        as in exact, relaxed=2, action_tolerance=1mm
 
 A new part of a name is a field of `Arm` or `Decoding` and a line in `read_arm` and `name_of`; a new
 rule or mode is an entry below. What is shown of them in help and errors is made from these entries.
@@ -9,10 +11,13 @@ rule or mode is an entry below. What is shown of them in help and errors is made
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
+from rsd.delay import MEASURED, MOST_STEPS
 from rsd.errors import UserError, unknown
-from rsd.types import Arm, Decoding, Mode
+from rsd.types import Arm, Decoding, Delay, Mode, Waiting
 
 UNNAMED = Decoding.rule  # the rule of an arm that names none
 
@@ -150,12 +155,71 @@ MODES: dict[Mode, ModeWords] = {
 }
 
 
+WAITING: dict[Waiting, str] = {
+    "continue": "the robot goes on with the rest of the chunk before, then stands still",
+    "hold": "it stands still",
+}
+_DELAY = "delay="
+
+
 def read_arm(
-    name: str, rule: str = UNNAMED, layers: int | None = None, draft_layers: int | None = None
+    name: str,
+    rule: str = UNNAMED,
+    layers: int | None = None,
+    draft_layers: int | None = None,
+    waiting: Waiting = Delay.waiting,
 ) -> Arm:
     """An arm by its name; the other arguments say what the name leaves open. Raises UserError for
     words that mean nothing, or nothing together."""
-    head, at, depth = name.partition("@")
+    decodes, *words = name.split("+")
+    decoding = _read_decoding(decodes, name, rule, layers, draft_layers)
+    return arm_of(decoding, _read_delay(words, name, decoding, waiting))
+
+
+def _read_delay(words: list[str], name: str, decoding: Decoding, waiting: Waiting) -> Delay | None:
+    """Of what stands behind the first +; none of no steps."""
+    told: dict[str, str] = {}
+    for word in words:
+        part = "delay" if word.startswith(_DELAY) else "waiting" if word in WAITING else None
+        if part is None:
+            raise unknown(
+                f"part of arm {name!r},",
+                f"+{word}",
+                ["+delay=D", *(f"+{each}" for each in WAITING)],
+            )
+        if part in told:
+            raise UserError(f"arm {name!r}: it says its {part} twice")
+        told[part] = word.removeprefix(_DELAY)
+    if not told:
+        return None
+    if "delay" not in told:
+        raise UserError(
+            f"arm {name!r}: +{told['waiting']} says what the robot does while it waits; write "
+            f"{name_of(decoding)}+delay=D+{told['waiting']}"
+        )
+    if decoding.mode == "expert":
+        raise UserError(
+            f"arm {name!r}: the expert decides every step anew; only chunks can be late"
+        )
+    wait = next((each for each in WAITING if each == told.get("waiting")), waiting)
+    return _delay(told["delay"], name, wait)
+
+
+def _delay(value: str, name: str, waiting: Waiting) -> Delay | None:
+    if value == MEASURED:
+        return Delay(None, waiting)
+    if not (value.isascii() and value.isdecimal() and int(value[:9]) <= MOST_STEPS):
+        raise UserError(
+            f"arm {name!r}: behind delay= comes a number of control steps (50 ms) from 0 to "
+            f"{MOST_STEPS}, or {MEASURED}, not {value!r}"
+        )
+    return Delay(int(value), waiting) if int(value) else None
+
+
+def _read_decoding(
+    decodes: str, name: str, rule: str, layers: int | None, draft_layers: int | None
+) -> Decoding:
+    head, at, depth = decodes.partition("@")
     word, dash, spec = head.partition("-")
     named = spec.partition("=")[0]
     mode = next((mode for mode in MODES if mode == word), None)
@@ -171,21 +235,31 @@ def read_arm(
     if words.without_layers:
         if at:
             raise UserError(f"arm {name!r}: {words.without_layers} decodes no layers; write {head}")
-        return arm_of(Decoding(mode))
+        return Decoding(mode)
     chosen = spec or (rule if rule.partition("=")[0] in words.rules else UNNAMED)
-    return arm_of(Decoding(mode, chosen, int(depth) if at else layers, draft_layers))
+    return Decoding(mode, chosen, int(depth) if at else layers, draft_layers)
 
 
-def arm_of(decoding: Decoding) -> Arm:
-    """The arm that decodes so, by its full name."""
-    return Arm(name_of(decoding), decoding)
+def arm_of(decoding: Decoding, delay: Delay | None = None) -> Arm:
+    """The arm that decodes so, and is so late, by its full name."""
+    return Arm(name_of(decoding, delay), decoding, delay)
 
 
-def name_of(decoding: Decoding) -> str:
+def described(arm: Arm) -> dict[str, Any]:
+    """As run.json has it."""
+    late = {} if arm.delay is None else {"delay": dataclasses.asdict(arm.delay)}
+    return dataclasses.asdict(arm.decoding) | late
+
+
+def name_of(decoding: Decoding, delay: Delay | None = None) -> str:
     """An arm's full name, so that a recorded one says how its rows were decoded."""
     rule = "" if decoding.rule == UNNAMED else f"-{decoding.rule}"
     depth = "" if decoding.layers is None else f"@{decoding.layers}"
-    return f"{decoding.mode}{rule}{depth}"
+    if delay is None:
+        return f"{decoding.mode}{rule}{depth}"
+    steps = MEASURED if delay.steps is None else delay.steps
+    waiting = "" if delay.waiting == Delay.waiting else f"+{delay.waiting}"
+    return f"{decoding.mode}{rule}{depth}+{_DELAY}{steps}{waiting}"
 
 
 NAMES = tuple(
@@ -199,8 +273,17 @@ DEFAULT_ARMS = ("autoregressive", "speculative")
 ARMS_HELP = (
     f"Left out: {' and '.join(DEFAULT_ARMS)}, or the best mode of a policy that has neither. "
     f"{', '.join(NAMES)}. NAME@K decodes the K coarsest layers only, as in autoregressive@3. "
+    f"NAME+delay=D: the world goes on for D control steps (20 Hz, {MOST_STEPS} at most) before a "
+    f"chunk arrives; +delay={MEASURED}: for as long as decoding it takes. "
     + ". ".join(f"{mode}: {words.what}" for mode, words in MODES.items())
     + f". Without a rule in its name an arm goes by --rule ({UNNAMED})"
+)
+WAITING_HELP = (
+    "What robots of arms with +delay=D do until a chunk arrives, where the name does not say it "
+    "(as in speculative+delay=3+hold). "
+    + ". ".join(
+        f"{name}{' (default)' * (name == Delay.waiting)}: {what}" for name, what in WAITING.items()
+    )
 )
 RULE_HELP = "Acceptance rule of the arms that name none: " + ". ".join(
     f"{EXAMPLES[rule]}: {words.what}" + (f" (N: {words.number})" if words.number else "")

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rsd import protocols
 from rsd.errors import UserError
 
 # Packages whose version decides what comes out. What else is installed may differ.
@@ -27,7 +28,11 @@ _ROW = (
     "images",
     "arithmetic",
     "simulator",
+    "source",  # of imported results; None: our own
 )
+_STATE = ("assets_fingerprint", "arithmetic", "simulator")
+_WORLD = ("assets_fingerprint", "arithmetic", "simulator")
+_DRAWS = ("env_seed", "reseeds", "wait_steps")  # of a protocol, that make a world
 _ROW_OF_CONFIG = ("deterministic",)
 _RUN = ("config", "schema_version", "assets")
 
@@ -40,10 +45,35 @@ def of_rows(run: Mapping[str, Any]) -> dict[str, Any]:
     return _deciding(run) | {name: config.get(name) for name in _ROW_OF_CONFIG}
 
 
+def of_world(run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What makes the world of a (suite, task, trial), whoever acts in it. None where a part of it
+    was not recorded: nobody knows whether two of its worlds are the same."""
+    packages = versions(run.get("packages") or {}, WORLD_PACKAGES)
+    draws = {name: _protocol(run).get(name) for name in _DRAWS}
+    world = {name: run.get(name) for name in _WORLD} | packages | draws
+    return None if None in world.values() else world
+
+
 def of_run(run: Mapping[str, Any]) -> dict[str, Any]:
     """The same for rows on both sides of a resume, which are of one configuration, too. Code and
     hardware may differ: a run is resumed after a fix, and on other machines."""
     return {name: run.get(name) for name in _RUN} | _deciding(run)
+
+
+def of_states(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal for the same actions to lead to the same states."""
+    packages = versions(run.get("packages") or {}, WORLD_PACKAGES)
+    return {name: run.get(name) for name in _STATE} | {"packages": packages}
+
+
+def of_machine(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not decide anything, and is the first suspect where something differs."""
+    hardware = run["hardware"]
+    return {
+        "Python": hardware["python"],
+        "libc": hardware.get("libc"),
+        "processor": hardware["cpu"],
+    }
 
 
 def of_collection(shared: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +95,15 @@ LATER = ("first_seed", "packages")
 
 def _deciding(run: Mapping[str, Any]) -> dict[str, Any]:
     packages = versions(run.get("packages") or {}, ROW_PACKAGES)
-    return {name: run.get(name) for name in _ROW} | {"packages": packages}
+    return {name: run.get(name) for name in _ROW} | {
+        "packages": packages,
+        "protocol": _protocol(run),
+    }
+
+
+def _protocol(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """In numbers; `oft` of runs that had no other."""
+    return run.get("protocol") or protocols.recorded(protocols.OFT)
 
 
 def versions(packages: Mapping[str, str], deciding: Sequence[str]) -> dict[str, str | None]:
@@ -115,6 +153,21 @@ def differences(
     ]
 
 
+_NOT_RECORDED = "not recorded"  # by an older run
+
+
+def then_and_here(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """A line for every field that this machine has otherwise than what was recorded."""
+    return [
+        f"{each.name}: {_said(each.before)} then, {_said(each.after)} here"
+        for each in differences(before, here)
+    ]
+
+
+def _said(value: object) -> object:
+    return _NOT_RECORDED if value is None else value
+
+
 def require_same(
     before: Mapping[str, Any], after: Mapping[str, Any], otherwise: str, later: Sequence[str] = ()
 ) -> None:
@@ -154,6 +207,11 @@ def machines(run: Mapping[str, Any]) -> list[dict[str, Any]]:
 def arithmetic(run: Mapping[str, Any]) -> str:
     """Such as `x86-64-v3`."""
     return run.get("arithmetic") or UNKNOWN
+
+
+def protocol(run: Mapping[str, Any]) -> str:
+    """Its name."""
+    return str(_protocol(run)["name"])
 
 
 def frames(run: Mapping[str, Any]) -> str:

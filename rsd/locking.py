@@ -34,6 +34,19 @@ def hold(folder: Path, shown: str = "") -> IO[bytes] | None:
     return file
 
 
+def held(folder: Path) -> bool | None:
+    """Whether a process holds a folder now; None where that cannot be told: no lock file, or a file
+    system that knows no locks."""
+    try:
+        with (folder / LOCK_FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
 @contextmanager
 def let_go_on_failure(lock: IO[bytes] | None) -> Iterator[None]:
     """Let another writer have the folder at once where the block fails. The traceback would keep

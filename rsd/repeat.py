@@ -4,7 +4,7 @@ row. Pure of Ray and torch; `rsd repeat` runs the sample."""
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from rsd import conditions, results
+from rsd.arms import described
 from rsd.books import read_chunks, read_episodes, read_run
 from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig
 from rsd.errors import UserError
@@ -104,17 +105,35 @@ def config_of(kept: Kept, arms: Sequence[str], policy: str | None) -> EvaluateCo
             task_suite=tuple(sorted(set(kept.rows["suite"]))),
             arms=tuple(names),
             seed=config["seed"],
+            protocol=conditions.protocol(kept.origin),
         ),
         policy=PolicyConfig(policy=spec, deterministic=config["deterministic"]),
     )
     for arm in resolve_arms(asked).values():
         recorded = config["arms"][arm.name]
-        if recorded != vars(arm.decoding):
+        if recorded != described(arm):
             raise UserError(
                 f"arm {arm.name} was decoded by {recorded}, this code decodes it by "
-                f"{vars(arm.decoding)}"
+                f"{described(arm)}"
+            )
+        if arm.delay is not None and arm.delay.steps is None:
+            raise UserError(
+                f"arm {arm.name} was as late as decoding took on that machine, which no other run "
+                "repeats; name other --arms"
             )
     return asked
+
+
+def assets_for(origin: Mapping[str, Any], named: str | None) -> str:
+    """The assets to simulate recorded episodes on: those that the user `named`, else the recorded
+    ones. Raises UserError where those were a folder, which nobody named."""
+    recorded = origin["assets"]
+    if named is None and recorded not in ("lite", "official", "none"):
+        raise UserError(
+            f"the results are on the assets with sha256 {recorded[:12]}; name their folder with "
+            "--assets"
+        )
+    return named or recorded
 
 
 @dataclass(frozen=True)
@@ -156,27 +175,12 @@ def compare(kept: Kept, again: Kept) -> list[Agreement]:
     return lines
 
 
-_NOT_RECORDED = "not recorded"  # by an older run
-
-
 def differences(kept: Kept, here: dict[str, Any]) -> list[str]:
     """What made the rows and is otherwise here, a line each: what decides a row first, then what
     must not."""
-    return [
-        f"{each.name}: {_said(each.before)} then, {_said(each.after)} here"
-        for each in conditions.differences(_facts(kept.origin), _facts(here))
-    ]
-
-
-def _said(value: object) -> object:
-    return _NOT_RECORDED if value is None else value
+    return conditions.then_and_here(_facts(kept.origin), _facts(here))
 
 
 def _facts(origin: dict[str, Any]) -> dict[str, object]:
-    hardware = origin["hardware"]
-    return conditions.of_rows(origin) | {
-        "torch's build": origin["packages"].get("torch"),
-        "Python": hardware["python"],
-        "libc": hardware.get("libc"),
-        "processor": hardware["cpu"],
-    }
+    torch = {"torch's build": origin["packages"].get("torch")}
+    return conditions.of_rows(origin) | torch | conditions.of_machine(origin)

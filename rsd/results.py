@@ -24,7 +24,7 @@ from rsd.books import Column, Committed, committed, read_rows, read_run
 from rsd.errors import UserError
 from rsd.outputs import write_file
 from rsd.summary.compute import Rows, one_assets, stored_episodes, summary_of
-from rsd.summary.origin import origin_of, provenance
+from rsd.summary.origin import decodings, origin_of, provenance
 from rsd.summary.rules import AGAINST_BASELINE, MARGIN
 from rsd.summary.tallies import (
     BY_LAYER,
@@ -60,8 +60,10 @@ SCHEMA = pa.schema(
             Column("task_id", pa.int16(), "1", "task of the suite, 0-based, LIBERO's task order 0"),
             Column("trial", pa.int16(), "1", "row of LIBERO's stored initial states, 0..49"),
             Column("outcome", _NAME, "name", "success, timeout or error"),
-            Column("steps", pa.int16(), "control steps", "policy steps executed (20 Hz)"),
-            Column("chunks", pa.int16(), "1", "decodes asked for"),
+            Column(
+                "steps", pa.int16(), "control steps", "policy steps executed (20 Hz)", nullable=True
+            ),
+            Column("chunks", pa.int16(), "1", "decodes asked for", nullable=True),
             Column(
                 "passes",
                 pa.int16(),
@@ -102,8 +104,24 @@ SCHEMA = pa.schema(
                 nullable=True,
             ),
             Column("near_ties", pa.int16(), "1", "chunks settled by a canonical recompute"),
-            Column("wall_s", pa.float32(), "s", "of the whole episode on its worker"),
-            Column("final_state", _NAME, "hex", f"first {STATE_DIGITS} digits of the state's hash"),
+            Column(
+                "wall_s", pa.float32(), "s", "of the whole episode on its worker", nullable=True
+            ),
+            Column(
+                "final_state",
+                _NAME,
+                "hex",
+                f"first {STATE_DIGITS} digits of the state's hash",
+                nullable=True,
+            ),
+            Column(
+                "source",
+                _NAME,
+                "name",
+                "software of imported results, which leave steps, chunks, wall_s and final_state "
+                "null where it does not say; null: RSD's own",
+                nullable=True,
+            ),
         )
     ]
 )
@@ -121,9 +139,10 @@ def keep(run: str, path: Path) -> int:
     episodes = stored_episodes(run, parts, _EPISODE_COLUMNS)
     planned = record.get("planned_episodes")
     if planned != len(episodes):
+        imported = "have it finished where it was made, and import it again into another --output"
         raise UserError(
             f"{run} holds {len(episodes)} of {planned or 'an unknown number of'} planned episodes; "
-            "finish it with --resume"
+            + (imported if record.get("source") else "finish it with --resume")
         )
     one_assets(run, episodes)
     if episodes["seed"].nunique() > 1:
@@ -141,7 +160,7 @@ def keep(run: str, path: Path) -> int:
     return len(table)
 
 
-_EPISODE_COLUMNS = (*KEY, "seed", "outcome", "steps", "wall_s", "assets", _STATE)
+_EPISODE_COLUMNS = (*KEY, "seed", "outcome", "steps", "wall_s", "assets", "source", _STATE)
 
 
 def _compact(episodes: pd.DataFrame, parts: Committed) -> pd.DataFrame:
@@ -157,7 +176,7 @@ def _by_episode(keys: pd.MultiIndex, parts: Committed) -> dict[str, Any]:
     where an episode has no chunk."""
     guesses = {
         (arm, suite): one.majority
-        for arm, suites in tally(parts).items()
+        for arm, suites in tally([parts]).items()
         for suite, one in suites.items()
     }
     totals = {name: np.zeros((len(keys), 0), dtype=np.int64) for name in _BY_LAYER}
@@ -267,14 +286,7 @@ def _conditions(origin: dict[str, Any]) -> str:
 
 
 def _together(files: dict[Path, tuple[dict[str, Any], pd.DataFrame]]) -> Published:
-    decodings: dict[str, Any] = {}
-    for path, (origin, _) in files.items():
-        for arm, decoding in origin["config"]["arms"].items():
-            if decodings.setdefault(arm, decoding) != decoding:
-                raise UserError(
-                    f"arm {arm} of {path} decodes by {decoding}, elsewhere by {decodings[arm]}; "
-                    "keep one of them"
-                )
+    decodings({str(path): origin for path, (origin, _) in files.items()})
     names = {field.name: "str" for field in SCHEMA if pa.types.is_dictionary(field.type)}
     rows = pd.concat([rows.astype(names) for _, rows in files.values()], ignore_index=True)
     twice = rows[rows.duplicated(KEY)]
@@ -293,21 +305,22 @@ def _together(files: dict[Path, tuple[dict[str, Any], pd.DataFrame]]) -> Publish
 
 def summary(group: Published, margin: float = MARGIN) -> Summary:
     """As that of a run, but for times; every arm against the baseline."""
-    decodings: dict[str, Any] = {}
-    for origin in group.origins:
-        decodings |= origin["config"]["arms"]
-    episodes = group.rows.rename(columns={"final_state": "final_state_sha256"}).assign(seed=0)
     counts: dict[str, dict[str, Counts]] = {}
     for (arm, suite), rows in group.rows.groupby(["arm", "suite"]):
         counts.setdefault(str(arm), {})[str(suite)] = _counts(rows)
     return summary_of(
-        Rows(episodes, counts),
+        Rows(episodes(group), counts),
         group.names,
         provenance(group.origins),
         margin,
         AGAINST_BASELINE,
-        decodings,
+        decodings(dict(zip(group.names, group.origins, strict=True))),
     )
+
+
+def episodes(group: Published) -> pd.DataFrame:
+    """Its rows with the names of a run's; of the final state's hash the first STATE_DIGITS."""
+    return group.rows.rename(columns={"final_state": "final_state_sha256"}).assign(seed=0)
 
 
 def _counts(rows: pd.DataFrame) -> Counts:

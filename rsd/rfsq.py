@@ -21,11 +21,9 @@ from torch import Tensor, nn
 
 from rsd.errors import UserError
 from rsd.rfsq_config import RFSQConfig
-from rsd.types import ACTION_DIM
+from rsd.types import ACTION_DIM, METRES_PER_UNIT, RADIANS_PER_UNIT
 
-# OSC_POSE's output ranges (robosuite/controllers/config/osc_pose.json): what an action of 1 means.
-METRES_PER_UNIT = 0.05
-DEGREES_PER_UNIT = 0.5 * 180 / math.pi
+DEGREES_PER_UNIT = math.degrees(RADIANS_PER_UNIT)
 
 
 class Leeway(NamedTuple):

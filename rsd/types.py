@@ -24,7 +24,11 @@ Mode = Literal[
     "expert",  # no policy
 ]
 
+Waiting = Literal["continue", "hold"]  # the rest of the chunk before; standing still
+
 ACTION_DIM = 7
+METRES_PER_UNIT = 0.05  # what an action of 1 means: OSC_POSE's output ranges
+RADIANS_PER_UNIT = 0.5  # (robosuite/controllers/config/osc_pose.json)
 PROPRIO_DIM = 8
 
 
@@ -40,7 +44,7 @@ class EpisodeKey:
     suite: str
     task_id: int  # 0-based, LIBERO's task order 0
     trial: int  # row of LIBERO's stored initial states, 0..49
-    seed: int = 0
+    seed: int | None = 0  # None: of an imported episode, whose software does not say
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,21 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class Delay:
+    """How long the world goes on before a chunk that was asked for arrives (rsd/delay.py)."""
+
+    steps: int | None  # control steps (20 Hz); None: what decoding it takes, chunk by chunk
+    waiting: Waiting = "continue"  # what the robot does meanwhile
+
+
+@dataclass(frozen=True)
 class Arm:
-    """One (policy, decoding) setting of a run; arms of a run share every (suite, task, trial)."""
+    """One (policy, decoding, delay) setting of a run; arms of a run share every (suite, task,
+    trial)."""
 
     name: str
     decoding: Decoding
+    delay: Delay | None = None  # None: the world stands still while the policy thinks
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,7 @@ class ChunkRequest:
     draws: str  # names the random draws (`draws_of`); which trial it is, no policy may know
     chunk_index: int
     previous_codes: np.ndarray | None = None  # int64 (T, D, L) of the chunk before, None at first
+    alone: bool = False  # in a batch of its own: its time counts
 
 
 def draws_of(key: EpisodeKey, chunk_index: int) -> str:
@@ -120,6 +135,11 @@ class DecodeTrace:
     moved_mm: float | None = None  # at most, by what a lossy rule kept; None: nothing is lost
     moved_degrees: float | None = None  # likewise
     clipped: int | None = None  # values of the actions that left [-1, 1]; None: none can
+
+    @property
+    def decode_s(self) -> float:
+        """All of it but the queue: what a robot with a device of its own waits for."""
+        return self.vision_s + self.draft_s + self.target_s + self.detokenise_s
 
 
 @dataclass(frozen=True)
@@ -192,8 +212,10 @@ class ChunkRecord:
     trace: DecodeTrace
     action_sha256: str
     codes: np.ndarray | None = None  # uint8 (T, D, layers decoded); None: the policy has none
-    # float32 (n, 7): executed from this record to the next, as the environment got them
+    # float32 (n, 7): of the chunk, as the environment got them, after those of standing still until
+    # it came; all chunks' in their order are the episode
     actions: np.ndarray | None = None
+    delay_steps: int | None = None  # from question to answer; None: its arm has no delay
 
 
 @dataclass(frozen=True)
@@ -214,3 +236,7 @@ class EpisodeResult:
     renderer: str
     final_state_sha256: str
     chunks: list[ChunkRecord] = field(default_factory=list)
+    protocol: str | None = None  # its name
+    delay: str | None = None  # control steps, or `measured`; None: the world waits for the policy
+    while_waiting: Waiting | None = None
+    still_steps: int | None = None  # of `steps`, those that the robot stood still; None: no delay

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from rsd.books.description import read
 from rsd.books.folder import Folder
-from rsd.books.schema import CHUNK_SCHEMA, CHUNKS, EPISODE_SCHEMA, EPISODES, KEY
+from rsd.books.schema import CHUNK_SCHEMA, CHUNKS, EPISODE_SCHEMA, EPISODES, KEY, result_of
 from rsd.errors import UserError
-from rsd.types import EpisodeKey
+from rsd.types import EpisodeKey, EpisodeResult
 
 PARTS_AT_ONCE = 64
 ROWS_AT_ONCE = 8192  # some megabytes
+_FILE = "__filename"  # pyarrow's: the file that a row comes from
 
 
 def read_rows(
@@ -83,6 +87,24 @@ class Committed:
         """A row an episode, in the order of the parts."""
         return self._table(EPISODES, EPISODE_SCHEMA, columns)
 
+    def homes(self) -> dict[EpisodeKey, Committed]:
+        """The part that holds each episode, by itself."""
+        rows = self.episodes([*KEY, _FILE])
+        keys = map(EpisodeKey, *(rows[name].to_pylist() for name in KEY))
+        parts = {name: Committed(self._folder, (name,)) for name in self._parts}
+        files = (path.rpartition("/")[2] for path in rows[_FILE].to_pylist())
+        return {key: parts[file] for key, file in zip(keys, files, strict=True)}
+
+    def result(self, key: EpisodeKey) -> EpisodeResult:
+        """An episode as it was entered, but for its codes (`result_of`); to be asked of its home.
+        Raises KeyError where it is not there."""
+        mine = functools.reduce(operator.and_, (pc.field(n) == v for n, v in vars(key).items()))
+        columns = [name for name in CHUNK_SCHEMA.names if name != "codes"]
+        episodes = self.episodes().filter(mine).to_pylist()
+        if not episodes:
+            raise KeyError(key)
+        return result_of(episodes[0], self.all_chunks(columns).filter(mine).to_pylist())
+
     def all_chunks(self, columns: Sequence[str] | None = None) -> pa.Table:
         """What `chunks` yields, together."""
         return self._table(CHUNKS, CHUNK_SCHEMA, columns)
@@ -93,10 +115,14 @@ class Committed:
         Parts are read some at once, which an object store answers at the same time; a scan of all
         of them reads ahead of a slow reader without limit.
         """
-        for first in range(0, len(self._parts), PARTS_AT_ONCE):
-            some = Committed(self._folder, self._parts[first : first + PARTS_AT_ONCE])
+        for some in self.portions():
             table = some.all_chunks(columns)
             yield from table.combine_chunks().to_batches(max_chunksize=ROWS_AT_ONCE)
+
+    def portions(self, parts: int = PARTS_AT_ONCE) -> Iterator[Committed]:
+        """Some parts at a time: whole episodes, each with all its chunks."""
+        for first in range(0, len(self._parts), parts):
+            yield Committed(self._folder, self._parts[first : first + parts])
 
     def _table(self, below: str, schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
         paths = [self._folder.path(f"{below}/{name}") for name in self._parts]

@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 COMMANDS = {
     "evaluate": "run a policy's episodes in parallel; Parquet comes out",
     "serve": "a policy to other harnesses, over a websocket",
-    "report": "the tables of a run, finished or going on",
+    "report": "what runs say: tables, a page for a browser, figures for a paper",
+    "status": "how far a run is, from another shell",
     "collect": "demonstrations of the scripted experts, as HDF5",
     "train": "a policy from demonstrations",
     "benchmark": "what simulator, decoding, tokeniser, driver and books cost",
-    "results": "keep runs compactly, and make the tables of a page from them",
+    "results": "keep runs compactly, make the tables of a page, import and export",
+    "log": "a finished run to wandb, TensorBoard or MLflow",
+    "delay": "how success falls when chunks come late, as a run and a picture",
     "repeat": "evaluate a sample of recorded results again, and compare",
+    "replay": "videos of recorded episodes, simulated again from their actions",
+    "verify": "whether recorded episodes end as recorded when they are simulated again",
     "chaos": "kill a run again and again, resume it, and audit its books",
 }
 

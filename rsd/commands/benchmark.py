@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,7 +46,7 @@ Measure what RSD costs: latencies, simulator, tokeniser and driver.
   rsd benchmark decoding    policy: parallel, autoregressive, speculative, draft
   rsd benchmark tokeniser   codes: what K layers reconstruct, by settings
   rsd benchmark driver      bookkeeping: driver time an episode, 2,000 toy episodes
-  rsd benchmark books       a large run: time and memory of its summary and of a resume
+  rsd benchmark books       a large run: time and memory of its summary, a resume and a page
   rsd benchmark remote      a policy behind a server: milliseconds and bytes of a chunk
 
 Ratios of one run are what counts: absolute times depend on machine and load, processor times less.
@@ -258,13 +259,13 @@ class Decode:
 
         resolved = assets.resolve(self.assets, [self.suite])
         renderer = rendering.resolve(self.renderer)
-        suite = get_suite(self.suite)
+        suite, arm = get_suite(self.suite), read_arm("autoregressive")
         for task in range(suite.num_tasks):
             key = EpisodeKey("benchmark", self.suite, task, 0)
             with closing(
                 LiberoEnvironment(self.suite, task, resolved, renderer, policy.images)
             ) as env:
-                run_episode(env, key, Decoding("autoregressive"), decide, suite.max_steps)
+                run_episode(env, key, arm, decide, suite.max_steps)
             if len(seen) >= self.chunks:
                 break
         return seen[: self.chunks]
@@ -408,10 +409,20 @@ class Tokeniser:
         }
 
 
+def make_page(output: str) -> None:
+    """What `rsd report --html` does, but for writing it."""
+    from rsd.presentation.evidence import read_evidence
+    from rsd.presentation.page import page
+    from rsd.summary.rules import MARGIN
+
+    assert page(read_evidence([output], MARGIN, datetime.now(UTC)), Path("page.html"), "")
+
+
 @dataclass(frozen=True)
 class BooksOf:
-    """Reading a made-up run as large as asked for: the summary that ends every evaluation, and what
-    --resume does before anything runs; each in a process of its own."""
+    """Reading a made-up run as large as asked for: the summary that ends every evaluation, what
+    --resume does before anything runs, and the page of `rsd report --html`; each in a process of
+    its own."""
 
     episodes: int = 20_000
     """Of 20 decodes each, 8 x 7 x 6 codes a decode"""
@@ -427,7 +438,8 @@ class BooksOf:
 
         with TemporaryDirectory(prefix="rsd-books-") as folder:
             make_run(Path(folder), self.episodes, self.part)
-            costs = [measure(operation, folder) for operation in OPERATIONS]
+            operations = {**OPERATIONS, "page": make_page}
+            costs = [measure(name, operation, folder) for name, operation in operations.items()]
         for cost in costs:
             console.print(
                 f"{cost.operation} of {self.episodes} episodes: {cost.wall_s:.1f} s, "

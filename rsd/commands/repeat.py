@@ -108,14 +108,7 @@ def carry_out(config: RepeatConfig, console: Console) -> int:
 def plan_of(config: RepeatConfig, kept: repeat.Kept) -> RunPlan:
     """The sample as a run. Raises UserError where the policy or the assets are others."""
     asked = repeat.config_of(kept, config.arms, config.policy)
-    recorded = kept.origin["assets"]
-    named = recorded if recorded in ("lite", "official") else config.assets
-    if config.assets is None and named is None:
-        raise UserError(
-            f"the results are on the assets with sha256 {recorded[:12]}; name their folder with "
-            "--assets"
-        )
-    simulator = SimulatorConfig(config.assets or named or recorded, config.renderer)
+    simulator = SimulatorConfig(repeat.assets_for(kept.origin, config.assets), config.renderer)
     output = dataclasses.replace(asked.output, output=config.output)
     run = prepare(EvaluateConfig(asked.episodes, asked.policy, simulator, output, config.cluster))
     if run.policy.sha256 != kept.origin["checkpoint_sha256"]:
@@ -155,14 +148,16 @@ def alone(run: RunPlan, console: Console) -> None:
         from rsd.models import load_policy
 
     limit_s = run.config.cluster.time_limit_s
-    worker = EnvWorker(WorkerSettings(run.assets, run.renderer, run.policy.images, limit_s))
+    worker = EnvWorker(
+        WorkerSettings(run.assets, run.renderer, run.policy.images, limit_s, run.protocol)
+    )
     settings = run.config.policy
     policy = load_policy(settings.policy, deterministic=settings.deterministic, device="cpu")
     say = functools.partial(console.print, **PLAIN)
     with open_books(run, say) as books:
         for number, key in enumerate(run.keys, start=1):
-            decoding = run.arms[key.arm].decoding
-            result = worker.run(key, decoding, lambda request: policy.act([request])[0])
+            arm = run.arms[key.arm]
+            result = worker.run(key, arm, lambda request: policy.act([request])[0])
             books.add(result, attempts=1, worker="alone", node=platform.node())
             name = f"{key.arm} {key.suite} {key.task_id} {key.trial}"
             say(f"{number}/{len(run.keys)} {name}: {result.outcome} after {result.steps} steps")

@@ -16,8 +16,15 @@ from rsd.decoding.contracts import Backbone, CodeModel, Context
 from rsd.decoding.sequential import no_codes
 from rsd.errors import UserError
 from rsd.models.code_policy import CodePolicy
-from rsd.rfsq import METRES_PER_UNIT
-from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, Observation, draws_of
+from rsd.types import (
+    METRES_PER_UNIT,
+    Chunk,
+    ChunkRequest,
+    Decoding,
+    EpisodeKey,
+    Observation,
+    draws_of,
+)
 
 
 @dataclass(frozen=True)

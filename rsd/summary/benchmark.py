@@ -192,17 +192,17 @@ def resume(output: str) -> None:
 OPERATIONS: dict[str, Callable[[str], None]] = {"summary": read_summary, "resume": resume}
 
 
-def measure(operation: str, output: str) -> Cost:
+def measure(name: str, operation: Callable[[str], None], output: str) -> Cost:
     """Run an operation on the books in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         started = time.perf_counter()
         cpu_s, peak = pool.submit(_cost_of, operation, output).result()
-        return Cost(operation, time.perf_counter() - started, cpu_s, peak)
+        return Cost(name, time.perf_counter() - started, cpu_s, peak)
 
 
-def _cost_of(operation: str, output: str) -> tuple[float, int]:
+def _cost_of(operation: Callable[[str], None], output: str) -> tuple[float, int]:
     """Processor time since the process began, s, and its largest memory, bytes."""
-    OPERATIONS[operation](output)
+    operation(output)
     return time.process_time(), peak_rss_bytes()
 
 

@@ -1,4 +1,4 @@
-"""The summary of a run, from its books in one pass over the chunks."""
+"""The summary of runs, from their books in one pass over the chunks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from rsd import conditions
 from rsd.books import KEY, Committed, committed, read_run
 from rsd.errors import UserError
-from rsd.summary.origin import origin_of, provenance
+from rsd.summary.origin import decodings, origin_of, provenance
 from rsd.summary.rules import EVERY_TWO, LOOKED_AT, MARGIN, Comparisons, shared_draws
 from rsd.summary.statistics import (
     PairedComparison,
@@ -38,11 +39,13 @@ from rsd.summary.values import (
 
 WORLD = KEY[1:]  # what a pair of two arms shares
 COLUMNS = (
+    "run_id",
     *KEY,
     "outcome",
     "assets",
     "final_state_sha256",
     "finished_at",
+    "source",
     *(f"{part}_s" for part in (*SIMULATOR_PARTS, "wait", "wall")),
 )
 
@@ -55,27 +58,111 @@ class Rows:
     counts: Mapping[str, Mapping[str, Counts]]  # by arm and suite
 
 
-def summarise(output: str, margin: float = MARGIN) -> Summary:
-    """Summary of the run in `output` as far as it is stored.
+@dataclass(frozen=True)
+class Run:
+    """A run as far as it is stored at one moment."""
 
-    Memory grows by 40 bytes a chunk: times, for exact medians. Raises UserError for a folder
-    without a run, for rows on different assets (DESIGN 7: those are never pooled), and for an
-    episode that is stored twice.
+    output: str  # as the user spelt it
+    description: Mapping[str, Any]  # run.json
+    parts: Committed
+
+    @property
+    def run_id(self) -> str:
+        """As its rows name it."""
+        name: str = self.description["run_id"]
+        return name
+
+    @property
+    def planned(self) -> int | None:
+        """Episodes; None where older runs did not say."""
+        return self.description.get("planned_episodes")
+
+
+def open_runs(outputs: Sequence[str]) -> list[Run]:
+    """Runs whose rows may stand in one table.
+
+    Raises UserError for a folder without a run, and for runs that were made under other conditions
+    (`conditions.of_rows`) or whose arms of one name decode differently: it names each field.
     """
-    run = read_run(output)
-    parts = committed(output)
-    episodes = stored_episodes(output, parts)
-    made_by = replace(provenance([origin_of(run)]), assets=one_assets(output, episodes))
+    runs = [Run(output, read_run(output), committed(output)) for output in outputs]
+    first = runs[0]
+    for run in runs[1:]:
+        conditions.require_same(
+            conditions.of_rows(first.description),
+            conditions.of_rows(run.description),
+            f"{first.output} and {run.output} cannot be compared, their rows were made under other "
+            "conditions; report them apart",
+        )
+    decodings({run.output: run.description for run in runs})
+    return runs
+
+
+def tables_of(outputs: Sequence[str]) -> list[tuple[str, ...]]:
+    """Which runs stand in one table: our own together, each of another software's by itself."""
+    own = tuple(output for output in outputs if read_run(output).get("source") is None)
+    return [*([own] if own else []), *((output,) for output in outputs if output not in own)]
+
+
+def summarise(*outputs: str, margin: float = MARGIN) -> Summary:
+    """Summary of one run as far as it is stored, or of several whose rows may stand in one table.
+
+    Memory grows by 40 bytes a chunk: times, for exact medians. Raises UserError as `open_runs` and
+    `read_rows_of` do.
+    """
+    runs = open_runs(outputs)
+    return summary_of_runs(runs, read_rows_of(runs), margin)
+
+
+def read_rows_of(runs: Sequence[Run], columns: Sequence[str] = COLUMNS) -> Rows:
+    """Raises UserError for rows on different assets (DESIGN 7: those are never pooled), and for an
+    episode that is stored twice."""
+    found = [stored_episodes(run.output, run.parts, columns) for run in runs]
+    episodes = pd.concat(found, ignore_index=True) if len(found) > 1 else found[0]
+    twice = episodes.duplicated(KEY)
+    if twice.any():
+        raise UserError(
+            f"{int(twice.sum())} episodes are in two of {', '.join(run.output for run in runs)}, "
+            f"such as {tuple(episodes.loc[twice, KEY].iloc[0])}; report each once"
+        )
+    one_assets(_outputs(runs), episodes)
+    tallies = tally(run.parts for run in runs)
     counts = {
         arm: {suite: one.counts() for suite, one in suites.items()}
-        for arm, suites in tally(parts).items()
+        for arm, suites in tallies.items()
     }
+    return Rows(episodes, counts)
+
+
+def summary_of_runs(runs: Sequence[Run], rows: Rows, margin: float) -> Summary:
+    """What the rows of these runs say, and how long they took."""
+    episodes = rows.episodes
+    descriptions = {run.output: run.description for run in runs}
+    made_by = provenance([origin_of(run) for run in descriptions.values()])
+    if made_by.source is None:
+        made_by = replace(made_by, assets=one_assets(_outputs(runs), episodes))
     summary = summary_of(
-        Rows(episodes, counts), (run["run_id"],), made_by, margin, EVERY_TWO, run["config"]["arms"]
+        rows,
+        tuple(run.run_id for run in runs),
+        made_by,
+        margin,
+        EVERY_TWO,
+        decodings(descriptions),
     )
-    elapsed_s = _elapsed_s(run["sessions"], episodes)
+    if made_by.source is not None:  # nobody knows when it ran
+        return replace(summary, output=_outputs(runs))
+    own = episodes["run_id"] if len(runs) > 1 else None
+    elapsed_s = sum(
+        _elapsed_s(
+            run.description["sessions"], episodes if own is None else episodes[own == run.run_id]
+        )
+        for run in runs
+    )
     rate = 3600 * len(episodes) / elapsed_s if elapsed_s > 0 else None
-    return replace(summary, output=output, elapsed_s=elapsed_s, episodes_per_hour=rate)
+    return replace(summary, output=_outputs(runs), elapsed_s=elapsed_s, episodes_per_hour=rate)
+
+
+def _outputs(runs: Sequence[Run]) -> str:
+    return ", ".join(run.output for run in runs)
 
 
 def stored_episodes(
@@ -96,7 +183,7 @@ def stored_episodes(
 def one_assets(output: str, episodes: pd.DataFrame) -> str:
     """What all rows ran on; raises UserError for several. An error row may name none: its
     environment never came to be."""
-    found = sorted(set(episodes["assets"]) - {""})
+    found = sorted(set(episodes["assets"].dropna()) - {""})
     if len(found) > 1:
         raise UserError(
             f"{output} holds episodes on different assets ({', '.join(found)}); they cannot be "
@@ -126,9 +213,9 @@ def summary_of(
     made_by: Provenance,
     margin: float,
     comparisons: Comparisons,
-    decodings: Mapping[str, Any],
+    decoded: Mapping[str, Any],
 ) -> Summary:
-    """Of a run or of published results; `decodings` are those of the arms, by name."""
+    """Of a run or of published results; `decoded` says how each arm does, by name."""
     episodes = rows.episodes
     by_arm = {str(arm): own for arm, own in episodes.groupby("arm", observed=True)}
     return Summary(
@@ -139,8 +226,8 @@ def summary_of(
         margin=margin,
         comparisons=comparisons.description,
         arms=[_arm(arm, own, rows.counts.get(arm, {})) for arm, own in by_arm.items()],
-        pairs=_pairs(by_arm, comparisons.choose(list(by_arm)), margin),
-        shared_draws=shared_draws(decodings),
+        pairs=paired(by_arm, comparisons.choose(list(by_arm)), margin),
+        shared_draws=shared_draws(decoded),
     )
 
 
@@ -170,7 +257,7 @@ def _arm(arm: str, episodes: pd.DataFrame, counts: Mapping[str, Counts]) -> ArmS
 
 def _success(episodes: pd.DataFrame) -> dict[str, Any]:
     """Fields of values.Success."""
-    unseen = episodes[episodes["trial"] >= LOOKED_AT]
+    unseen = episodes[(episodes["trial"] >= LOOKED_AT) & episodes["source"].isna()]
     return {
         "success": _rate(episodes),
         "unseen": _rate(unseen),
@@ -200,14 +287,16 @@ def _cost(finished: pd.DataFrame) -> EpisodeCost:
 
 
 def _mean(rows: pd.DataFrame, column: str) -> float | None:
-    return float(rows[column].mean()) if column in rows and len(rows) else None
+    return float(rows[column].mean()) if column in rows and rows[column].notna().any() else None
 
 
-def _pairs(
+def paired(
     by_arm: Mapping[str, pd.DataFrame], chosen: Sequence[tuple[str, str]], margin: float
 ) -> list[ArmPair]:
+    """Those two that were `chosen`, of arms by name with their episodes."""
     finished = {
-        arm: rows[rows["outcome"] != "error"].set_index(WORLD) for arm, rows in by_arm.items()
+        arm: rows[(rows["outcome"] != "error") & rows["source"].isna()].set_index(WORLD)
+        for arm, rows in by_arm.items()
     }
     verdicts = {arm: (rows["outcome"] == "success").to_dict() for arm, rows in finished.items()}
     ends = {arm: rows["final_state_sha256"].to_dict() for arm, rows in finished.items()}

@@ -88,6 +88,37 @@ def compare_pairs(
     )
 
 
+@dataclass(frozen=True)
+class UnpairedComparison:
+    """Two samples of their own. `difference` is second minus first, in success rate."""
+
+    first: Proportion
+    second: Proportion
+    difference: float | None  # None where one of them has finished nothing
+    low: float
+    high: float
+    p_value: float  # Fisher's exact test, two-sided
+
+
+def compare_unpaired(first: Proportion, second: Proportion) -> UnpairedComparison:
+    """Newcombe's interval of the difference (1998, method 10), from the Wilson intervals of both;
+    Fisher's exact test."""
+    if first.rate is None or second.rate is None:
+        return UnpairedComparison(first, second, None, -1.0, 1.0, 1.0)
+    difference = second.rate - first.rate
+    below = math.hypot(second.rate - second.low, first.high - first.rate)
+    above = math.hypot(second.high - second.rate, first.rate - first.low)
+    table = [[one.successes, one.finished - one.successes] for one in (first, second)]
+    return UnpairedComparison(
+        first,
+        second,
+        difference,
+        difference - below,
+        difference + above,
+        float(stats.fisher_exact(table).pvalue),
+    )
+
+
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Two-sided exact McNemar p-value: the discordant pairs against a fair coin (McNemar 1947)."""
     discordant = only_first + only_second
@@ -133,6 +164,80 @@ def not_worse(only_first: int, only_second: int, pairs: int, margin: float) -> f
     variance = pairs * (2 * lost - margin * (1 + margin))
     excess = only_second - only_first + pairs * margin
     return float(stats.norm.sf(excess / math.sqrt(variance)))
+
+
+@dataclass(frozen=True)
+class RatioSums:
+    """What a ratio of sums y / x needs of independent clusters (episodes, worlds), of any shape:
+    sums over clusters of y, x and their products. Those of several readings add up."""
+
+    clusters: np.ndarray  # with x > 0
+    y: np.ndarray
+    x: np.ndarray
+    yy: np.ndarray
+    xy: np.ndarray
+    xx: np.ndarray
+
+    @classmethod
+    def of(cls, y: np.ndarray, x: np.ndarray) -> RatioSums:
+        """Of clusters along the first axis, (clusters, ...) -> sums (...)."""
+        y, x = y.astype(np.float64), x.astype(np.float64)
+        terms = (x > 0, y, x, y * y, x * y, x * x)
+        return cls(*(term.sum(axis=0) for term in terms))
+
+    def __add__(self, other: RatioSums) -> RatioSums:
+        mine, others = vars(self).values(), vars(other).values()
+        return RatioSums(*(a + b for a, b in zip(mine, others, strict=True)))
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """NaN of nothing."""
+        return np.divide(self.y, self.x, out=np.full_like(self.x, np.nan), where=self.x > 0)
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Of the ratio, clusters being independent and what is inside one not: the linearised
+        estimator of survey sampling (Cochran 1977, 6.4), which regression calls cluster-robust.
+        NaN of fewer than two clusters."""
+        ratio, clusters = self.ratio, self.clusters.astype(np.float64)
+        residual = np.maximum(self.yy - 2 * ratio * self.xy + ratio**2 * self.xx, 0.0)
+        several = np.where(clusters > 1, clusters, np.nan)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return several / (several - 1) * residual / self.x**2
+
+
+def ratio_interval(
+    sums: RatioSums, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of a ratio of positive sums, on the scale of its logarithm, with Student's t of clusters - 1
+    degrees of freedom. NaN of fewer than two clusters."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = stats.t.ppf(0.5 + confidence / 2, sums.clusters - 1)
+        width = np.exp(t * np.sqrt(sums.variance) / sums.ratio)
+    return sums.ratio / width, sums.ratio * width
+
+
+def share_interval(
+    sums: RatioSums, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of a share of tokens that come in clusters: Wilson's interval of as many independent tokens
+    as would have the variance found (Kish's effective sample size; Dean and Pagano 2015), and
+    Student's t.
+
+    As many as there are clusters, where every token of all of them went the same way, which shows
+    no variance. NaN of fewer than two clusters.
+    """
+    share, clusters = sums.ratio, sums.clusters.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        effective = np.where(
+            sums.variance > 0, share * (1 - share) / sums.variance, np.minimum(clusters, sums.x)
+        )
+        effective = np.where(clusters > 1, effective, np.nan)
+        t2 = stats.t.ppf(0.5 + confidence / 2, clusters - 1) ** 2
+        centre = (share + t2 / (2 * effective)) / (1 + t2 / effective)
+        half = np.sqrt(t2 * share * (1 - share) / effective + t2**2 / (4 * effective**2))
+        half = half / (1 + t2 / effective)
+    return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -94,10 +94,15 @@ def widened(table: np.ndarray, layers: int) -> np.ndarray:
     return wide
 
 
+def decodes(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows without an expert's, which are none."""
+    some = (pc.not_equal(rows[name], 0) for name in ("passes", "layers"))
+    return rows.filter(pc.fill_null(pc.or_(*some), True))
+
+
 def grouped(rows: pa.RecordBatch) -> Iterator[tuple[str, str, pa.RecordBatch]]:
-    """Rows by arm and suite; an expert's are no decodes, and left out."""
-    decodes = (pc.not_equal(rows[name], 0) for name in ("passes", "layers"))
-    rows = rows.filter(pc.fill_null(pc.or_(*decodes), True))
+    """Decodes by arm and suite."""
+    rows = decodes(rows)
     arms, suites = (rows[name].dictionary_encode() for name in ("arm", "suite"))
     arm, suite = (names.indices.to_numpy(zero_copy_only=False) for names in (arms, suites))
     group = arm * len(suites.dictionary) + suite
@@ -237,12 +242,13 @@ def how_often(values: np.ndarray) -> Counter[int]:
     return Counter(dict(zip(found.tolist(), counts.tolist(), strict=True)))
 
 
-def tally(parts: Committed) -> dict[str, dict[str, Tally]]:
+def tally(runs: Iterable[Committed]) -> dict[str, dict[str, Tally]]:
     """By arm, then by suite."""
     found: dict[str, dict[str, Tally]] = {}
-    for batch in parts.chunks(COLUMNS):
-        for arm, suite, rows in grouped(batch):
-            found.setdefault(arm, {}).setdefault(suite, Tally()).add(rows)
+    for parts in runs:
+        for batch in parts.chunks(COLUMNS):
+            for arm, suite, rows in grouped(batch):
+                found.setdefault(arm, {}).setdefault(suite, Tally()).add(rows)
     return found
 
 

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rsd.summary.statistics import PairedComparison, Proportion, Quantiles
+from rsd.summary.statistics import (
+    PairedComparison,
+    Proportion,
+    Quantiles,
+    UnpairedComparison,
+)
 
 STAGES = ("queue", "vision", "draft", "target", "detokenise")  # of a chunk
 SIMULATOR_PARTS = ("physics", "render", "reset")  # of an episode
@@ -117,16 +122,33 @@ class ArmPair:
 
 
 @dataclass(frozen=True)
+class Unpaired:
+    """Arms of two runs on the tasks that both did, where nobody knows that two episodes had one
+    world. `difference` is second minus first."""
+
+    first_run: str
+    first: str
+    second_run: str
+    second: str
+    suite: str  # or `all`
+    tasks: int
+    even: bool  # both did as many episodes of one task as of another
+    comparison: UnpairedComparison
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What made the rows, as tables name it."""
 
     checkpoint_sha256: str | None
     code: tuple[str, ...]  # every version that made rows
+    protocol: str
     assets: str
     renderer: str
     arithmetic: str
     frames: str  # what the policy saw
     processors: str
+    source: str | None = None  # software, version and files of imported results; None: our own
 
 
 @dataclass(frozen=True)

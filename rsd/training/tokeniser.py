@@ -9,19 +9,26 @@ import torch
 from torch import Tensor
 
 from rsd.models.small_vla.architecture import SmallVLAConfig
-from rsd.rfsq import DEGREES_PER_UNIT, METRES_PER_UNIT, RFSQ
+from rsd.rfsq import DEGREES_PER_UNIT, RFSQ
 from rsd.rfsq_config import RFSQConfig
+from rsd.types import METRES_PER_UNIT
+
+
+def variants(chosen: RFSQConfig) -> dict[str, RFSQConfig]:
+    """The published settings, and chosen ones with one thing otherwise at a time."""
+    return {
+        "published (robust)": RFSQConfig(),
+        "published, naive": RFSQConfig(scaled=False),
+        "chosen": chosen,
+        "chosen, no cosines": dataclasses.replace(chosen, cosine=False),
+        "chosen, naive": dataclasses.replace(chosen, scaled=False),
+        "chosen, overlap 2": dataclasses.replace(chosen, overlap=2.0),
+        "cosines, plain FSQ": dataclasses.replace(chosen, layers=1, levels=255),
+    }
+
 
 CHOSEN = SmallVLAConfig().tokeniser
-VARIANTS = {  # what `rsd benchmark tokeniser` compares
-    "published (robust)": RFSQConfig(),
-    "published, naive": RFSQConfig(scaled=False),
-    "chosen": CHOSEN,
-    "chosen, no cosines": dataclasses.replace(CHOSEN, cosine=False),
-    "chosen, naive": dataclasses.replace(CHOSEN, scaled=False),
-    "chosen, overlap 2": dataclasses.replace(CHOSEN, overlap=2.0),
-    "cosines, plain FSQ": dataclasses.replace(CHOSEN, layers=1, levels=255),
-}
+VARIANTS = variants(CHOSEN)  # what `rsd benchmark tokeniser` compares
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,37 @@ def train_tokeniser(
     return tokeniser.eval()
 
 
+@dataclass(frozen=True)
+class StepErrors:
+    """Of reconstructed chunks (N, T, 7), step by step."""
+
+    position_mm: Tensor  # (N, T): Euclidean, of the translation
+    rotation_degrees: Tensor  # (N, T): Euclidean, of the axis-angle
+    gripper: Tensor  # bool (N, T): the wrong sign
+
+
+def step_errors(reconstructed: Tensor, actions: Tensor) -> StepErrors:
+    """Both (N, T, 7)."""
+    error = reconstructed - actions
+    return StepErrors(
+        position_mm=error[..., :3].norm(dim=-1) * METRES_PER_UNIT * 1000,
+        rotation_degrees=error[..., 3:6].norm(dim=-1) * DEGREES_PER_UNIT,
+        gripper=error[..., 6].abs() > 1,
+    )
+
+
+@torch.inference_mode()
+def repaired(tokeniser: RFSQ, actions: Tensor, layer: int, generator: torch.Generator) -> Tensor:
+    """(N, T, 7) actions after a round trip in which every code of `layer` is off by one level, up
+    or down at random, and finer layers say what then is left: what a target repairs at best."""
+    latent = tokeniser.latent(actions)
+    shifts = torch.zeros((*latent.shape, tokeniser.config.layers), dtype=torch.int64)
+    signs = torch.randint(2, latent.shape, generator=generator)
+    shifts[..., layer] = 2 * signs - 1
+    codes, _ = tokeniser.quantise_noisily(latent, shifts)
+    return tokeniser.decode(codes)
+
+
 @torch.inference_mode()
 def truncation_table(tokeniser: RFSQ, actions: Tensor) -> list[TruncationRow]:
     """One row for each K = 1..L over chunks (N, T, 7)."""
@@ -67,10 +105,8 @@ def truncation_table(tokeniser: RFSQ, actions: Tensor) -> list[TruncationRow]:
     usual = codes.mode(dim=0).values  # (T, D, L)
     rows = []
     for layers in range(1, tokeniser.config.layers + 1):
-        error = tokeniser.decode(codes[..., :layers]) - actions
-        position = error[..., :3].norm(dim=-1) * METRES_PER_UNIT * 1000
-        rotation = error[..., 3:6].norm(dim=-1) * DEGREES_PER_UNIT
-        wrong = (error[..., 6].abs() > 1).float()
+        errors = step_errors(tokeniser.decode(codes[..., :layers]), actions)
+        position = errors.position_mm
         level = codes[..., layers - 1].flatten(0, 1)
         used = [level[:, d].unique().numel() for d in range(level.shape[-1])]
         rows.append(
@@ -78,8 +114,8 @@ def truncation_table(tokeniser: RFSQ, actions: Tensor) -> list[TruncationRow]:
                 layers,
                 float(position.mean()),
                 float(position.flatten().kthvalue(max(1, round(0.99 * position.numel()))).values),
-                float(rotation.mean()),
-                float(wrong.mean()),
+                float(errors.rotation_degrees.mean()),
+                float(errors.gripper.float().mean()),
                 sum(used) / len(used),
                 1 - float((codes[..., layers - 1] == usual[..., layers - 1]).float().mean()),
             )

@@ -1,4 +1,4 @@
-"""The notebook runs on the Parquet of a run, and is committed without its output."""
+"""The notebooks run on the Parquet of a run, and are committed without their output."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOK = ROOT / "analysis" / "rollouts.ipynb"
+NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))
+REAL = [str(ROOT / "tests" / "data" / name) for name in ("libero_goal", "libero_10")]
+KEPT = str(ROOT / "docs" / "results" / "libero_full_tree.parquet")
+TORCHLESS = "import sys\nassert not {'ray', 'torch'} & set(sys.modules)"
 
 
-def execute(run: str, monkeypatch: pytest.MonkeyPatch) -> NotebookNode:
-    """Raises CellExecutionError where a cell fails."""
-    monkeypatch.setenv("RSD_RUN", run)
+def execute(name: str, monkeypatch: pytest.MonkeyPatch, *runs: str, last: str = "") -> NotebookNode:
+    """Raises CellExecutionError where a cell fails; `last` is one more cell."""
+    monkeypatch.setenv("RSD_RUN", " ".join(runs))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    loaded = "import sys\nassert not {'ray', 'torch'} & set(sys.modules)"
-    notebook.cells.append(nbformat.v4.new_code_cell(loaded))
-    location = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    notebook = nbformat.read(ROOT / "analysis" / f"{name}.ipynb", as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(last))
+    location = {"metadata": {"path": str(ROOT / "analysis")}}
     return NotebookClient(
         notebook, timeout=120, kernel_name="python3", resources=location
     ).execute()
@@ -36,28 +38,73 @@ def outputs(notebook: NotebookNode, kind: str) -> list[str]:
     ]
 
 
-def test_the_notebook_runs_without_ray_and_torch(
+def printed(notebook: NotebookNode) -> str:
+    cells = notebook.cells
+    return "".join(out.get("text", "") for cell in cells for out in cell.get("outputs", []))
+
+
+def test_rollouts_runs_without_ray_and_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write(tmp_path, paired_results(tasks=3, trials=2))
-    executed = execute(run, monkeypatch)
+    executed = execute("rollouts", monkeypatch, run, last=TORCHLESS)
     assert len(outputs(executed, "image/png")) == 5
     assert "Traceback: the simulator raised" in outputs(executed, "text/plain")[-1]
 
 
-def test_the_notebook_runs_on_one_arm_with_nothing_but_an_error(
+def test_acceptance_of_real_runs_without_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes are decoded, and all of them into the actions that were executed."""
+    executed = execute("acceptance", monkeypatch, *REAL)
+    assert len(outputs(executed, "image/png")) == 4
+    said = printed(executed)
+    assert "has no actions: its codes are decoded by libero" in said
+    assert "0 of them of unknown actions" in said
+    assert "In libero_goal, speculative takes 3" in said and r"\begin{tabular}" in said
+
+
+def test_acceptance_of_recorded_actions_needs_no_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute(write(tmp_path, [result(key(0), "error")]), monkeypatch)
+    run = write(tmp_path, paired_results(tasks=3, trials=2))
+    executed = execute("acceptance", monkeypatch, run, last=TORCHLESS)
+    assert len(outputs(executed, "image/png")) == 4
 
 
-def test_the_notebook_runs_on_a_policy_of_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_compare_pairs_what_is_the_same_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    executed = execute("compare", monkeypatch, *REAL, KEPT, last=TORCHLESS)
+    assert len(outputs(executed, "image/png")) == 2
+    said = printed(executed)
+    assert said.count("worlds identified") == 2 and said.count("worlds not identified") == 1
+    assert "Unpaired: on the tasks that both did" in said and r"\begin{tabular}" in said
+
+
+def test_tokeniser_compares_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last layer reconstructs the policy's own actions, but where they were clipped."""
+    monkeypatch.setenv("RSD_TOKENISER_STEPS", "20")
+    last = "assert own['mm'].iloc[-1] < 0.01 < own['mm'].iloc[-2]"
+    executed = execute("tokeniser", monkeypatch, REAL[1], last=last)
+    assert len(outputs(executed, "image/png")) == 2
+    assert r"\begin{tabular}" in printed(executed)
+
+
+@pytest.mark.parametrize("name", ["rollouts", "acceptance", "compare"])
+def test_notebooks_run_on_policies_of_numbers_and_on_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    execute(write(tmp_path, [of_numbers(key(trial)) for trial in range(2)]), monkeypatch)
+    """Without layers, codes and passes that vary; with an error, which has no chunks."""
+    episodes = [*(of_numbers(key(trial)) for trial in range(2)), result(key(2), "error")]
+    execute(name, monkeypatch, write(tmp_path, episodes))
 
 
-def test_the_notebook_is_committed_without_output() -> None:
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+@pytest.mark.parametrize("name", ["rollouts", "acceptance", "compare"])
+def test_notebooks_run_on_nothing_but_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    execute(name, monkeypatch, write(tmp_path, [result(key(0), "error")]))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_without_output(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)

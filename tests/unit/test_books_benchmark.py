@@ -33,6 +33,6 @@ def test_a_made_up_run_is_read_as_a_real_one(tmp_path: Path) -> None:
 
 def test_an_operation_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     benchmark.make_run(tmp_path, 20, 10)
-    cost = benchmark.measure("resume", str(tmp_path))
+    cost = benchmark.measure("resume", benchmark.resume, str(tmp_path))
     assert cost.cpu_s > 0 and 10e6 < cost.peak_rss_bytes < 1e9
     assert set(benchmark.OPERATIONS) == {"summary", "resume"}

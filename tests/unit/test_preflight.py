@@ -81,6 +81,16 @@ def test_without_named_arms_a_policy_is_evaluated_in_what_it_decodes(
         prepare(parse([*TOY, "run", "--use-speculative-decoding", "true"]))
 
 
+def test_a_server_must_be_given_up_before_the_replica_that_asks_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told_of(monkeypatch, PolicyInfo(answer_limit_s=120.0))
+    native = [*TOY, "run", "--arms", "native"]
+    with pytest.raises(UserError, match=r"120 s for an answer .* --decode-limit-s 120: its repl"):
+        prepare(parse(native))
+    assert prepare(parse([*native, "--decode-limit-s", "121"]))
+
+
 def test_a_policy_is_not_sent_to_a_suite_that_it_cannot_act_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
