@@ -58,7 +58,12 @@ $(VENV)/.installed-dev: $(STAMP) requirements-dev.txt requirements-remote.txt
 
 # Software of others that tests talk to, each in an environment of its own. What cannot be had is
 # left out, and its tests say so.
-foreign: .foreign/openpi_client/.installed .foreign/vla_eval/.installed
+foreign: .foreign/openpi_client/.installed .foreign/vla_eval/.installed \
+    .foreign/json_numpy/.installed $(VENV)/.installed-log
+
+# Experiment trackers, which are called in the same process.
+$(VENV)/.installed-log: $(STAMP) requirements-log.txt
+	-@$(INSTALL) $(BUILT) -r requirements-log.txt && touch $@
 
 .foreign/%/.installed: tests/remote/foreign/%.txt
 	-@"$(PYTHON)" -m venv --clear .foreign/$* && \

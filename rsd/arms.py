@@ -1,6 +1,9 @@
 """Arms: how the name of an arm is read and written, and what its words mean.
 
-    MODE[-RULE][@K]        as in autoregressive, speculative-sampling, parallel@3
+    MODE[-RULE][@K][+delay=D[+hold]]
+        as in autoregressive, speculative-sampling, parallel@3, speculative+delay=3+hold
+    RULE[=NUMBER]
+        as in exact, relaxed=2, action_tolerance=1mm
 
 A new part of a name is a field of `Arm` or `Decoding` and a line in `read_arm` and `name_of`; a new
 rule or mode is an entry below. What is shown of them in help and errors is made from these entries.
@@ -8,12 +11,37 @@ rule or mode is an entry below. What is shown of them in help and errors is made
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
+from rsd.delay import MEASURED, MOST_STEPS
 from rsd.errors import UserError, unknown
-from rsd.types import Arm, Decoding, Mode
+from rsd.types import Arm, Decoding, Delay, Mode, Waiting
 
 UNNAMED = Decoding.rule  # the rule of an arm that names none
+
+
+@dataclass(frozen=True)
+class Number:
+    """What stands behind = in a name."""
+
+    what: str
+    least: float
+    most: float
+    example: str
+    whole: bool = False
+    unit: str = ""  # stands behind the number, and may be left out by who asks
+
+    def read(self, word: str) -> float:
+        """Raises ValueError for what is none, or out of range."""
+        value = float(word.removesuffix(self.unit))
+        if not self.least <= value <= self.most or (self.whole and not value.is_integer()):
+            raise ValueError(word)
+        return value
+
+    def __str__(self) -> str:
+        return f"{self.what}, {self.least:g} to {self.most:g}"
 
 
 @dataclass(frozen=True)
@@ -22,6 +50,7 @@ class RuleWords:
 
     what: str
     samples: bool = False  # tokens are drawn: that means something where nothing is drafted, too
+    number: Number | None = None  # of what a lossy rule tolerates; at one end of it nothing
 
 
 RULES = {
@@ -30,12 +59,60 @@ RULES = {
         "draws tokens, keeps drafted ones by rejection sampling; lossless in distribution",
         samples=True,
     ),
+    "relaxed": RuleWords(
+        "keeps a drafted token up to N levels off the target's argmax, the gripper's exactly; "
+        "lossy",
+        number=Number("a whole number of levels", 0, 255, "1", whole=True),
+    ),
+    "agreement": RuleWords(
+        "keeps a whole drafted layer, but for the gripper, where at least a share N of its tokens "
+        "are the target's argmax; lossy",
+        number=Number("a share", 0, 1, "0.9"),
+    ),
+    "action_tolerance": RuleWords(
+        "keeps drafted tokens as long as all that are off move no number of an action by more than "
+        "N mm or N degrees, given that finer layers make up for what they reach, the gripper's "
+        "exactly; lossy",
+        number=Number("mm and degrees", 0, 100, "1", unit="mm"),
+    ),
 }
 
 
-def unknown_rule(name: str) -> UserError:
-    """With all rules and what they do."""
-    return unknown("acceptance rule", name, {rule: words.what for rule, words in RULES.items()})
+def rule_and_value(spec: str) -> tuple[str, float | None]:
+    """`relaxed=2` -> its name and number; None for a rule that takes none. Raises UserError, with
+    all rules, for one that does not exist, and for a number that it does not take."""
+    name, equals, word = spec.partition("=")
+    if name not in RULES:
+        raise unknown("acceptance rule", name, {rule: words.what for rule, words in RULES.items()})
+    number = RULES[name].number
+    if number is None:
+        if equals:
+            raise UserError(f"acceptance rule {spec!r}: {name} takes no number; write {name}")
+        return name, None
+    try:
+        return name, number.read(word)
+    except ValueError:
+        raise UserError(
+            f"acceptance rule {spec!r}: {name} takes {number}, as in {name}={number.example}"
+        ) from None
+
+
+def read_rule(spec: str) -> str:
+    """A rule as it is recorded. Raises UserError as `rule_and_value`."""
+    name, value = rule_and_value(spec)
+    number = RULES[name].number
+    return name if number is None else f"{name}={value:.12g}{number.unit}"
+
+
+def is_lossy(rule: str) -> bool:
+    """Whether a rule may keep what the target would not say."""
+    return RULES[rule.partition("=")[0]].number is not None
+
+
+EXAMPLES = {  # a rule as arms name it, by its name
+    rule: rule if words.number is None else read_rule(f"{rule}={words.number.example}")
+    for rule, words in RULES.items()
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +121,7 @@ class ModeWords:
 
     what: str
     rules: tuple[str, ...] = ()
+    lacks: int = 0  # finest layers of the policy's that it does not decode
     without_layers: str = ""  # who decides, where no layers of codes are decoded
 
 
@@ -54,6 +132,11 @@ MODES: dict[Mode, ModeWords] = {
     ),
     "parallel": ModeWords("all layers from one pass, by heads of their own"),
     "speculative": ModeWords("a draft guesses layers, a pass judges many", tuple(RULES)),
+    "draft": ModeWords(
+        "what the draft guesses, executed unjudged; no pass, and not the finest layer, which no "
+        "draft has",
+        lacks=1,
+    ),
     "regression": ModeWords(
         "a head of the same trunk that says actions as numbers; no codes",
         without_layers="a regression head",
@@ -73,19 +156,79 @@ MODES: dict[Mode, ModeWords] = {
 }
 
 
+WAITING: dict[Waiting, str] = {
+    "continue": "the robot goes on with the rest of the chunk before, then stands still",
+    "hold": "it stands still",
+}
+_DELAY = "delay="
+
+
 def read_arm(
-    name: str, rule: str = UNNAMED, layers: int | None = None, draft_layers: int | None = None
+    name: str,
+    rule: str = UNNAMED,
+    layers: int | None = None,
+    draft_layers: int | None = None,
+    waiting: Waiting = Delay.waiting,
 ) -> Arm:
     """An arm by its name; the other arguments say what the name leaves open. Raises UserError for
     words that mean nothing, or nothing together."""
-    head, at, depth = name.partition("@")
-    word, dash, named = head.partition("-")
+    decodes, *words = name.split("+")
+    decoding = _read_decoding(decodes, name, rule, layers, draft_layers)
+    return arm_of(decoding, _read_delay(words, name, decoding, waiting))
+
+
+def _read_delay(words: list[str], name: str, decoding: Decoding, waiting: Waiting) -> Delay | None:
+    """Of what stands behind the first +; none of no steps."""
+    told: dict[str, str] = {}
+    for word in words:
+        part = "delay" if word.startswith(_DELAY) else "waiting" if word in WAITING else None
+        if part is None:
+            raise unknown(
+                f"part of arm {name!r},",
+                f"+{word}",
+                ["+delay=D", *(f"+{each}" for each in WAITING)],
+            )
+        if part in told:
+            raise UserError(f"arm {name!r}: it says its {part} twice")
+        told[part] = word.removeprefix(_DELAY)
+    if not told:
+        return None
+    if "delay" not in told:
+        raise UserError(
+            f"arm {name!r}: +{told['waiting']} says what the robot does while it waits; write "
+            f"{name_of(decoding)}+delay=D+{told['waiting']}"
+        )
+    if decoding.mode == "expert":
+        raise UserError(
+            f"arm {name!r}: the expert decides every step anew; only chunks can be late"
+        )
+    wait = next((each for each in WAITING if each == told.get("waiting")), waiting)
+    return _delay(told["delay"], name, wait)
+
+
+def _delay(value: str, name: str, waiting: Waiting) -> Delay | None:
+    if value == MEASURED:
+        return Delay(None, waiting)
+    if not (value.isascii() and value.isdecimal() and int(value[:9]) <= MOST_STEPS):
+        raise UserError(
+            f"arm {name!r}: behind delay= comes a number of control steps (50 ms) from 0 to "
+            f"{MOST_STEPS}, or {MEASURED}, not {value!r}"
+        )
+    return Delay(int(value), waiting) if int(value) else None
+
+
+def _read_decoding(
+    decodes: str, name: str, rule: str, layers: int | None, draft_layers: int | None
+) -> Decoding:
+    head, at, depth = decodes.partition("@")
+    word, dash, spec = head.partition("-")
+    named = spec.partition("=")[0]
     mode = next((mode for mode in MODES if mode == word), None)
     if mode is None:
         raise unknown("arm", head, NAMES)
     words = MODES[mode]
-    if words.rules and dash and named not in RULES:
-        raise unknown_rule(named)
+    if words.rules and dash:
+        spec = read_rule(spec)
     if dash and named not in words.rules:
         raise unknown("arm", head, NAMES)
     if at and not depth.isdecimal():
@@ -93,25 +236,35 @@ def read_arm(
     if words.without_layers:
         if at:
             raise UserError(f"arm {name!r}: {words.without_layers} decodes no layers; write {head}")
-        return arm_of(Decoding(mode))
-    chosen = named or (rule if rule in words.rules else UNNAMED)
-    return arm_of(Decoding(mode, chosen, int(depth) if at else layers, draft_layers))
+        return Decoding(mode)
+    chosen = spec or (rule if rule.partition("=")[0] in words.rules else UNNAMED)
+    return Decoding(mode, chosen, int(depth) if at else layers, draft_layers)
 
 
-def arm_of(decoding: Decoding) -> Arm:
-    """The arm that decodes so, by its full name."""
-    return Arm(name_of(decoding), decoding)
+def arm_of(decoding: Decoding, delay: Delay | None = None) -> Arm:
+    """The arm that decodes so, and is so late, by its full name."""
+    return Arm(name_of(decoding, delay), decoding, delay)
 
 
-def name_of(decoding: Decoding) -> str:
+def described(arm: Arm) -> dict[str, Any]:
+    """As run.json has it."""
+    late = {} if arm.delay is None else {"delay": dataclasses.asdict(arm.delay)}
+    return dataclasses.asdict(arm.decoding) | late
+
+
+def name_of(decoding: Decoding, delay: Delay | None = None) -> str:
     """An arm's full name, so that a recorded one says how its rows were decoded."""
     rule = "" if decoding.rule == UNNAMED else f"-{decoding.rule}"
     depth = "" if decoding.layers is None else f"@{decoding.layers}"
-    return f"{decoding.mode}{rule}{depth}"
+    if delay is None:
+        return f"{decoding.mode}{rule}{depth}"
+    steps = MEASURED if delay.steps is None else delay.steps
+    waiting = "" if delay.waiting == Delay.waiting else f"+{delay.waiting}"
+    return f"{decoding.mode}{rule}{depth}+{_DELAY}{steps}{waiting}"
 
 
 NAMES = tuple(
-    name_of(Decoding(mode, rule))
+    name_of(Decoding(mode, EXAMPLES[rule]))
     for mode, words in MODES.items()
     for rule in words.rules or (UNNAMED,)
 )
@@ -121,9 +274,19 @@ DEFAULT_ARMS = ("autoregressive", "speculative")
 ARMS_HELP = (
     f"Left out: {' and '.join(DEFAULT_ARMS)}, or the best mode of a policy that has neither. "
     f"{', '.join(NAMES)}. NAME@K decodes the K coarsest layers only, as in autoregressive@3. "
+    f"NAME+delay=D: the world goes on for D control steps (20 Hz, {MOST_STEPS} at most) before a "
+    f"chunk arrives; +delay={MEASURED}: for as long as decoding it takes. "
     + ". ".join(f"{mode}: {words.what}" for mode, words in MODES.items())
     + f". Without a rule in its name an arm goes by --rule ({UNNAMED})"
 )
+WAITING_HELP = (
+    "What robots of arms with +delay=D do until a chunk arrives, where the name does not say it "
+    "(as in speculative+delay=3+hold). "
+    + ". ".join(
+        f"{name}{' (default)' * (name == Delay.waiting)}: {what}" for name, what in WAITING.items()
+    )
+)
 RULE_HELP = "Acceptance rule of the arms that name none: " + ". ".join(
-    f"{rule}: {words.what}" for rule, words in RULES.items()
+    f"{EXAMPLES[rule]}: {words.what}" + (f" (N: {words.number})" if words.number else "")
+    for rule, words in RULES.items()
 )

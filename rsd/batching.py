@@ -66,8 +66,8 @@ class MicroBatcher:
         return len(self._queue)
 
     async def submit(self, request: ChunkRequest, alone: bool = False) -> Chunk:
-        """The answer to one request, its trace with `queue_s` and `batch_size`. With `alone` it
-        shares its batch with nobody.
+        """The answer to one request, its trace with `queue_s` and `batch_size`. With `alone`, or
+        where the request says so, it shares its batch with nobody.
 
         An exception of the policy goes to the request that causes it alone. Raises StuckError where
         the device seems to hang.
@@ -77,7 +77,7 @@ class MicroBatcher:
         if self._loop is None:
             self._loop = asyncio.create_task(self._run())
         answer: asyncio.Future[Chunk] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(request, self._clock(), alone, answer)
+        waiting = _Waiting(request, self._clock(), alone or request.alone, answer)
         self._queue.append(waiting)
         self._grown.set()
         return await waiting.answer

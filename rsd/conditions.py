@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rsd import protocols
 from rsd.errors import UserError
 
 # Packages whose version decides what comes out. What else is installed may differ.
@@ -27,9 +28,11 @@ _ROW = (
     "images",
     "arithmetic",
     "simulator",
+    "source",  # of imported results; None: our own
 )
 _STATE = ("assets_fingerprint", "arithmetic", "simulator")
 _WORLD = ("assets_fingerprint", "arithmetic", "simulator")
+_DRAWS = ("env_seed", "reseeds", "wait_steps")  # of a protocol, that make a world
 _ROW_OF_CONFIG = ("deterministic",)
 _RUN = ("config", "schema_version", "assets")
 
@@ -46,7 +49,8 @@ def of_world(run: Mapping[str, Any]) -> dict[str, Any] | None:
     """What makes the world of a (suite, task, trial), whoever acts in it. None where a part of it
     was not recorded: nobody knows whether two of its worlds are the same."""
     packages = versions(run.get("packages") or {}, WORLD_PACKAGES)
-    world = {name: run.get(name) for name in _WORLD} | packages
+    draws = {name: _protocol(run).get(name) for name in _DRAWS}
+    world = {name: run.get(name) for name in _WORLD} | packages | draws
     return None if None in world.values() else world
 
 
@@ -91,7 +95,15 @@ LATER = ("first_seed", "packages")
 
 def _deciding(run: Mapping[str, Any]) -> dict[str, Any]:
     packages = versions(run.get("packages") or {}, ROW_PACKAGES)
-    return {name: run.get(name) for name in _ROW} | {"packages": packages}
+    return {name: run.get(name) for name in _ROW} | {
+        "packages": packages,
+        "protocol": _protocol(run),
+    }
+
+
+def _protocol(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """In numbers; `oft` of runs that had no other."""
+    return run.get("protocol") or protocols.recorded(protocols.OFT)
 
 
 def versions(packages: Mapping[str, str], deciding: Sequence[str]) -> dict[str, str | None]:
@@ -195,6 +207,11 @@ def machines(run: Mapping[str, Any]) -> list[dict[str, Any]]:
 def arithmetic(run: Mapping[str, Any]) -> str:
     """Such as `x86-64-v3`."""
     return run.get("arithmetic") or UNKNOWN
+
+
+def protocol(run: Mapping[str, Any]) -> str:
+    """Its name."""
+    return str(_protocol(run)["name"])
 
 
 def frames(run: Mapping[str, Any]) -> str:

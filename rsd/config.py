@@ -10,14 +10,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
-from rsd.arms import ARMS_HELP, RULE_HELP, UNNAMED
+from rsd.arms import ARMS_HELP, RULE_HELP, UNNAMED, WAITING_HELP
 from rsd.flags import WITHOUT_GROUPS, ExplicitBool, read, with_config_files
 from rsd.models import forms
+from rsd.protocols import OFT, PROTOCOL_HELP
 from rsd.suites import SUITES
+from rsd.tracking.trackers import TRACKERS
 
 SUITES_HELP = f"{', '.join(SUITES)}; `toy` and `toy_slow` test the cluster without a simulator"
 
@@ -43,6 +45,14 @@ class EpisodesConfig:
 
     use_speculative_decoding: ExplicitBool = None
     """Shorthand: true is `--arms speculative`, false is `--arms autoregressive`"""
+
+    while_waiting: Annotated[str | None, tyro.conf.arg(help=WAITING_HELP)] = None
+
+    latency: Annotated[str | None, tyro.conf.arg(metavar="MS|RUN")] = None
+    """Where arms with +delay=measured have it from: milliseconds a chunk, or a run that decoded the
+    arm (its median); None: every decode of this run, which no second run repeats"""
+
+    protocol: Annotated[str, tyro.conf.arg(help=PROTOCOL_HELP)] = OFT.name
 
     seed: int = 0
     """Seed of the policy's sampling; the simulated worlds do not depend on it"""
@@ -85,6 +95,12 @@ class SimulatorConfig:
     """auto, osmesa, egl"""
 
 
+LOG_HELP = (
+    f"Also log the run's summary and curves to {', '.join(TRACKERS)} (docs/exchange.md); one that "
+    "fails is dropped, the run goes on"
+)
+
+
 @dataclass(frozen=True)
 class OutputConfig:
     """Where the Parquet goes."""
@@ -95,6 +111,8 @@ class OutputConfig:
 
     resume: bool = False
     """Go on with the run in --output: only what is not recorded there is run"""
+
+    log: Annotated[tuple[str, ...], tyro.conf.arg(help=LOG_HELP, metavar="[STR [STR ...]]")] = ()
 
     dry_run: bool = False
     """Check everything, print the plan (episodes, actors, resources, time), start nothing"""
@@ -152,6 +170,9 @@ class EvaluateConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
+Tree = TypeVar("Tree", bound=EvaluateConfig)
+
+
 def parse(
     arguments: Sequence[str], prog: str = "rsd evaluate", description: str = ""
 ) -> EvaluateConfig:
@@ -160,10 +181,16 @@ def parse(
     Raises UserError for an unreadable `--config` file; tyro prints its own errors and exits
     with 2.
     """
-    groups = (EpisodesConfig, PolicyConfig, SimulatorConfig, OutputConfig, ClusterConfig)
+    return parse_tree(EvaluateConfig, arguments, prog, description)
+
+
+def parse_tree(tree: type[Tree], arguments: Sequence[str], prog: str, description: str) -> Tree:
+    """The same for a class of groups with more of them."""
+    groups = get_type_hints(tree, include_extras=True).values()
     fields = (field for group in groups for field in dataclasses.fields(group))
     words = with_config_files(arguments, fields)
-    return read(EvaluateConfig, words, prog, description, WITHOUT_GROUPS)
+    made: Tree = read(tree, words, prog, description, WITHOUT_GROUPS)
+    return made
 
 
 def settings(config: EvaluateConfig) -> dict[str, Any]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from rsd.delay import MEASURED, Schedule
 from rsd.types import (
     ACTION_DIM,
+    Arm,
     Chunk,
     ChunkRecord,
     ChunkRequest,
     DecodeTrace,
-    Decoding,
     Environment,
     EpisodeKey,
     EpisodeResult,
@@ -52,39 +55,71 @@ def check_actions(actions: np.ndarray) -> None:
 def run_episode(
     env: Environment,
     key: EpisodeKey,
-    decoding: Decoding,
+    arm: Arm,
     decide: Decide,
     max_steps: int,
+    replan_steps: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> EpisodeResult:
-    """Run `key` to its end: chunks open loop, the first step whose goal holds is a success,
-    running out of `max_steps` is a timeout (PROTOCOL 1, 5, 9).
+    """Run `key` to its end: chunks open loop, all of one or `replan_steps` of it; the first step
+    whose goal holds is a success, running out of `max_steps` is a timeout (PROTOCOL 1, 5, 9). With
+    a delay of the arm the world goes on before a chunk arrives (rsd/delay.py).
 
     Exceptions of simulator or policy propagate: whoever leased the episode decides on a retry.
     """
     rollout = _Rollout(env, key, max_steps, clock)
-    wait_s = 0.0
+    schedule = Schedule(arm.delay, replan_steps)
+    measured = arm.delay is not None and arm.delay.steps is None
+    wait_s, still_steps = 0.0, 0
     records: list[ChunkRecord] = []
+    executed: list[list[np.ndarray]] = []  # by chunk
     previous_codes = None
     while not rollout.over:
-        index = len(records)
-        draws = draws_of(key, index)
-        request = ChunkRequest(env.observe(), decoding, draws, index, previous_codes)
-        asked = clock()
-        chunk = decide(request)
-        wait_s += clock() - asked
-        check_actions(chunk.actions)
-        executed = rollout.play(chunk.actions)
-        records.append(_record(index, chunk, executed))
-        previous_codes = chunk.codes
-    return rollout.result(wait_s, records)
+        if schedule.asks:
+            index = len(records)
+            draws = draws_of(key, index)
+            request = ChunkRequest(
+                env.observe(), arm.decoding, draws, index, previous_codes, alone=measured
+            )
+            asked = clock()
+            chunk = decide(request)
+            wait_s += clock() - asked
+            check_actions(chunk.actions)
+            delay_steps = schedule.asked(chunk)
+            records.append(_record(index, chunk, None if arm.delay is None else delay_steps))
+            executed.append([])
+            previous_codes = chunk.codes
+        else:
+            move = schedule.move()
+            still_steps += move.still
+            executed[move.chunk].append(move.action)
+            rollout.play(move.action[None])
+    result = rollout.result(wait_s, list(map(_with_actions, records, executed)))
+    if arm.delay is None:
+        return result
+    return dataclasses.replace(result, **told(arm), still_steps=still_steps)
 
 
-def _record(index: int, chunk: Chunk, executed: np.ndarray) -> ChunkRecord:
+def told(arm: Arm) -> dict[str, Any]:
+    """What an episode's row says of its arm's delay."""
+    if arm.delay is None:
+        return {}
+    steps = arm.delay.steps
+    delay = MEASURED if steps is None else str(steps)
+    return {"delay": delay, "while_waiting": arm.delay.waiting}
+
+
+def _record(index: int, chunk: Chunk, delay_steps: int | None) -> ChunkRecord:
     decoded = None
     if chunk.codes is not None:
         decoded = chunk.codes[..., : chunk.trace.layers].astype(np.uint8)
-    return ChunkRecord(index, chunk.trace, sha256_of(chunk.actions), decoded, executed)
+    sha256 = sha256_of(chunk.actions)
+    return ChunkRecord(index, chunk.trace, sha256, decoded, delay_steps=delay_steps)
+
+
+def _with_actions(record: ChunkRecord, executed: list[np.ndarray]) -> ChunkRecord:
+    actions = np.array(executed, np.float32).reshape(-1, ACTION_DIM)
+    return dataclasses.replace(record, actions=actions)
 
 
 _UNDECODED = DecodeTrace(drafted=(), accepted=(), passes=0, layers=0)  # an expert's

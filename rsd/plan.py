@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsd.arms import DEFAULT_ARMS, NAMES, RULES, read_arm, unknown_rule
+from rsd.arms import DEFAULT_ARMS, MODES, NAMES, WAITING, described, read_arm, read_rule
 from rsd.config import EpisodesConfig, EvaluateConfig, settings
 from rsd.envs import FAMILIES, Family, family_of
-from rsd.errors import UserError
+from rsd.errors import UserError, unknown
 from rsd.flags import Least, check_least
 from rsd.models import for_suites
 from rsd.outputs import check_address, check_name
+from rsd.protocols import Protocol, get_protocol
 from rsd.suites import TRIALS_PER_TASK, Suite
-from rsd.types import Arm, EpisodeKey, Mode
+from rsd.types import Arm, Delay, EpisodeKey, Mode, Waiting
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Plan:
 
     config: EvaluateConfig  # the policy by its own name, never `auto`
     family: Family  # the simulator of all its suites
+    protocol: Protocol
     arms: dict[str, Arm]  # by name
     keys: list[EpisodeKey]  # every episode: long suites first, arms of a world side by side
 
@@ -45,12 +47,13 @@ def resolve(config: EvaluateConfig) -> Plan:
     _check_numbers(config)
     _check_places(config)
     episodes = config.episodes
+    protocol = get_protocol(episodes.protocol)
     arms = resolve_arms(config)
     trials = _trials(episodes)
     family = _family(episodes.task_suite)
     _refuse_repeats("suite", episodes.task_suite)
     suites = [family.suites[name] for name in episodes.task_suite]
-    suites.sort(key=lambda suite: -suite.max_steps)
+    suites.sort(key=lambda suite: -protocol.most_steps(suite))
     keys = [
         EpisodeKey(arm, suite.name, task, trial, episodes.seed)
         for suite in suites
@@ -58,7 +61,7 @@ def resolve(config: EvaluateConfig) -> Plan:
         for trial in trials
         for arm in arms
     ]
-    return Plan(_with_policy(config), family, arms, keys)
+    return Plan(_with_policy(config), family, protocol, arms, keys)
 
 
 def _with_policy(config: EvaluateConfig) -> EvaluateConfig:
@@ -83,11 +86,36 @@ def resolve_arms(config: EvaluateConfig) -> dict[str, Arm]:
         names = ["speculative" if config.episodes.use_speculative_decoding else "autoregressive"]
     if not names:
         raise UserError(f"--arms needs a name ({', '.join(NAMES)})")
-    if policy.rule not in RULES:
-        raise unknown_rule(policy.rule)
-    arms = [read_arm(name, policy.rule, policy.layers, policy.draft_layers) for name in names]
+    rule = read_rule(policy.rule)
+    waiting = _waiting(config.episodes.while_waiting)
+    arms = [read_arm(name, rule, policy.layers, policy.draft_layers, waiting) for name in names]
     _refuse_repeats("arm", [arm.name for arm in arms])
+    _check_delays(config.episodes, arms)
     return {arm.name: arm for arm in arms}
+
+
+def _waiting(name: str | None) -> Waiting:
+    if name is None:
+        return Delay.waiting
+    for each in WAITING:
+        if each == name:
+            return each
+    raise unknown("--while-waiting", name, WAITING)
+
+
+def _check_delays(episodes: EpisodesConfig, arms: Sequence[Arm]) -> None:
+    """Raises UserError for a flag that says something of delays where there are none."""
+    late = [arm.delay for arm in arms if arm.delay is not None]
+    if episodes.while_waiting is not None and not late:
+        raise UserError(
+            f"--while-waiting {episodes.while_waiting}: no arm has a delay, so that nothing is "
+            f"waited for; name one, as in --arms {arms[0].name}+delay=3, or leave it out"
+        )
+    if episodes.latency is not None and all(delay.steps is not None for delay in late):
+        raise UserError(
+            f"--latency {episodes.latency}: no arm's delay is measured; name one, as in --arms "
+            f"{arms[0].name.partition('+')[0]}+delay=measured, or leave it out"
+        )
 
 
 def _family(suites: Sequence[str]) -> Family:
@@ -183,12 +211,21 @@ def _check_places(config: EvaluateConfig) -> None:
 def check_layers(plan: Plan, available: int) -> None:
     """Check the arms against the layers that the policy has; raises UserError."""
     for arm in plan.arms.values():
-        for asked in (arm.decoding.layers, arm.decoding.draft_layers):
-            if asked is not None and not 1 <= asked <= available:
-                raise UserError(
-                    f"arm {arm.name!r} asks for {asked} layers; policy "
-                    f"{plan.config.policy.policy!r} has 1 to {available}"
-                )
+        check_depth(arm, plan.config.policy.policy, available)
+
+
+def check_depth(arm: Arm, policy: str, available: int) -> None:
+    """Check one arm against the layers that a policy has; raises UserError."""
+    decoding, lacks = arm.decoding, MODES[arm.decoding.mode].lacks
+    for asked, most in (
+        (decoding.layers, available - lacks),
+        (decoding.draft_layers, available),
+    ):
+        if asked is not None and not 1 <= asked <= most:
+            raise UserError(
+                f"arm {arm.name!r} asks for {asked} layers; policy {policy!r} has 1 to {most}"
+                + (f" in this mode, {available} in others" if lacks else "")
+            )
 
 
 def identity(plan: Plan) -> dict[str, Any]:
@@ -196,13 +233,19 @@ def identity(plan: Plan) -> dict[str, Any]:
     decided = {
         **dataclasses.asdict(plan.config.episodes),
         **dataclasses.asdict(plan.config.policy),
-        "arms": {arm.name: dataclasses.asdict(arm.decoding) for arm in plan.arms.values()},
+        "arms": {arm.name: described(arm) for arm in plan.arms.values()},
     }
-    del decided["use_speculative_decoding"]  # the arms say it
+    for said in ("use_speculative_decoding", "while_waiting", "latency"):  # the arms say it
+        del decided[said]
+    del decided["protocol"]  # recorded whole, beside this
     return decided
 
 
 def execution(plan: Plan) -> dict[str, Any]:
     """The settings that decide how a run is carried out; they may change on resume."""
     config = plan.config
-    return {**dataclasses.asdict(config.simulator), **dataclasses.asdict(config.cluster)}
+    return {
+        "latency": config.episodes.latency,
+        **dataclasses.asdict(config.simulator),
+        **dataclasses.asdict(config.cluster),
+    }

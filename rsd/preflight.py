@@ -11,13 +11,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rsd import arithmetic
+from rsd.arms import is_lossy
 from rsd.books import Books, holds_a_run
 from rsd.config import EvaluateConfig
 from rsd.errors import UserError
+from rsd.latency import settled
 from rsd.models import PolicyInfo, inspect_policy
 from rsd.outputs import lasting
 from rsd.plan import Plan, check_layers, execution, identity, resolve
+from rsd.protocols import recorded
 from rsd.provenance import provenance
+from rsd.suites import SUITES, get_task
+from rsd.tracking import trackers
 
 if TYPE_CHECKING:
     from rsd.envs.assets import ResolvedAssets
@@ -45,13 +50,16 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     renderer. The cheapest checks come first.
     """
     plan = resolve(config)
+    trackers.check(config.output.log)
     suites = list(config.episodes.task_suite)
     policy = inspect_policy(plan.config.policy.policy)
     plan = _with_arms(_pinned(plan, policy), policy)
     _check_modes(plan, policy)
-    _check_suites(plan, policy)
+    _check_tasks(plan, policy)
+    _check_patience(plan, policy)
     check_layers(plan, policy.layers)
     _check_experts(plan)
+    plan = _with_latency(plan)
     return RunPlan(
         **vars(plan),
         run_id=_new_run_id(suites),
@@ -79,8 +87,23 @@ def _with_arms(plan: Plan, policy: PolicyInfo) -> Plan:
     return resolve(dataclasses.replace(plan.config, episodes=chosen))
 
 
+def _with_latency(plan: Plan) -> Plan:
+    """The same with measured delays as --latency says them, and its arms called by them."""
+    source = plan.config.episodes.latency
+    if source is None:
+        return plan
+    arms = {name: settled(arm, source) for name, arm in plan.arms.items()}
+    keys = [dataclasses.replace(key, arm=arms[key.arm].name) for key in plan.keys]
+    if len(set(keys)) < len(keys):
+        raise UserError(
+            f"--latency {source} makes two arms one: {', '.join(plan.arms)} become "
+            f"{', '.join(arm.name for arm in arms.values())}; leave one out"
+        )
+    return dataclasses.replace(plan, arms={arm.name: arm for arm in arms.values()}, keys=keys)
+
+
 def _check_modes(plan: Plan, policy: PolicyInfo) -> None:
-    """Raises UserError for an arm that the policy does not decode."""
+    """Raises UserError for an arm that the policy does not decode, or not by its rule."""
     known = (*policy.modes, "expert")
     for arm in plan.arms.values():
         if arm.decoding.mode not in known:
@@ -89,17 +112,33 @@ def _check_modes(plan: Plan, policy: PolicyInfo) -> None:
                 f"{', '.join(policy.modes)} only; leave the arm out, or choose another policy"
                 + (f" ({policy.other_modes})" if policy.other_modes else "")
             )
-
-
-def _check_suites(plan: Plan, policy: PolicyInfo) -> None:
-    """Raises UserError for a suite that the policy cannot act on."""
-    for suite in plan.config.episodes.task_suite:
-        if policy.suites_only and suite not in policy.suites:
+        if is_lossy(arm.decoding.rule) and not policy.lossy_rules:
             raise UserError(
-                f"policy {plan.config.policy.policy!r} has no statistics of {suite!r}, so its "
-                f"actions there would mean nothing; it has those of {', '.join(policy.suites)}: "
-                "choose one of these, or a policy that was trained on it"
+                f"arm {arm.name!r}: policy {plan.config.policy.policy!r} has no tokens that are "
+                "the gripper's alone, which a lossy rule must never change; choose the rule exact "
+                "or sampling, or a policy whose tokeniser has no encoder (latent_dim 7, hidden 0)"
             )
+
+
+def _check_tasks(plan: Plan, policy: PolicyInfo) -> None:
+    """Raises UserError for a suite that the policy cannot act on, and for words that it cannot
+    read."""
+    for suite in plan.config.episodes.task_suite:
+        policy.check_suite(suite, plan.config.policy.policy)
+    for suite, task in dict.fromkeys((key.suite, key.task_id) for key in plan.keys):
+        if suite in SUITES:
+            policy.check_instruction(get_task(suite, task).instruction)
+
+
+def _check_patience(plan: Plan, policy: PolicyInfo) -> None:
+    """Raises UserError where a replica would be given up while it waits for its server."""
+    limit_s, answer_s = plan.config.cluster.decode_limit_s, policy.answer_limit_s
+    if answer_s is not None and answer_s >= limit_s:
+        raise UserError(
+            f"policy {plan.config.policy.policy!r} gives its server {answer_s:g} s for an answer "
+            f"(timeout), which is not below --decode-limit-s {limit_s:g}: its replicas would be "
+            "replaced as hung before they hear that the server is; lower the one or raise the other"
+        )
 
 
 def _check_experts(plan: Plan) -> None:
@@ -152,6 +191,7 @@ def run_record(run: RunPlan) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "config": identity(run),
+        "protocol": recorded(run.protocol),
         "planned_episodes": len(run.keys),
         "execution": execution(run),
         "checkpoint_sha256": run.policy.sha256,

@@ -150,6 +150,20 @@ def _cpu_model() -> str:
     return names[0] if names else platform.processor()
 
 
+def gpu_memory_bytes() -> list[int]:
+    """Of NVIDIA's GPUs; empty where nvidia-smi does not tell."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [int(word) * 2**20 for word in done.stdout.split() if word.isdecimal()]
+
+
 def gpus() -> list[str]:
     """Models of NVIDIA's GPUs as their driver names them."""
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from rsd import conditions, results
+from rsd.arms import described
 from rsd.books import read_chunks, read_episodes, read_run
 from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig
 from rsd.errors import UserError
@@ -104,15 +105,21 @@ def config_of(kept: Kept, arms: Sequence[str], policy: str | None) -> EvaluateCo
             task_suite=tuple(sorted(set(kept.rows["suite"]))),
             arms=tuple(names),
             seed=config["seed"],
+            protocol=conditions.protocol(kept.origin),
         ),
         policy=PolicyConfig(policy=spec, deterministic=config["deterministic"]),
     )
     for arm in resolve_arms(asked).values():
         recorded = config["arms"][arm.name]
-        if recorded != vars(arm.decoding):
+        if recorded != described(arm):
             raise UserError(
                 f"arm {arm.name} was decoded by {recorded}, this code decodes it by "
-                f"{vars(arm.decoding)}"
+                f"{described(arm)}"
+            )
+        if arm.delay is not None and arm.delay.steps is None:
+            raise UserError(
+                f"arm {arm.name} was as late as decoding took on that machine, which no other run "
+                "repeats; name other --arms"
             )
     return asked
 

@@ -60,8 +60,10 @@ SCHEMA = pa.schema(
             Column("task_id", pa.int16(), "1", "task of the suite, 0-based, LIBERO's task order 0"),
             Column("trial", pa.int16(), "1", "row of LIBERO's stored initial states, 0..49"),
             Column("outcome", _NAME, "name", "success, timeout or error"),
-            Column("steps", pa.int16(), "control steps", "policy steps executed (20 Hz)"),
-            Column("chunks", pa.int16(), "1", "decodes asked for"),
+            Column(
+                "steps", pa.int16(), "control steps", "policy steps executed (20 Hz)", nullable=True
+            ),
+            Column("chunks", pa.int16(), "1", "decodes asked for", nullable=True),
             Column(
                 "passes",
                 pa.int16(),
@@ -102,8 +104,24 @@ SCHEMA = pa.schema(
                 nullable=True,
             ),
             Column("near_ties", pa.int16(), "1", "chunks settled by a canonical recompute"),
-            Column("wall_s", pa.float32(), "s", "of the whole episode on its worker"),
-            Column("final_state", _NAME, "hex", f"first {STATE_DIGITS} digits of the state's hash"),
+            Column(
+                "wall_s", pa.float32(), "s", "of the whole episode on its worker", nullable=True
+            ),
+            Column(
+                "final_state",
+                _NAME,
+                "hex",
+                f"first {STATE_DIGITS} digits of the state's hash",
+                nullable=True,
+            ),
+            Column(
+                "source",
+                _NAME,
+                "name",
+                "software of imported results, which leave steps, chunks, wall_s and final_state "
+                "null where it does not say; null: RSD's own",
+                nullable=True,
+            ),
         )
     ]
 )
@@ -121,9 +139,10 @@ def keep(run: str, path: Path) -> int:
     episodes = stored_episodes(run, parts, _EPISODE_COLUMNS)
     planned = record.get("planned_episodes")
     if planned != len(episodes):
+        imported = "have it finished where it was made, and import it again into another --output"
         raise UserError(
             f"{run} holds {len(episodes)} of {planned or 'an unknown number of'} planned episodes; "
-            "finish it with --resume"
+            + (imported if record.get("source") else "finish it with --resume")
         )
     one_assets(run, episodes)
     if episodes["seed"].nunique() > 1:
@@ -141,7 +160,7 @@ def keep(run: str, path: Path) -> int:
     return len(table)
 
 
-_EPISODE_COLUMNS = (*KEY, "seed", "outcome", "steps", "wall_s", "assets", _STATE)
+_EPISODE_COLUMNS = (*KEY, "seed", "outcome", "steps", "wall_s", "assets", "source", _STATE)
 
 
 def _compact(episodes: pd.DataFrame, parts: Committed) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import numpy as np
 from rsd import installation
 from rsd.errors import UserError, reading, unknown
 
+CONTROL_HZ = 20  # PROTOCOL 5
 WAIT_STEPS = 10  # PROTOCOL 2
 WAIT_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 TRIALS_PER_TASK = 50  # rows of every stored initial-state file

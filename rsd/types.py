@@ -17,11 +17,14 @@ Mode = Literal[
     "parallel",
     "autoregressive",
     "speculative",
+    "draft",  # codes of the model that guesses, without the one that judges
     "regression",  # actions as numbers, by a head beside those of the codes
     "bins",  # actions as 256 levels of each number, by the language model's own head
     "native",  # whatever a policy without codes does
     "expert",  # no policy
 ]
+
+Waiting = Literal["continue", "hold"]  # the rest of the chunk before; standing still
 
 ACTION_DIM = 7
 METRES_PER_UNIT = 0.05  # what an action of 1 means: OSC_POSE's output ranges
@@ -41,7 +44,7 @@ class EpisodeKey:
     suite: str
     task_id: int  # 0-based, LIBERO's task order 0
     trial: int  # row of LIBERO's stored initial states, 0..49
-    seed: int = 0
+    seed: int | None = 0  # None: of an imported episode, whose software does not say
 
 
 @dataclass(frozen=True)
@@ -69,17 +72,27 @@ class Decoding:
     """How codes are decoded: the part of an arm that a replica needs to know."""
 
     mode: Mode
-    rule: str = "exact"  # acceptance rule; autoregressive: whether it samples
+    rule: str = "exact"  # acceptance rule, as in relaxed=2; autoregressive: whether it samples
     layers: int | None = None  # decode the first `layers` layers; None: all that the policy has
     draft_layers: int | None = None  # layers drafted before the first pass; None: all but the last
 
 
 @dataclass(frozen=True)
+class Delay:
+    """How long the world goes on before a chunk that was asked for arrives (rsd/delay.py)."""
+
+    steps: int | None  # control steps (20 Hz); None: what decoding it takes, chunk by chunk
+    waiting: Waiting = "continue"  # what the robot does meanwhile
+
+
+@dataclass(frozen=True)
 class Arm:
-    """One (policy, decoding) setting of a run; arms of a run share every (suite, task, trial)."""
+    """One (policy, decoding, delay) setting of a run; arms of a run share every (suite, task,
+    trial)."""
 
     name: str
     decoding: Decoding
+    delay: Delay | None = None  # None: the world stands still while the policy thinks
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,7 @@ class ChunkRequest:
     draws: str  # names the random draws (`draws_of`); which trial it is, no policy may know
     chunk_index: int
     previous_codes: np.ndarray | None = None  # int64 (T, D, L) of the chunk before, None at first
+    alone: bool = False  # in a batch of its own: its time counts
 
 
 def draws_of(key: EpisodeKey, chunk_index: int) -> str:
@@ -118,7 +132,14 @@ class DecodeTrace:
     draft_s: float = 0.0
     target_s: float = 0.0
     detokenise_s: float = 0.0
+    moved_mm: float | None = None  # bound of what a lossy rule's tokens move; None: no such rule
+    moved_degrees: float | None = None  # likewise
     clipped: int | None = None  # values of the actions that left [-1, 1]; None: none can
+
+    @property
+    def decode_s(self) -> float:
+        """All of it but the queue: what a robot with a device of its own waits for."""
+        return self.vision_s + self.draft_s + self.target_s + self.detokenise_s
 
 
 @dataclass(frozen=True)
@@ -191,8 +212,10 @@ class ChunkRecord:
     trace: DecodeTrace
     action_sha256: str
     codes: np.ndarray | None = None  # uint8 (T, D, layers decoded); None: the policy has none
-    # float32 (n, 7): executed from this record to the next, as the environment got them
+    # float32 (n, 7): of the chunk, as the environment got them, after those of standing still until
+    # it came; all chunks' in their order are the episode
     actions: np.ndarray | None = None
+    delay_steps: int | None = None  # from question to answer; None: its arm has no delay
 
 
 @dataclass(frozen=True)
@@ -213,3 +236,7 @@ class EpisodeResult:
     renderer: str
     final_state_sha256: str
     chunks: list[ChunkRecord] = field(default_factory=list)
+    protocol: str | None = None  # its name
+    delay: str | None = None  # control steps, or `measured`; None: the world waits for the policy
+    while_waiting: Waiting | None = None
+    still_steps: int | None = None  # of `steps`, those that the robot stood still; None: no delay

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from rsd import arithmetic
+from rsd.arms import read_arm
 from rsd.books import Books
 from rsd.envs.toy import ToyEnvironment
 from rsd.episode import run_episode
 from rsd.models.toy import ToyPolicy
 from rsd.provenance import provenance
-from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, EpisodeResult
+from rsd.types import Chunk, ChunkRequest, EpisodeKey, EpisodeResult
 
 STEPS = 40
 ARMS = ("speculative", "timid")
@@ -53,7 +54,7 @@ def simulator(task: int = 0, kind: type[ToyEnvironment] = ToyEnvironment) -> Toy
 
 def episode(arm: str = "speculative", task: int = 0, trial: int = 0) -> EpisodeResult:
     key = EpisodeKey(arm, "toy", task, trial)
-    return run_episode(simulator(task), key, Decoding("speculative"), DECIDE[arm], STEPS)
+    return run_episode(simulator(task), key, read_arm("speculative"), DECIDE[arm], STEPS)
 
 
 def episodes() -> list[EpisodeResult]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from rsd.arms import read_arm
 from rsd.envs.assets import ResolvedAssets, resolve
 from rsd.envs.libero import LiberoEnvironment
 from rsd.envs.rendering import resolve as resolve_renderer
@@ -27,7 +28,6 @@ from rsd.types import (
     Chunk,
     ChunkRequest,
     DecodeTrace,
-    Decoding,
     EpisodeKey,
     EpisodeResult,
     ImageSpec,
@@ -78,7 +78,7 @@ def roll_out(key: EpisodeKey, assets: ResolvedAssets) -> tuple[EpisodeResult, li
 
     steps = get_suite(key.suite).max_steps
     try:
-        return run_episode(env, key, Decoding("speculative"), decide, steps), env.states
+        return run_episode(env, key, read_arm("speculative"), decide, steps), env.states
     finally:
         env.close()
 

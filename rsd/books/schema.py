@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -56,7 +56,12 @@ _KEY_COLUMNS = (
     Column("arm", _TEXT, "name", "the (policy, decoding) setting; arms share every world"),
     Column("suite", _TEXT, "name", "LIBERO suite"),
     Column("task_id", _COUNT, "1", "task of the suite, 0-based, LIBERO's task order 0"),
-    Column("trial", _COUNT, "1", "row of LIBERO's stored initial states, 0..49"),
+    Column(
+        "trial",
+        _COUNT,
+        "1",
+        "row of LIBERO's stored initial states, 0..49; of imported episodes (source) only a number",
+    ),
     Column("seed", pa.int64(), "1", "seed of the policy's sampling; the world does not read it"),
 )
 
@@ -81,7 +86,7 @@ _EPISODE_COLUMNS = (
         "attempts", _COUNT, "1", "times this session tried the episode until this row, 1 or more"
     ),
     Column("error", _TEXT, "text", "traceback; empty unless outcome is error"),
-    Column("physics_s", _SECONDS, "s", "wall time in control steps, the 10 wait steps included"),
+    Column("physics_s", _SECONDS, "s", "wall time in control steps, the wait steps included"),
     Column("render_s", _SECONDS, "s", "wall time rendering the frames that the policy read"),
     Column(
         "reset_s",
@@ -97,6 +102,36 @@ _EPISODE_COLUMNS = (
     Column("assets", _TEXT, "name", "official, lite, or the sha256 of a local asset tree"),
     Column("renderer", _TEXT, "name", "osmesa, egl or none"),
     Column(
+        "protocol",
+        _TEXT,
+        "name",
+        "whose numbers (seed of the draws, wait steps, limits, replanning) the episode followed; "
+        "null: oft, of runs that had no other, and unknown of imported ones",
+        nullable=True,
+    ),
+    Column(
+        "delay",
+        _TEXT,
+        "control steps",
+        "from question to chunk, or `measured`; null where the world waits for the policy",
+        nullable=True,
+    ),
+    Column(
+        "while_waiting",
+        _TEXT,
+        "name",
+        "continue: the rest of the chunk before, then standing still; hold: standing still; null "
+        "without a delay",
+        nullable=True,
+    ),
+    Column(
+        "still_steps",
+        _COUNT,
+        "control steps",
+        "of `steps`, those that the robot stood still, waiting; null without a delay",
+        nullable=True,
+    ),
+    Column(
         "final_state_sha256",
         _TEXT,
         "hex",
@@ -108,7 +143,34 @@ _EPISODE_COLUMNS = (
         "UTC",
         "when the driver entered the episode into the books",
     ),
+    Column(
+        "source",
+        _TEXT,
+        "name",
+        "software and version whose results these are; null: RSD's own. Worlds of imported "
+        "episodes are not identified: none is a world of another row",
+        nullable=True,
+    ),
 )
+
+# What the results of other software may not say: null in imported episodes, in no others.
+OFTEN_UNSAID = {
+    "seed",
+    "instruction",
+    "steps",
+    "chunks",
+    "attempts",
+    "physics_s",
+    "render_s",
+    "reset_s",
+    "wait_s",
+    "wall_s",
+    "worker",
+    "node",
+    "assets",
+    "renderer",
+    "final_state_sha256",
+}
 
 _CHUNK_COLUMNS = (
     *_KEY_COLUMNS,
@@ -158,11 +220,35 @@ _CHUNK_COLUMNS = (
         "device time from codes to actions for the batch, until this request was final",
     ),
     Column(
+        "moved_mm",
+        pa.float64(),
+        "mm",
+        "at most so far have the tokens that a lossy rule kept moved any step's translation along "
+        "any axis from where the target's own choices lead, all added up, given that finer layers "
+        "make up for what they reach; null for rules that lose nothing",
+        nullable=True,
+    ),
+    Column(
+        "moved_degrees",
+        pa.float64(),
+        "degrees",
+        "the same of any step's rotation about any axis",
+        nullable=True,
+    ),
+    Column(
         "clipped",
         _COUNT,
         "1",
         "values of the chunk's actions that left [-1, 1] and were clipped; null where the policy's "
         "own never do",
+        nullable=True,
+    ),
+    Column(
+        "delay_steps",
+        _COUNT,
+        "control steps",
+        "from the question (the frame that the policy saw) until the chunk could be executed; null "
+        "where the world waits for the policy",
         nullable=True,
     ),
     Column("action_sha256", _TEXT, "hex", "of the chunk's actions, float32 bytes (T, 7)"),
@@ -177,9 +263,9 @@ _CHUNK_COLUMNS = (
         "actions",
         pa.list_(pa.field("item", pa.float32(), nullable=False)),
         "controller input, -1 to 1",
-        "executed from this chunk to the next, as the simulator got them: (n, 7) in C order, "
-        "dxyz, daxis-angle, gripper; an episode's, in order of its chunks, are all after the wait "
-        "steps; null in runs from before they were recorded",
+        "the chunk's that were executed, after those of standing still until it came, as the "
+        "simulator got them: (n, 7) in C order, dxyz, daxis-angle, gripper; an episode's, in order "
+        "of its chunks, are all after the wait steps; null in runs from before they were recorded",
         nullable=True,
     ),
 )
@@ -190,7 +276,13 @@ def _schema(columns: Sequence[Column], rows: str) -> pa.Schema:
     return pa.schema([column.field() for column in columns], metadata=metadata)
 
 
-EPISODE_SCHEMA = _schema(_EPISODE_COLUMNS, "one per episode")
+EPISODE_SCHEMA = _schema(
+    [
+        replace(column, nullable=column.nullable or column.name in OFTEN_UNSAID)
+        for column in _EPISODE_COLUMNS
+    ],
+    "one per episode",
+)
 CHUNK_SCHEMA = _schema(_CHUNK_COLUMNS, "one per decode")
 
 
@@ -209,39 +301,38 @@ def episode_row(
     return _flat(vars(result.key) | vars(result) | own)
 
 
+def imported_row(
+    run_id: str, key: EpisodeKey, said: Mapping[str, Any], finished_at: datetime
+) -> dict[str, Any]:
+    """A row of another software's episode: the columns that it says."""
+    return {"run_id": run_id, **vars(key), "error": "", **said, "finished_at": finished_at}
+
+
 def chunk_rows(run_id: str, result: EpisodeResult) -> list[dict[str, Any]]:
     key = {"run_id": run_id} | vars(result.key)
     return [_flat(key | vars(chunk.trace) | vars(chunk)) for chunk in result.chunks]
 
 
-def result_of(episode: Mapping[str, Any], chunks: Sequence[Mapping[str, Any]]) -> EpisodeResult:
+def result_of(episode: dict[str, Any], chunks: Sequence[dict[str, Any]]) -> EpisodeResult:
     """An episode as it was entered, from its row and those of its chunks; codes stay in the rows,
     which do not say their shape."""
+    ordered = sorted(chunks, key=lambda row: row["chunk_index"])
+    parts = {"key": _made(EpisodeKey, episode), "chunks": [_chunk_of(row) for row in ordered]}
+    return _made(EpisodeResult, episode | parts)
+
+
+def _chunk_of(row: dict[str, Any]) -> ChunkRecord:
+    by_layer = {name: tuple(row[name]) for name in _BY_LAYER}
+    trace = _made(DecodeTrace, row | by_layer)
     return _made(
-        EpisodeResult,
-        episode
-        | {
-            "key": _made(EpisodeKey, episode),
-            "chunks": [
-                _made(
-                    ChunkRecord,
-                    row
-                    | {
-                        "trace": _made(DecodeTrace, row | {n: tuple(row[n]) for n in _TUPLES}),
-                        "codes": None,
-                        "actions": _actions(row["actions"]),
-                    },
-                )
-                for row in sorted(chunks, key=lambda row: row["chunk_index"])
-            ],
-        },
+        ChunkRecord, row | {"trace": trace, "codes": None, "actions": _actions(row["actions"])}
     )
 
 
-_TUPLES = ("drafted", "accepted", "redrafted", "reaccepted")
+_BY_LAYER = ("drafted", "accepted", "redrafted", "reaccepted")
 
 
-def _made(kind: type[T], row: Mapping[str, Any]) -> T:
+def _made(kind: type[T], row: dict[str, Any]) -> T:
     """Columns are named as the dataclass fields."""
     return kind(**{field.name: row[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
 

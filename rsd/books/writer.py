@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Any
@@ -23,6 +23,7 @@ from rsd.books.schema import (
     EPISODES,
     chunk_rows,
     episode_row,
+    imported_row,
     parquet,
 )
 from rsd.errors import CannotWriteError
@@ -183,18 +184,33 @@ class Books:
     def add(self, result: EpisodeResult, *, attempts: int, worker: str, node: str) -> None:
         """Enter one finished episode; raises ValueError where its key is in the books already, or
         the books are closed."""
+
+        def row(finished_at: datetime) -> dict[str, Any]:
+            return episode_row(self.run_id, result, attempts, worker, node, finished_at)
+
+        self._enter(result.key, row, chunk_rows(self.run_id, result))
+
+    def add_imported(self, key: EpisodeKey, said: Mapping[str, Any]) -> None:
+        """Enter an episode of other software, whose results say the columns `said`; raises as
+        `add`."""
+        self._enter(key, lambda finished_at: imported_row(self.run_id, key, said, finished_at))
+
+    def _enter(
+        self,
+        key: EpisodeKey,
+        row: Callable[[datetime], dict[str, Any]],
+        chunks: Sequence[dict[str, Any]] = (),
+    ) -> None:
         with self._one_at_a_time:
             self._refuse_if_closed()
-            part, key, now = self._part, result.key, self._clock()
+            part, now = self._part, self._clock()
             if any(key in keys for keys in (self._stored, self._on_the_way, part.keys)):
                 raise ValueError(f"episode {key} is in the books of {self.run_id} already")
             if not part.keys:
                 part.since = now
             part.keys.add(key)
-            finished_at = datetime.fromtimestamp(now, UTC)
-            row = episode_row(self.run_id, result, attempts, worker, node, finished_at)
-            part.episodes.append(row)
-            part.chunks += chunk_rows(self.run_id, result)
+            part.episodes.append(row(datetime.fromtimestamp(now, UTC)))
+            part.chunks += chunks
             if len(part.keys) >= self._flush_every or now - part.since >= self._flush_seconds:
                 self._flush()
 

@@ -20,7 +20,7 @@ from rsd.cluster.scaling import Footprint
 from rsd.cluster.worker import EnvWorker, NoReplicaError, Worker, WorkerSettings
 from rsd.envs.rendering import process_variables
 from rsd.errors import PolicyAwayError
-from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, EpisodeResult
+from rsd.types import Arm, Chunk, ChunkRequest, EpisodeKey, EpisodeResult
 
 REPLICA_RESTARTS = 20  # deaths of one replica (a lost node not counted) after which it stays dead
 DEATHS_PER_CHUNK = 3  # replicas that may die over one request before it is to blame
@@ -33,10 +33,8 @@ RETRY_S = 0.2
 class EnvWorkerActor(EnvWorker):
     """A worker whose policy is elsewhere."""
 
-    def episode(
-        self, key: EpisodeKey, decoding: Decoding, replicas: Sequence[ActorHandle]
-    ) -> EpisodeResult:
-        return self.run(key, decoding, ReplicaClient(replicas).ask)
+    def episode(self, key: EpisodeKey, arm: Arm, replicas: Sequence[ActorHandle]) -> EpisodeResult:
+        return self.run(key, arm, ReplicaClient(replicas).ask)
 
 
 class PolicyReplicaActor(PolicyReplica):

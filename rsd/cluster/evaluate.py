@@ -18,7 +18,7 @@ from rsd.cluster.address import cluster_address
 from rsd.cluster.deaths import Deaths
 from rsd.cluster.display import Display, Standing, make_display
 from rsd.cluster.leases import Lease, Leases, task_of
-from rsd.cluster.metrics import Metrics
+from rsd.cluster.metrics import Metrics, latency_s
 from rsd.cluster.pool import TICK_S, Report, WorkerPool
 from rsd.cluster.reasons import killed_for_memory, reason_of
 from rsd.cluster.replicas import Replicas
@@ -28,6 +28,7 @@ from rsd.cluster.watch import Interrupts, beside
 from rsd.cluster.worker import NoReplicaError, WorkerSettings, error_result
 from rsd.envs import suite_of
 from rsd.preflight import RunPlan
+from rsd.tracking.log import UNLOGGED, RunLog
 from rsd.types import EpisodeResult
 
 
@@ -55,6 +56,7 @@ class EvaluationRun:
         display: Display,
         interrupts: Interrupts,
         clock: Callable[[], float] = time.monotonic,
+        log: RunLog = UNLOGGED,
     ) -> None:
         recorded = books.recorded()
         cluster = run.config.cluster
@@ -62,11 +64,12 @@ class EvaluationRun:
         self._books = books
         self._display = display
         self._interrupts = interrupts
+        self._log = log
         self._clock = clock
         self._leases = Leases(
             (key for key in run.keys if key not in recorded),
             cluster.retries,
-            max_steps=lambda suite: suite_of(suite).max_steps,
+            max_steps=lambda suite: run.protocol.most_steps(suite_of(suite)),
         )
         self._outcomes: Counter[tuple[str, str]] = Counter()  # (arm, outcome) of this session
         self._planned = len(run.keys)
@@ -76,7 +79,7 @@ class EvaluationRun:
         self._told_full = False
         self._memory_deaths = Deaths(clock)  # of workers, while they run episodes
         self._worker_settings = settings = WorkerSettings(
-            run.assets, run.renderer, run.policy.images, cluster.time_limit_s
+            run.assets, run.renderer, run.policy.images, cluster.time_limit_s, run.protocol
         )
 
         def make(footprint: Footprint) -> ActorHandle:
@@ -114,6 +117,7 @@ class EvaluationRun:
                     self._take_in(report)
                 self._tend_books()
                 self._display.show(self.standing)
+                self._tend_log()
             self._books.flush()
             while self._books.waiting and not self._interrupts.leave:  # for a store that is away
                 time.sleep(TICK_S)
@@ -132,6 +136,11 @@ class EvaluationRun:
             )
         self._told_full = self._books.full
         self._books.catch_up()
+
+    def _tend_log(self) -> None:
+        for line in self._log.news():
+            self._display.say(line)
+        self._log.show(lambda: pace(self.standing))
 
     @property
     def standing(self) -> Standing:
@@ -156,9 +165,9 @@ class EvaluationRun:
             task = task_of(member.job.key) if member.job is not None else None
             lease = self._leases.take(member.name, task, self.pool.up)
             if lease is not None:
-                decoding = self._arms[lease.key.arm].decoding
+                arm = self._arms[lease.key.arm]
                 replicas = self._replicas.actors(home=member.index)
-                answer: Any = member.actor.episode.remote(lease.key, decoding, replicas)
+                answer: Any = member.actor.episode.remote(lease.key, arm, replicas)
                 self.pool.assign(member, lease, answer)
 
     def _take_in(self, report: Report[Lease, EpisodeResult]) -> None:
@@ -167,7 +176,9 @@ class EvaluationRun:
         if isinstance(error, NoReplicaError) or self._memory_is_short(error):
             self._leases.returned(lease.key)
             return
-        result = report.answer or error_result(lease.key, _text(error), self._worker_settings)
+        result = report.answer or error_result(
+            lease.key, self._arms[lease.key.arm], _text(error), self._worker_settings
+        )
         if result.outcome == "error" and self._leases.failed(lease.key):
             why = reason_of(error) if error else result.error.strip().splitlines()[-1]
             self._display.say(f"attempt {lease.attempt} at {lease.key} failed: {why}")
@@ -178,6 +189,14 @@ class EvaluationRun:
         )
         self._outcomes[result.key.arm, result.outcome] += 1
         self._metrics.record(result, self._remaining)
+        traces = [chunk.trace for chunk in result.chunks]
+        self._log.add(
+            result.key.arm,
+            result.key.suite,
+            result.outcome,
+            [trace.passes for trace in traces],
+            [latency_s(trace) for trace in traces],
+        )
 
     def _memory_is_short(self, error: Exception | None) -> bool:
         """Whether a worker was killed for memory, and no episode has come back since the one before
@@ -198,7 +217,16 @@ def _text(error: Exception | None) -> str:
     return "".join(traceback.format_exception_only(error)) if error else ""
 
 
-def evaluate(run: RunPlan, books: Books, console: Console) -> Standing:
+def pace(standing: Standing) -> dict[str, float]:
+    """What a tracker shows of a run beside its curves."""
+    return {
+        "pace/episodes_per_hour": standing.per_hour,
+        "pace/workers": standing.workers,
+        "pace/running": standing.running,
+    }
+
+
+def evaluate(run: RunPlan, books: Books, console: Console, log: RunLog = UNLOGGED) -> Standing:
     """Run what the books lack of a plan on the connected cluster, or less after a Ctrl-C.
 
     Raises RunStoppedError where the cluster cannot run it or is lost, and KeyboardInterrupt for a
@@ -208,7 +236,7 @@ def evaluate(run: RunPlan, books: Books, console: Console) -> Standing:
     with make_display(console) as display, Interrupts(display.say) as interrupts:
         try:
             standing = beside(
-                lambda: EvaluationRun(run, books, display, interrupts).run(),
+                lambda: EvaluationRun(run, books, display, interrupts, log=log).run(),
                 lambda: interrupts.leave,
             )
         finally:

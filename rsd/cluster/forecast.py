@@ -34,6 +34,6 @@ def forecast(run: RunPlan) -> Forecast:
         with connected():
             cluster = cluster_size()
     sizing = scaling.size(cluster, wishes_of(run), len(run.keys))
-    steps = sum(suite_of(key.suite).max_steps for key in run.keys)
+    steps = sum(run.protocol.most_steps(suite_of(key.suite)) for key in run.keys)
     seconds = START_S + steps * SECONDS_PER_STEP / max(1, sizing.workers.change)
     return Forecast(cluster, sizing, seconds)

@@ -187,7 +187,7 @@ def work(config: dict[str, Any]) -> None:
     use_threads(job.threads or max(1, cpus() // on_node))
     try:
         run(job, config["command"], mailbox.put.remote, mailbox.put.remote, get_device(),
-            Workers.joined())  # fmt: skip
+            Workers.joined(job.shard))  # fmt: skip
     except CannotWriteError as error:
         ray.get(mailbox.stop.remote(str(error)))
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
 import signal
 import time
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rsd.cluster.leases import TaskId, task_of
 from rsd.envs import check_node, make_environment, suite_of
-from rsd.episode import Decide, run_episode, run_expert_episode
+from rsd.episode import Decide, run_episode, run_expert_episode, told
 from rsd.errors import UserError
+from rsd.protocols import OFT, Protocol
 from rsd.provenance import Machine, machine, source_sha256
-from rsd.types import Decoding, Environment, EpisodeKey, EpisodeResult, ImageSpec
+from rsd.types import Arm, Environment, EpisodeKey, EpisodeResult, ImageSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +46,7 @@ class WorkerSettings:
     renderer: str
     images: ImageSpec
     time_limit_s: float
+    protocol: Protocol = OFT
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,9 @@ class Worker(Generic[E]):
         if self._env is None or self._task != task:
             self._close()
             settings = self._settings
-            self._env = self._make(*task, settings.assets, settings.renderer, settings.images)
+            self._env = self._make(
+                *task, settings.assets, settings.renderer, settings.images, settings.protocol
+            )
             self._task = task
         return self._env
 
@@ -104,7 +109,7 @@ class EnvWorker(Worker[Environment]):
     ) -> None:
         super().__init__(settings, make)
 
-    def run(self, key: EpisodeKey, decoding: Decoding, decide: Decide) -> EpisodeResult:
+    def run(self, key: EpisodeKey, arm: Arm, decide: Decide) -> EpisodeResult:
         """One attempt at an episode; an exception becomes a result with outcome `error`.
 
         Raises EpisodeTimeLimitError (this process is then not to be trusted any more) and
@@ -114,20 +119,23 @@ class EnvWorker(Worker[Environment]):
         try:
             with time_limit(self._settings.time_limit_s):
                 env = self._simulator(task_of(key))
-                max_steps = suite_of(key.suite).max_steps
-                if decoding.mode == "expert":
-                    return run_expert_episode(
-                        env, key, expert_of(env, key.suite, key.task_id), max_steps
-                    )
-                return run_episode(env, key, decoding, decide, max_steps)
+                result = self._run(env, key, arm, decide)
+                return dataclasses.replace(result, protocol=self._settings.protocol.name)
         except (EpisodeTimeLimitError, NoReplicaError):
             raise
         except Exception:  # whatever simulator or policy raise is recorded as what it is
             error = traceback.format_exc()
             wall_s = time.perf_counter() - started
-            result = error_result(key, error, self._settings, self._env, wall_s)
+            result = error_result(key, arm, error, self._settings, self._env, wall_s)
             self._close()  # whatever state the simulator was in is gone
             return result
+
+    def _run(self, env: Environment, key: EpisodeKey, arm: Arm, decide: Decide) -> EpisodeResult:
+        protocol = self._settings.protocol
+        max_steps = protocol.most_steps(suite_of(key.suite))
+        if arm.decoding.mode == "expert":
+            return run_expert_episode(env, key, expert_of(env, key.suite, key.task_id), max_steps)
+        return run_episode(env, key, arm, decide, max_steps, protocol.replan_steps)
 
 
 def expert_of(env: Environment, suite: str, task_id: int) -> Callable[[], np.ndarray]:
@@ -140,6 +148,7 @@ def expert_of(env: Environment, suite: str, task_id: int) -> Callable[[], np.nda
 
 def error_result(
     key: EpisodeKey,
+    arm: Arm,
     error: str,
     settings: WorkerSettings,
     env: Environment | None = None,
@@ -164,6 +173,8 @@ def error_result(
         assets=settings.assets.name,
         renderer=settings.renderer,
         final_state_sha256="",
+        protocol=settings.protocol.name,
+        **told(arm),
     )
 
 

@@ -20,6 +20,7 @@ import tyro
 from rich.console import Console
 
 from rsd import commands
+from rsd.arms import read_arm
 from rsd.cluster.address import check_cluster
 from rsd.commands import DONE, as_called, called
 from rsd.console import PLAIN
@@ -29,6 +30,7 @@ from rsd.flags import Least, check_least, read
 from rsd.models import inspect_policy, load_policy
 from rsd.models.remote.wire import library
 from rsd.outputs import prove_writable, write_file
+from rsd.plan import check_depth
 from rsd.provenance import hardware
 from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
 from rsd.tables import Grid, print_grid
@@ -41,7 +43,7 @@ DESCRIPTION = """\
 Measure what RSD costs: latencies, simulator, tokeniser and driver.
 
   rsd benchmark rollout     simulator: reference loop, ours, floor
-  rsd benchmark decoding    policy: parallel, autoregressive, speculative
+  rsd benchmark decoding    policy: parallel, autoregressive, speculative, draft
   rsd benchmark tokeniser   codes: what K layers reconstruct, by settings
   rsd benchmark driver      bookkeeping: driver time an episode, 2,000 toy episodes
   rsd benchmark books       a large run: time and memory of its summary, a resume and a page
@@ -131,13 +133,16 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Decode:
-    """Chunk latency and passes of the decode modes: same weights, same observations, one run."""
+    """Chunk latency and passes of arms: same weights, same observations, one run."""
 
     policy: str = "spatial"
     """Name of a bundled checkpoint, or the folder of one"""
 
     suite: str = "libero_spatial"
     """LIBERO suite"""
+
+    arms: tuple[str, ...] = ("autoregressive", "speculative", "parallel", "draft")
+    """As of `rsd evaluate`; the first is what the others are compared with"""
 
     batches: tuple[int, ...] = (1, 8)
     """Requests that are decoded together"""
@@ -192,11 +197,8 @@ class Decode:
                 "trials have no more",
                 **PLAIN,
             )
-        decodings = {
-            "autoregressive": Decoding("autoregressive"),
-            "speculative": Decoding("speculative", draft_layers=self.draft_layers),
-            "parallel": Decoding("parallel"),
-        }
+        arms = [read_arm(name, draft_layers=self.draft_layers) for name in self.arms]
+        decodings = {arm.name: arm.decoding for arm in arms}
         rows = benchmark(policy, observations, decodings, self.batches, self.repeats)
         for table in _decoding_tables(
             rows, f"{self.policy}, {self.device}, {self.threads} thread(s)"
@@ -223,7 +225,16 @@ class Decode:
             check_least({"batches": batch}, {"batches": _ONE})
         if not self.batches:
             raise UserError("--batches needs a number")
-        layers = inspect_policy(self.policy).layers
+        if not self.arms:
+            raise UserError("--arms needs a name")
+        policy = inspect_policy(self.policy)
+        for arm in map(read_arm, self.arms):
+            if arm.decoding.mode not in policy.modes:
+                raise UserError(
+                    f"--arms {arm.name}: {self.policy!r} decodes {', '.join(policy.modes)} only"
+                )
+            check_depth(arm, self.policy, policy.layers)
+        layers = policy.layers
         if self.draft_layers is not None and self.draft_layers > layers:
             raise UserError(
                 f"--draft-layers {self.draft_layers}: {self.policy!r} has {layers} layers"
@@ -248,13 +259,13 @@ class Decode:
 
         resolved = assets.resolve(self.assets, [self.suite])
         renderer = rendering.resolve(self.renderer)
-        suite = get_suite(self.suite)
+        suite, arm = get_suite(self.suite), read_arm("autoregressive")
         for task in range(suite.num_tasks):
             key = EpisodeKey("benchmark", self.suite, task, 0)
             with closing(
                 LiberoEnvironment(self.suite, task, resolved, renderer, policy.images)
             ) as env:
-                run_episode(env, key, Decoding("autoregressive"), decide, suite.max_steps)
+                run_episode(env, key, arm, decide, suite.max_steps)
             if len(seen) >= self.chunks:
                 break
         return seen[: self.chunks]
@@ -267,18 +278,23 @@ def _check_renderer(choice: str) -> None:
 
 def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
     """What each mode costs, and what it did."""
-    times = ("B", "answer", "p95", "x AR", "batch", "x AR", "vision", "draft", "target")
-    costs = Grid(f"{title}: medians, ms", ("mode", *times))
-    done = ("B", "passes", "same codes", "near ties", "draft", "redraft")
-    works = Grid("Passes a chunk; guesses kept, % by layer", ("mode", *done))
+    times = ("B", "answer", "x", "mean", "p95", "batch", "x", "vision", "draft", "target")
+    costs = Grid(f"{title}: medians, ms; x: times faster than {rows[0].name}", ("arm", *times))
+    done = ("B", "passes", "same codes", "mm apart", "bound", "near ties", "draft", "redraft")
+    works = Grid(
+        f"Passes a chunk; codes, and largest distance of actions, against {rows[0].name}; guesses "
+        "kept, % by layer",
+        ("arm", *done),
+    )
     for row in rows:
         baseline = next(r for r in rows if r.batch == row.batch)
         costs.add(
             row.name,
             str(row.batch),
             f"{row.answer_ms:.1f}",
-            f"{row.answer_p95_ms:.1f}",
             f"{baseline.answer_ms / row.answer_ms:.2f}",
+            f"{row.answer_mean_ms:.1f}",
+            f"{row.answer_p95_ms:.1f}",
             f"{row.batch_ms:.1f}",
             f"{baseline.batch_ms / row.batch_ms:.2f}",
             f"{row.vision_ms:.1f}",
@@ -289,8 +305,16 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
             " ".join(f"{100 * value:.1f}" for value in rates) or "-"
             for rates in (row.acceptance, row.reacceptance)
         ]
-        same, ties = f"{row.same_codes:.0%}", f"{row.canonical:.0%}"
-        works.add(row.name, str(row.batch), f"{row.passes:.2f}", same, ties, *kept)
+        works.add(
+            row.name,
+            str(row.batch),
+            f"{row.passes:.2f}",
+            f"{row.same_codes:.0%}",
+            f"{row.apart_mm:.1f}",
+            "-" if row.bound_mm is None else f"{row.bound_mm:.1f}",
+            f"{row.canonical:.0%}",
+            *kept,
+        )
     return costs, works
 
 

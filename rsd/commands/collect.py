@@ -262,6 +262,7 @@ def _check(config: CollectConfig) -> None:
 
 def _novice(config: CollectConfig, images: ImageSpec, max_steps: int) -> NoviceSettings:
     policy = inspect_policy(str(config.driver))
+    policy.check_suite(config.suite, str(config.driver))
     if policy.images != images:
         raise UserError(
             f"--driver {config.driver} reads frames drawn as {policy.images}, the demonstrations "

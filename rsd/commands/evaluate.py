@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rsd import arithmetic, commands
+from rsd import arithmetic, commands, provenance
 from rsd.cluster.address import check_cluster, cluster_address
 from rsd.commands import DONE, INTERRUPTED, STOPPED, as_called, called, go_on
 from rsd.config import parse
@@ -16,9 +16,11 @@ from rsd.console import PLAIN, complain
 from rsd.errors import RunStoppedError, UserError
 from rsd.leaving import is_left_behind
 from rsd.preflight import RunPlan, check_output, open_books, output_of, prepare
+from rsd.tracking.log import RunLog
 
 if TYPE_CHECKING:
     from rsd.books import Books
+    from rsd.summary.values import Summary
 
 WITH_ERRORS = 3
 
@@ -54,12 +56,21 @@ def main(words: Sequence[str], console: Console) -> int:
 
 
 def check_place(run: RunPlan) -> None:
-    """Raises UserError where a run finds no cluster, or asks for GPUs that this machine lacks."""
+    """Raises UserError where a run finds no cluster, or asks for GPUs or memory that this machine
+    lacks."""
     check_cluster()
-    if run.config.cluster.gpus_per_replica and cluster_address() is None:
+    if cluster_address() is not None:
+        return  # its nodes say what they have when replicas are there
+    gpus = run.config.cluster.gpus_per_replica
+    if gpus:
         with commands.importing():
             from rsd.cluster.session import check_gpus  # ray takes a second to import
-        check_gpus(run.config.cluster.gpus_per_replica)
+        check_gpus(gpus)
+    on_gpu = bool(provenance.gpus()) if gpus is None else gpus > 0
+    sizes = provenance.gpu_memory_bytes() if on_gpu else [provenance.memory_bytes()]
+    if sizes and run.asks_policy:
+        device = "cuda" if on_gpu else "cpu"
+        run.policy.check_memory(device, max(sizes), run.config.policy.deterministic)
 
 
 def describe(run: RunPlan, console: Console) -> None:
@@ -71,7 +82,13 @@ def describe(run: RunPlan, console: Console) -> None:
         f"policy   {run.config.policy.policy} (sha256 {run.policy.sha256[:12]}){_training(run)}",
         f"assets   {run.assets.name}: {run.assets.reason}",
         f"renderer {run.renderer}",
+        f"protocol {run.protocol.name}{_other_protocol(run)}",
     ]
+    if any(arm.delay is not None and arm.delay.steps is None for arm in run.arms.values()):
+        lines.append(
+            "delay    measured: chunks are decoded one at a time, and a second run is not as late; "
+            "--latency takes it from a run"
+        )
     if run.config.policy.deterministic and not run.policy.settles_on_gpu:
         lines.append(
             "answers  of a GPU are rounded to bfloat16 and not settled: the same in the same batch "
@@ -86,6 +103,13 @@ def describe(run: RunPlan, console: Console) -> None:
         lines += _forecast_lines(run)
     for line in lines:
         console.print(line, **PLAIN)
+
+
+def _other_protocol(run: RunPlan) -> str:
+    wanted = run.policy.protocol
+    if wanted in ("", run.protocol.name):
+        return ""
+    return f": the policy's scores are known under {wanted} (--protocol {wanted})"
 
 
 def _training(run: RunPlan) -> str:
@@ -121,25 +145,28 @@ def _forecast_lines(run: RunPlan) -> list[str]:
     ]
 
 
-def carry_out(run: RunPlan, console: Console) -> int:
-    """Run on Ray what is not recorded of a checked plan, and print the summary.
+def carry_out(run: RunPlan, console: Console, command: str = "evaluate") -> int:
+    """Run on Ray what is not recorded of a checked plan, and print the summary; `command` was
+    typed.
 
     There is none where the run is left in a hurry: `rsd report` makes it at leisure.
     """
     planned = set(run.keys)
     books = open_books(run, lambda line: console.print(line, **PLAIN))
     output, done = books.output, len(books.recorded())
-    again = go_on("evaluate", f"--output {output}")
+    again = go_on(command, f"--output {output}")
     stopped, hurry = "", False
+    log = RunLog.open(run.config.output.log, output)
     try:
         with books:
             console.print(f"output   {output} (run {books.run_id}, {done} recorded)", **PLAIN)
             if not planned <= books.recorded():
                 try:
-                    stopped = work(run, books, console)
+                    stopped = work(run, books, console, log)
                 except KeyboardInterrupt:
                     hurry = True
     except (UserError, OSError) as error:  # the books cannot be written
+        end_log(log, None, console, over=False, hurry=hurry)
         complain(f"{stopped or 'stopped'}: {error}; make room or mend it, then {again}")
         return INTERRUPTED if hurry else STOPPED
     except KeyboardInterrupt:  # while the books waited for their store
@@ -147,8 +174,10 @@ def carry_out(run: RunPlan, console: Console) -> int:
     left = len(planned - books.recorded())
     hurry = hurry or is_left_behind()
     try:
-        errors = 0 if left and hurry else summarise(output, console)
+        summary = None if left and hurry else summarise(output, console)
+        end_log(log, summary, console, over=not left, hurry=hurry)
     except (UserError, OSError) as error:  # a store that is away now; what is recorded is recorded
+        end_log(log, None, console, over=not left, hurry=hurry)
         later = f"`{called('report')} {output}` prints it when it can"
         complain(f"no summary: {error}; {later}")
         if not left:
@@ -156,10 +185,18 @@ def carry_out(run: RunPlan, console: Console) -> int:
     if left:
         complain(f"{stopped or 'interrupted'}: {left} episodes left; {again}")
         return STOPPED if stopped else INTERRUPTED
-    return WITH_ERRORS if errors else DONE
+    return WITH_ERRORS if summary and summary.errors else DONE
 
 
-def work(run: RunPlan, books: Books, console: Console) -> str:
+def end_log(
+    log: RunLog, summary: Summary | None, console: Console, *, over: bool, hurry: bool
+) -> None:
+    """Bring the log to its end, and say what became of it."""
+    for line in log.close(summary, over=over, hurry=hurry):
+        console.print(line, **PLAIN)
+
+
+def work(run: RunPlan, books: Books, console: Console, log: RunLog) -> str:
     """Run a plan to its end or to an interrupt; returns why it cannot go on, if so."""
     with commands.importing():  # after all checks: ray takes a second
         from rsd.cluster.evaluate import evaluate
@@ -167,17 +204,17 @@ def work(run: RunPlan, books: Books, console: Console) -> str:
 
     try:
         with connected():
-            evaluate(run, books, console)
+            evaluate(run, books, console, log)
     except RunStoppedError as error:
         return f"stopped: {error}"
     return ""
 
 
-def summarise(output: str, console: Console) -> int:
-    """Print the tables of everything that is recorded in `output`; returns its error rows."""
+def summarise(output: str, console: Console) -> Summary:
+    """Print the tables of everything that is recorded in `output`."""
     with commands.importing():
         from rsd.summary import compute, terminal  # so does pandas
 
     summary = compute.summarise(output)
     terminal.print_summary(summary, console)
-    return summary.errors
+    return summary

@@ -148,14 +148,16 @@ def alone(run: RunPlan, console: Console) -> None:
         from rsd.models import load_policy
 
     limit_s = run.config.cluster.time_limit_s
-    worker = EnvWorker(WorkerSettings(run.assets, run.renderer, run.policy.images, limit_s))
+    worker = EnvWorker(
+        WorkerSettings(run.assets, run.renderer, run.policy.images, limit_s, run.protocol)
+    )
     settings = run.config.policy
     policy = load_policy(settings.policy, deterministic=settings.deterministic, device="cpu")
     say = functools.partial(console.print, **PLAIN)
     with open_books(run, say) as books:
         for number, key in enumerate(run.keys, start=1):
-            decoding = run.arms[key.arm].decoding
-            result = worker.run(key, decoding, lambda request: policy.act([request])[0])
+            arm = run.arms[key.arm]
+            result = worker.run(key, arm, lambda request: policy.act([request])[0])
             books.add(result, attempts=1, worker="alone", node=platform.node())
             name = f"{key.arm} {key.suite} {key.task_id} {key.trial}"
             say(f"{number}/{len(run.keys)} {name}: {result.outcome} after {result.steps} steps")

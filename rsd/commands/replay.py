@@ -28,6 +28,7 @@ from rsd.envs.rendering import NO_RENDERER, process_variables
 from rsd.errors import UserError, writing
 from rsd.flags import WITHOUT_GROUPS, Least, check_least, read
 from rsd.outputs import is_address, local_folder, prove_writable, write_file
+from rsd.protocols import read_recorded
 from rsd.provenance import provenance
 from rsd.replay import choice, video
 from rsd.replay.choice import Filter, Take
@@ -239,7 +240,9 @@ class Stage:
         draws = renderer != NO_RENDERER
         if draws:
             renderer = family.renderer(renderer)
-        settings = WorkerSettings(assets, renderer, ImageSpec(size, size), config.time_limit_s)
+        protocol = read_recorded(recording.run.get("protocol"))
+        images = ImageSpec(size, size)
+        settings = WorkerSettings(assets, renderer, images, config.time_limit_s, protocol)
         here = {
             "assets_fingerprint": assets.fingerprint,
             "arithmetic": arithmetic.name(),

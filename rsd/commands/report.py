@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -19,9 +19,11 @@ from rsd.console import PLAIN
 from rsd.errors import UserError
 from rsd.flags import LocalFolder, read
 from rsd.outputs import write_file
-from rsd.summary.compute import summarise
+from rsd.summary.compute import summarise, tables_of
 from rsd.summary.rules import MARGIN, margin_of
-from rsd.summary.terminal import print_summary
+from rsd.summary.terminal import print_summary, print_unpaired
+from rsd.summary.unpaired import compare_runs
+from rsd.summary.values import Summary, Unpaired
 
 DESCRIPTION = """\
 What runs say, finished or going on, from their Parquet alone: tables on the terminal, a page for a
@@ -41,7 +43,8 @@ class ReportConfig:
     """What is shown."""
 
     runs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
-    """Folders or addresses of runs, such as results/<run_id>"""
+    """Folders or addresses of runs, such as results/<run_id>; an imported one
+    (`results import`) keeps tables of its own, and is compared with the others unpaired"""
 
     margin: Annotated[float, tyro.conf.arg(metavar="POINTS")] = 100 * MARGIN
     """Points of success rate by which an arm may be worse and still count as not worse"""
@@ -65,12 +68,24 @@ def main(words: Sequence[str], console: Console) -> int:
     if config.html or config.paper:
         _write(config, margin, console)
         return DONE
-    summary = summarise(*config.runs, margin=margin)
+    summaries = [summarise(*runs, margin=margin) for runs in tables_of(config.runs)]
+    found = compare_runs(summaries)
     if config.json:
-        console.print(json.dumps(dataclasses.asdict(summary), indent=2), **PLAIN)
-    else:
+        console.print(json.dumps(_as_json(summaries, found), indent=2), **PLAIN)
+        return DONE
+    for summary in summaries:
         print_summary(summary, console)
+    if len(summaries) > 1:
+        print_unpaired(found, console)
     return DONE
+
+
+def _as_json(summaries: Sequence[Summary], found: Sequence[Unpaired]) -> dict[str, Any]:
+    """Of one table its summary; of several all of them, and how they compare."""
+    tables = [dataclasses.asdict(summary) for summary in summaries]
+    if len(tables) == 1:
+        return tables[0]
+    return {"runs": tables, "unpaired": [dataclasses.asdict(one) for one in found]}
 
 
 def _write(config: ReportConfig, margin: float, console: Console) -> None:

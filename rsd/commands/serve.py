@@ -21,6 +21,7 @@ from rsd.flags import Least, check_least, read
 from rsd.models import PolicyInfo, inspect_policy, load_policy
 from rsd.models.remote.address import api_key
 from rsd.models.remote.wire import library
+from rsd.plan import check_depth
 from rsd.serving import PROTOCOLS
 from rsd.serving.served import Served
 from rsd.serving.server import Server
@@ -139,7 +140,5 @@ def _arm(config: ServeConfig, info: PolicyInfo) -> Arm:
     arm = read_arm(config.arm or info.modes[0])
     if arm.decoding.mode not in info.modes:
         raise UserError(f"--arm {arm.name}: the policy decodes {', '.join(info.modes)} only")
-    layers = arm.decoding.layers
-    if layers is not None and not 1 <= layers <= info.layers:
-        raise UserError(f"--arm {arm.name}: the policy has 1 to {info.layers} layers")
+    check_depth(arm, config.policy, info.layers)
     return arm

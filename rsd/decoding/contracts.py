@@ -16,6 +16,7 @@ from torch import Tensor
 from rsd.decoding.rules import Rule
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Uniforms
+from rsd.rfsq import Leeway
 from rsd.types import ChunkRequest
 
 Cache = Any  # a backbone's own: `blocks` valid blocks, `select(rows)` for some rows of the batch
@@ -71,6 +72,10 @@ class CodeModel(Protocol):
         """The target's context -> what a head says that knows no codes. Raises UserError where the
         model has none."""
 
+    def leeway(self, layers: int) -> Leeway:
+        """How far actions move where codes of the first `layers` are off. Raises UserError where no
+        token is the gripper's alone."""
+
     def actions(self, codes: Tensor) -> Tensor:
         """Codes (B, T, D, K) of the first K layers -> actions (B, T, 7) as they are executed."""
 
@@ -82,8 +87,11 @@ class Decoded(NamedTuple):
     passes: Tensor  # int64 (B,): forwards of the target that each row took part in
     judged: Tensor  # int64 (B, 2, K): guessed tokens judged by the first pass, and by later ones
     kept: Tensor  # int64 (B, 2, K): of those, tokens kept
-    margin: Tensor  # float (B,): smallest gap between the two best target logits of any token; NaN
-    # where target or draft gave NaN or infinity
+    margin: Tensor  # float (B,): smallest gap between the two best logits of any token that decided
+    # the codes: the target's, under a lossy rule the draft's, too; NaN where one gave NaN or
+    # infinity
+    off: Tensor  # int64 (B, T, D, K): levels by which a lossy rule's codes are above the target's
+    # own choices behind the same coarser codes
 
 
 class Part(NamedTuple):

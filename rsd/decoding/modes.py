@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rsd.decoding import sequential, settle
 from rsd.decoding.contracts import Answer, CodeModel, Context, Decoded, Decoder, Inputs, Job
+from rsd.decoding.rules import Exact
 from rsd.decoding.sequential import unspeculated
 from rsd.decoding.speculative import speculative
 from rsd.types import Mode
@@ -55,6 +56,22 @@ def _speculative(job: Job) -> Iterator[Answer]:
         job.stopwatch,
     ):
         yield Answer(rows.tolist(), decoded, len(job.requests))
+
+
+def _settled_speculative(job: Job) -> Iterator[Answer]:
+    """What `_speculative` comes to: codes that no guess decides, or else itself."""
+    return (_autoregressive if job.rule.lossless else _speculative)(job)
+
+
+def _draft(job: Job) -> Iterator[Answer]:
+    """The draft in the target's place: no pass. Greedy."""
+    inputs = _inputs(job)
+    with job.stopwatch("draft"):
+        context = job.model.draft_context(inputs)
+    decoded = sequential.autoregressive(
+        job.model.draft, context, Exact(), job.layers, None, job.stopwatch, stage="draft"
+    )
+    yield _whole(job, decoded._replace(passes=torch.zeros_like(decoded.passes)))
 
 
 def _regression(job: Job) -> Iterator[Answer]:
@@ -100,7 +117,8 @@ def _settled_by(canonical: Decoder) -> Callable[[Decoder, CodeModel], Decoder]:
 MODES: dict[Mode, DecodeMode] = {
     "parallel": DecodeMode(_parallel, _settled_by(_parallel)),
     "autoregressive": DecodeMode(_autoregressive, _settled_by(_autoregressive)),
-    "speculative": DecodeMode(_speculative, _settled_by(_autoregressive)),
+    "speculative": DecodeMode(_speculative, _settled_by(_settled_speculative)),
+    "draft": DecodeMode(_draft, _settled_by(_draft)),
     "regression": DecodeMode(_regression, settle.one_by_one),
     "bins": DecodeMode(_regression, settle.one_by_one),
 }

@@ -6,6 +6,7 @@ token by token and replaces only what it rejects.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -13,57 +14,138 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rsd.errors import unknown
+from rsd.arms import rule_and_value
+from rsd.rfsq import Leeway
+
+
+class Case(NamedTuple):
+    """n guessed layers and what they are judged by. A rule that does not sample gets neither draft
+    logits nor uniforms: where a guess came from does not matter to it."""
+
+    guess: Tensor  # int64 (B, n, T, D)
+    target_logits: Tensor  # (B, n, T, D, V)
+    draft_logits: Tensor | None  # likewise
+    u_accept: Tensor | None  # float64 (B, n, T, D) in [0, 1)
+    u_choose: Tensor | None  # likewise
+    off: Tensor  # int64 (B, m, T, D): what a lossy rule has kept of all m coarser layers, as below
 
 
 class Verdict(NamedTuple):
-    """A judged layer."""
+    """Judged layers."""
 
-    accepted: Tensor  # bool (..., T, D)
-    codes: Tensor  # int64 (..., T, D): the guess where accepted, the rule's replacement elsewhere
+    accepted: Tensor  # bool (B, n, T, D)
+    codes: Tensor  # int64 (B, n, T, D): the guess where accepted, the rule's replacement elsewhere
+    off: Tensor  # int64 (B, n, T, D): levels by which codes are above the target's choice
 
 
 class Rule(Protocol):
-    """What a speculative decode asks of a rule; logits are (..., T, D, V), any number of layers."""
+    """What a speculative decode asks of a rule."""
 
     @property
     def samples(self) -> bool:
-        """Whether it draws: then `u` is float64 (..., T, D) in [0, 1), else it is None."""
+        """Whether it draws: then it gets uniforms."""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether guesses decide nothing but passes: codes are those of a decode without a draft,
+        or distributed as they are."""
 
     def take(self, logits: Tensor, u: Tensor | None) -> Tensor:
-        """A token from a distribution: the draft's guess, or the target's free choice."""
+        """A token from a distribution (..., V): the draft's guess, or the target's free choice."""
 
-    def judge(
-        self,
-        guess: Tensor,
-        draft_logits: Tensor | None,
-        target_logits: Tensor,
-        u_accept: Tensor | None,
-        u_choose: Tensor | None,
-    ) -> Verdict:
-        """Keep or replace each token of a guess (..., T, D). A rule that does not sample gets no
-        draft logits: where a guess came from does not matter to it."""
+    def judge(self, case: Case) -> Verdict:
+        """Keep or replace each token of a guess."""
 
 
-@dataclass(frozen=True)
-class Exact:
-    """Keeps a token that equals the target's argmax: the codes of greedy decoding, losslessly."""
+class Greedy:
+    """What takes a distribution's most probable level."""
 
-    samples: bool = False
+    samples = False
 
     def take(self, logits: Tensor, u: Tensor | None) -> Tensor:
         return logits.argmax(dim=-1)
 
-    def judge(
-        self,
-        guess: Tensor,
-        draft_logits: Tensor | None,
-        target_logits: Tensor,
-        u_accept: Tensor | None,
-        u_choose: Tensor | None,
-    ) -> Verdict:
-        best = target_logits.argmax(dim=-1)
-        return Verdict(guess == best, best)
+
+@dataclass(frozen=True)
+class Exact(Greedy):
+    """Keeps a token that equals the target's argmax: the codes of greedy decoding, losslessly."""
+
+    lossless = True
+
+    def judge(self, case: Case) -> Verdict:
+        best = case.target_logits.argmax(dim=-1)
+        return Verdict(case.guess == best, best, torch.zeros_like(best))
+
+
+class Lossy(Greedy, ABC):
+    """Keeps what `Exact` keeps, and of the other tokens those that it tolerates; the gripper's
+    never, whose least deviation may open it."""
+
+    leeway: Leeway
+
+    @abstractmethod
+    def tolerates(self, off: Tensor) -> Tensor:
+        """Levels (B, m, T, D) that tokens of the m coarsest layers are off the target's choices ->
+        bool, likewise. Layers that are final show what was kept of them."""
+
+    def judge(self, case: Case) -> Verdict:
+        best = case.target_logits.argmax(dim=-1)
+        off = case.guess - best
+        tolerated = self.tolerates(torch.cat([case.off, off], dim=1))[:, case.off.shape[1] :]
+        kept = (off == 0) | (tolerated & ~self.leeway.gripper)
+        return Verdict(kept, torch.where(kept, case.guess, best), off.masked_fill(~kept, 0))
+
+
+@dataclass(frozen=True)
+class Relaxed(Lossy):
+    """Tolerates tokens up to so many levels off (Spec-VLA, arXiv:2507.22424)."""
+
+    tolerance: float  # levels
+    leeway: Leeway
+
+    @property
+    def lossless(self) -> bool:
+        return self.tolerance == 0
+
+    def tolerates(self, off: Tensor) -> Tensor:
+        return off.abs() <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Agreement(Lossy):
+    """Tolerates a whole layer in which at least so large a share of the tokens is the target's (the
+    published experiment's rule, there 0.7)."""
+
+    threshold: float
+    leeway: Leeway
+
+    @property
+    def lossless(self) -> bool:
+        return self.threshold == 1
+
+    def tolerates(self, off: Tensor) -> Tensor:
+        share = (off == 0).double().mean(dim=(-2, -1), keepdim=True)
+        return (share >= self.threshold).expand_as(off)
+
+
+@dataclass(frozen=True)
+class ActionTolerance(Lossy):
+    """Tolerates tokens, coarse ones first, as long as all of them together move no number of the
+    action by more than so many mm or degrees in any step, given that finer layers make up for what
+    they reach (`Leeway`)."""
+
+    most: float  # mm of translation along an axis, degrees of rotation about one
+    leeway: Leeway
+
+    @property
+    def lossless(self) -> bool:
+        return self.most == 0
+
+    def tolerates(self, off: Tensor) -> Tensor:
+        moved = self.leeway.moved(off)
+        # sums hold rejected tokens, too: what is behind those is replaced, or judged anew
+        total = moved.flatten(-3, -2).cumsum(dim=-2).view_as(moved)
+        return total <= self.most * (1 + 1e-9)  # whatever the sum's rounding
 
 
 @dataclass(frozen=True)
@@ -72,28 +154,22 @@ class Sampling:
     norm(max(0, p - q)); the kept or drawn token is distributed as p (Leviathan et al. 2023,
     Chen et al. 2023)."""
 
-    samples: bool = True
+    samples = True
+    lossless = True
 
     def take(self, logits: Tensor, u: Tensor | None) -> Tensor:
         return inverse_cdf(logits.double().softmax(dim=-1), u)
 
-    def judge(
-        self,
-        guess: Tensor,
-        draft_logits: Tensor | None,
-        target_logits: Tensor,
-        u_accept: Tensor | None,
-        u_choose: Tensor | None,
-    ) -> Verdict:
-        assert u_accept is not None and draft_logits is not None
-        p = target_logits.double().softmax(dim=-1)
-        q = draft_logits.double().softmax(dim=-1)
-        p_guess = p.gather(-1, guess[..., None])[..., 0]
-        q_guess = q.gather(-1, guess[..., None])[..., 0]
-        accepted = u_accept * q_guess < p_guess
+    def judge(self, case: Case) -> Verdict:
+        assert case.u_accept is not None and case.draft_logits is not None
+        p = case.target_logits.double().softmax(dim=-1)
+        q = case.draft_logits.double().softmax(dim=-1)
+        p_guess = p.gather(-1, case.guess[..., None])[..., 0]
+        q_guess = q.gather(-1, case.guess[..., None])[..., 0]
+        accepted = case.u_accept * q_guess < p_guess
         residual = (p - q).clamp(min=0)
-        codes = torch.where(accepted, guess, inverse_cdf(residual, u_choose))
-        return Verdict(accepted, codes)
+        codes = torch.where(accepted, case.guess, inverse_cdf(residual, case.u_choose))
+        return Verdict(accepted, codes, torch.zeros_like(codes))
 
 
 def inverse_cdf(weights: Tensor, u: Tensor | None) -> Tensor:
@@ -104,11 +180,19 @@ def inverse_cdf(weights: Tensor, u: Tensor | None) -> Tensor:
     return level.clamp(max=weights.shape[-1] - 1)
 
 
-RULES: dict[str, Callable[[], Rule]] = {"exact": Exact, "sampling": Sampling}
+PLAIN: dict[str, Callable[[], Rule]] = {"exact": Exact, "sampling": Sampling}
+LOSSY: dict[str, Callable[[float, Leeway], Rule]] = {
+    "relaxed": Relaxed,
+    "agreement": Agreement,
+    "action_tolerance": ActionTolerance,
+}
 
 
-def make_rule(name: str) -> Rule:
-    """Raises UserError with the nearest name for an unknown rule."""
-    if name not in RULES:
-        raise unknown("acceptance rule", name, RULES)
-    return RULES[name]()
+def make_rule(spec: str, leeway: Callable[[], Leeway]) -> Rule:
+    """A rule as arms name it, `exact` or `relaxed=2`; `leeway` is that of the layers that are
+    decoded.
+
+    Raises UserError with the nearest name for an unknown rule, and what `leeway` raises.
+    """
+    name, value = rule_and_value(spec)
+    return PLAIN[name]() if value is None else LOSSY[name](value, leeway())

@@ -37,14 +37,18 @@ def autoregressive(
     layers: int,
     uniforms: Uniforms | None,
     stopwatch: Stopwatch,
+    stage: str = "target",
 ) -> Decoded:
-    """Coarse to fine, one pass a layer. The baseline, and the definition of what is right."""
+    """Coarse to fine, one pass a layer. The baseline, and the definition of what is right.
+
+    Its time goes to `stage`.
+    """
     batch = len(context)
     codes = no_codes(target, context, layers)
     margin = torch.full((batch,), torch.inf, device=context.device)
     cache = None
     for layer in range(layers):
-        with stopwatch("target"):
+        with stopwatch(stage):
             if cache is None:
                 logits, cache = target.prefill(context, codes[..., :0])
             else:
@@ -87,4 +91,4 @@ def draw(
 
 def unspeculated(codes: Tensor, passes: Tensor, margin: Tensor) -> Decoded:
     nothing = torch.zeros(len(codes), 2, codes.shape[-1], dtype=torch.int64, device=codes.device)
-    return Decoded(codes, passes, nothing, nothing.clone(), margin)
+    return Decoded(codes, passes, nothing, nothing.clone(), margin, torch.zeros_like(codes))

@@ -18,7 +18,10 @@ NEAR_TIE = 1e-4
 
 def near_ties(decode: Decoder, canonical: Decoder, precise: CodeModel) -> Decoder:
     """`decode`, but chunks in which any token is a near tie are decoded once more, alone, by
-    `canonical` in double precision, and those codes count. Rules that sample are left alone."""
+    `canonical` in double precision, and those codes count. Rules that sample are left alone.
+
+    Under a lossy rule guesses decide codes, so `canonical` must judge the same guesses, and a near
+    tie is one of target or draft."""
 
     def settled(job: Job) -> Iterator[Answer]:
         for answer in decode(job):
@@ -27,6 +30,7 @@ def near_ties(decode: Decoder, canonical: Decoder, precise: CodeModel) -> Decode
             for place in rows:
                 (again,) = canonical(_alone(job, answer.rows[place], precise))
                 answer.decoded.codes[place] = again.decoded.codes[0]
+                answer.decoded.off[place] = again.decoded.off[0]
             settled_rows = frozenset(answer.rows[place] for place in rows)
             yield dataclasses.replace(answer, canonical=settled_rows)
 

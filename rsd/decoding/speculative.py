@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rsd.decoding.contracts import Backbone, Cache, Context, Decoded, Part
-from rsd.decoding.rules import Rule
+from rsd.decoding.rules import Case, Rule, Verdict
 from rsd.decoding.sequential import draw, no_codes, smallest_margin
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Purpose, Uniforms
@@ -68,6 +68,7 @@ class OpenRows:
         self.judged = torch.zeros(batch, 2, layers, dtype=torch.int64, device=device)
         self.kept = torch.zeros(batch, 2, layers, dtype=torch.int64, device=device)
         self.margin = torch.full((batch,), torch.inf, device=device)
+        self.off = torch.zeros_like(self.codes)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,30 +95,32 @@ class OpenRows:
         self.rounds += 1
         self.passes += 1
         drafted, free = range(first, guessed), range(guessed, guessed + 1)
-        accepted = torch.zeros(logits.shape[:-1], dtype=torch.bool, device=logits.device)
         codes = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)
+        verdict = Verdict(codes.bool(), codes, codes.clone())
         choose = functools.partial(draw, rule, uniforms, Purpose.CHOOSE, self.rounds, self.codes)
         if drafted:
             count = len(drafted)
             accept = draw(rule, uniforms, Purpose.ACCEPT, self.rounds, self.codes, drafted)
-            accepted[:, :count], codes[:, :count] = rule.judge(
+            case = Case(
                 guess.codes[..., first : first + count].permute(0, 3, 1, 2),
-                guess.stacked_logits(drafted) if rule.samples else None,
                 logits[:, :count],
+                guess.stacked_logits(drafted) if rule.samples else None,
                 accept,
                 choose(drafted),
+                self.off[..., :first].permute(0, 3, 1, 2),
             )
+            for whole, judged in zip(verdict, rule.judge(case), strict=True):
+                whole[:, :count] = judged
         codes[:, len(drafted) :] = rule.take(logits[:, len(drafted) :], choose(free))
-        self._finalise(first, accepted, codes, len(drafted), smallest_margin(logits))
+        self._finalise(first, verdict, len(drafted), smallest_margin(logits))
 
-    def _finalise(
-        self, first: int, accepted: Tensor, codes: Tensor, drafted: int, margin: Tensor
-    ) -> None:
+    def _finalise(self, first: int, verdict: Verdict, drafted: int, margin: Tensor) -> None:
         """Make layers final, from each row's first open one through its first rejected token.
 
-        For layers first.. (n of them, the first `drafted` of which had a guess): accepted and
-        codes (B, n, T, D), margin (B, n).
+        The verdict and the margin (B, n) are those of layers first.. (n of them, the first
+        `drafted` of which had a guess).
         """
+        accepted, codes, off = verdict
         count = codes.shape[1]
         layers = torch.arange(first, first + count, device=codes.device)
         closing = layers >= self.final[:, None]
@@ -125,17 +128,18 @@ class OpenRows:
         stops[:, -1] = True
         last = first + stops.int().argmax(dim=1)  # the first stop
         closing &= layers <= last[:, None]
-        held = self.codes[..., first : first + count]
         here = closing[:, :, None, None]
-        held.copy_(torch.where(here, codes, held.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        for held, found in ((self.codes, codes), (self.off, off)):
+            part = held[..., first : first + count]
+            part.copy_(torch.where(here, found, part.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         self.final = last + 1
         self.margin = torch.minimum(
             self.margin, margin.masked_fill(~closing, torch.inf).amin(dim=1)
         )
         judged = closing[:, :drafted]
-        part = (slice(None), min(self.rounds - 1, 1), slice(first, first + drafted))
-        self.judged[part] += judged * codes[0, 0].numel()
-        self.kept[part] += judged * accepted[:, :drafted].sum(dim=(2, 3))
+        counted = (slice(None), min(self.rounds - 1, 1), slice(first, first + drafted))
+        self.judged[counted] += judged * codes[0, 0].numel()
+        self.kept[counted] += judged * accepted[:, :drafted].sum(dim=(2, 3))
 
     def unfinished(self) -> Tensor:
         """Indices, among the open rows, of those that need another pass."""
@@ -148,7 +152,9 @@ class OpenRows:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with `rows` of the open ones."""
-        self.codes, self.passes, self.judged, self.kept, self.margin = self._fields(rows)
+        (self.codes, self.passes, self.judged, self.kept, self.margin, self.off) = self._fields(
+            rows
+        )
         self.final, self.rows = self.final[rows], self.rows[rows]
 
     def _fields(self, rows: Tensor) -> Decoded:
@@ -158,6 +164,7 @@ class OpenRows:
             self.judged[rows],
             self.kept[rows],
             self.margin[rows],
+            self.off[rows],
         )
 
 
@@ -181,12 +188,19 @@ class Guess:
         uneven = bool((rows.final != start).any())
         for layer in range(start, stop):
             self.logits[layer] = self._step(layer)
-            rows.margin = rows.margin + 0 * self.logits[layer].flatten(1).sum(dim=1)
+            rows.margin = torch.minimum(rows.margin, self._margin(layer, rows))
             guess = self._take(layer, rows.rounds, self.logits[layer], uniforms)
             if uneven:
                 is_open = (rows.final <= layer)[:, None, None]
                 guess = torch.where(is_open, guess, rows.codes[..., layer])
             self.codes[..., layer] = guess
+
+    def _margin(self, layer: int, rows: OpenRows) -> Tensor:
+        """(B,): how near guesses of a layer are to others, where that matters; NaN as logits."""
+        logits = self.logits[layer]
+        if self._rule.lossless:
+            return torch.inf + 0 * logits.flatten(1).sum(dim=1)
+        return smallest_margin(logits[:, None])[:, 0].masked_fill(rows.final > layer, torch.inf)
 
     def stacked_logits(self, layers: range) -> Tensor:
         """What the guesses of `layers` were taken from: (B, n, T, D, V)."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rsd import installation, suites
 from rsd.envs import toy
 from rsd.errors import UserError, unknown
+from rsd.protocols import OFT, Protocol
 from rsd.suites import Suite
 from rsd.types import Environment, ImageSpec
 
@@ -28,7 +29,7 @@ class Family:
     assets: Callable[[str, list[str]], ResolvedAssets]  # choice, suites of the run
     renderer: Callable[[str], str]  # choice -> osmesa | egl | none
     check_node: Callable[[ResolvedAssets, str], str]  # what the driver resolved, on this node
-    make: Callable[[str, int, ResolvedAssets, str, ImageSpec], Environment]
+    make: Callable[[str, int, ResolvedAssets, str, ImageSpec, Protocol], Environment]
     content: Callable[[], dict[str, str]]  # sha256 of what simulates, by distribution
 
 
@@ -58,11 +59,16 @@ def _check_libero_node(assets: ResolvedAssets, renderer: str) -> str:
 
 
 def _libero(
-    suite: str, task_id: int, assets: ResolvedAssets, renderer: str, images: ImageSpec
+    suite: str,
+    task_id: int,
+    assets: ResolvedAssets,
+    renderer: str,
+    images: ImageSpec,
+    protocol: Protocol,
 ) -> Environment:
     from rsd.envs.libero import LiberoEnvironment
 
-    return LiberoEnvironment(suite, task_id, assets, renderer, images)
+    return LiberoEnvironment(suite, task_id, assets, renderer, images, protocol)
 
 
 def _toy_assets(choice: str, names: list[str]) -> ResolvedAssets:
@@ -111,7 +117,12 @@ def check_node(suite: str, assets: ResolvedAssets, renderer: str) -> str:
 
 
 def make_environment(
-    suite: str, task_id: int, assets: ResolvedAssets, renderer: str, images: ImageSpec
+    suite: str,
+    task_id: int,
+    assets: ResolvedAssets,
+    renderer: str,
+    images: ImageSpec,
+    protocol: Protocol = OFT,
 ) -> Environment:
     """Construct the simulator of one task; for LIBERO this takes seconds and more than 1 GB."""
-    return FAMILIES[family_of(suite)].make(suite, task_id, assets, renderer, images)
+    return FAMILIES[family_of(suite)].make(suite, task_id, assets, renderer, images, protocol)

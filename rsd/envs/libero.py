@@ -21,10 +21,10 @@ from rsd.envs.assets import ResolvedAssets, activate
 from rsd.envs.control import ControlLoop
 from rsd.envs.looks import Looks, vary
 from rsd.envs.worlds import World, WorldStream
-from rsd.suites import TRIALS_PER_TASK, WAIT_ACTION, WAIT_STEPS, get_task, load_initial_states
+from rsd.protocols import OFT, Protocol
+from rsd.suites import CONTROL_HZ, TRIALS_PER_TASK, WAIT_ACTION, get_task, load_initial_states
 from rsd.types import ImageSpec, Observation, SimTimings
 
-CONTROL_HZ = 20  # PROTOCOL 5
 _SNAPSHOT = "rsd_snapshot"
 
 
@@ -42,13 +42,15 @@ class LiberoEnvironment:
         assets: ResolvedAssets,
         renderer: str,
         images: ImageSpec | None = None,
+        protocol: Protocol = OFT,
     ) -> None:
         rendering.configure(renderer)
         self._task = get_task(suite, task_id)
         self._assets = activate(assets)
         self._images = images or ImageSpec()
         self._states = load_initial_states(self._task)
-        self._worlds = WorldStream(self._task, self._assets)
+        self._protocol = protocol
+        self._worlds = WorldStream(self._task, self._assets, protocol=protocol)
         self._frames: rendering.FrameRenderer | None = None
         self._proprio = np.zeros(8, dtype=np.float32)
         self._control: Any = None  # libero's ControlEnv
@@ -222,7 +224,7 @@ class LiberoEnvironment:
         sim.data._data.qacc_warmstart[:] = world.qacc_warmstart
 
     def _wait(self) -> None:
-        for _ in range(WAIT_STEPS):
+        for _ in range(self._protocol.wait_steps):
             self.step(np.array(WAIT_ACTION))
 
     def _install_snapshot(self) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rsd.protocols import OFT, Protocol
 from rsd.suites import Suite
 from rsd.types import ImageSpec, Observation, SimTimings
 
@@ -62,8 +63,15 @@ class ToyEnvironment:
     renderer = "none"
 
     def __init__(
-        self, suite: str, task_id: int, assets: object, renderer: str, images: ImageSpec
+        self,
+        suite: str,
+        task_id: int,
+        assets: object,
+        renderer: str,
+        images: ImageSpec,
+        protocol: Protocol = OFT,
     ) -> None:
+        """`protocol` decides nothing here: nothing settles, and worlds are drawn by trial."""
         self.instruction = f"reach target {task_id}"
         self.timings = SimTimings()
         self._suite = suite

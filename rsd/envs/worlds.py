@@ -22,10 +22,10 @@ from rsd import arithmetic, installation
 from rsd.conditions import WORLD_PACKAGES, flat
 from rsd.envs.assets import ResolvedAssets, cache_dir
 from rsd.outputs import write_atomically
+from rsd.protocols import OFT, Protocol
 from rsd.provenance import packages
 from rsd.suites import TRIALS_PER_TASK, Task
 
-REFERENCE_SEED = 0  # PROTOCOL 4
 _FORMAT = 5  # of the cache
 
 
@@ -42,14 +42,22 @@ class World:
 
 
 class WorldStream:
-    """The worlds of one task, extended on demand and kept in the user's cache.
+    """The worlds of one task under one protocol, extended on demand and kept in the user's cache.
 
     `extend` is given `hard_reset`: it performs one reset of the reference loop after so many loads
     of the model, drawing from numpy's global stream, and returns what it left behind.
     """
 
-    def __init__(self, task: Task, assets: ResolvedAssets, cache: Path | None = None) -> None:
-        self._path = (cache or cache_dir()) / "worlds" / f"{_cache_key(task, assets)}.npz"
+    def __init__(
+        self,
+        task: Task,
+        assets: ResolvedAssets,
+        cache: Path | None = None,
+        protocol: Protocol = OFT,
+    ) -> None:
+        name = f"{_cache_key(task, assets)}{_draws(protocol)}.npz"
+        self._path = (cache or cache_dir()) / "worlds" / name
+        self._protocol = protocol
         self._worlds: list[World] = []
         self._stream: dict[str, Any] | None = None  # numpy's state after the last recorded reset
         if self._path.exists():
@@ -71,16 +79,23 @@ class WorldStream:
         before = np.random.get_state(legacy=False)
         try:
             if self._stream is None:
-                np.random.seed(REFERENCE_SEED)
+                np.random.seed(self._protocol.env_seed)
             else:
                 np.random.set_state(self._stream)
             while len(self._worlds) < target:
-                loads = 1 + sum(world.loads for world in self._worlds)  # the first made the loop
-                self._worlds.append(hard_reset(loads))
+                self._worlds.append(self._next(hard_reset))
             self._stream = np.random.get_state(legacy=False)
         finally:
             np.random.set_state(before)
         self._save()
+
+    def _next(self, hard_reset: Callable[[int], World]) -> World:
+        """The first load of the model makes the loop. A script that seeds each trial has an
+        environment a trial, which it resets once before that."""
+        if self._protocol.reseeds:
+            np.random.seed(self._protocol.env_seed + len(self._worlds))
+            return hard_reset(2)
+        return hard_reset(1 + sum(world.loads for world in self._worlds))
 
     def _save(self) -> None:
         assert self._stream is not None
@@ -109,6 +124,13 @@ class WorldStream:
                 "has_gauss": int(stored["stream_has_gauss"]),
                 "gauss": float(stored["stream_gauss"]),
             }
+
+
+def _draws(protocol: Protocol) -> str:
+    """Part of a cache's name; none where they are those of the reference loop."""
+    if (protocol.env_seed, protocol.reseeds) == (OFT.env_seed, OFT.reseeds):
+        return ""
+    return f"-{protocol.env_seed}{'+trial' if protocol.reseeds else ''}"
 
 
 def _cache_key(task: Task, assets: ResolvedAssets) -> str:

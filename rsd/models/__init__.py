@@ -11,7 +11,7 @@ import re
 
 from rsd.errors import UserError, unknown
 from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
-from rsd.models import plugin, remote, small_vla, toy
+from rsd.models import installed, lerobot, plugin, remote, small_vla, toy
 from rsd.models.openvla_oft import family as openvla_oft
 from rsd.models.seam import Family, PolicyInfo
 from rsd.models.small_vla import bundled, for_suites
@@ -36,16 +36,25 @@ ARCHITECTURES: dict[str, Family] = {
     openvla_oft.ARCHITECTURE: openvla_oft.FAMILY,
     openvla_oft.MODEL_TYPE: openvla_oft.FAMILY,
 }
-SCHEMES: dict[str, Family] = {openvla_oft.SCHEME: openvla_oft.FAMILY, **remote.FAMILIES}
+SCHEMES: dict[str, Family] = {
+    openvla_oft.SCHEME: openvla_oft.FAMILY,
+    lerobot.SCHEME: lerobot.FAMILY,
+    **remote.FAMILIES,
+}
 
 _PLUGIN = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+_WORD = r"[\w-]+"
 _SCHEME = r"([a-z][a-z0-9+.-]*)://"
 
 
 def family_of(spec: str) -> Family:
-    """Who loads a policy. Raises UserError for a scheme that nobody knows."""
+    """Who loads a policy. Raises UserError for a scheme or name that nobody knows, and for a name
+    of ours that an installed package offers, too."""
     if spec in NAMES:
+        installed.refuse_doubles(spec)
         return NAMES[spec]
+    if spec in installed.names():
+        return installed.FAMILY
     if scheme := re.match(_SCHEME, spec):
         if scheme[1] not in SCHEMES:
             known = {name: family.forms for name, family in SCHEMES.items()}
@@ -53,12 +62,14 @@ def family_of(spec: str) -> Family:
         return SCHEMES[scheme[1]]
     if re.fullmatch(_PLUGIN, spec):
         return plugin.FAMILY
+    if re.fullmatch(_WORD, spec) and not expanded(spec).exists():
+        raise unknown("policy or folder", spec, [*NAMES, *installed.names()])
     return ARCHITECTURES.get(_architecture(spec), small_vla.FAMILY)
 
 
 def _architecture(spec: str) -> str:
     """What the config.json of a folder names; empty where there is none that names one."""
-    path = expanded(spec) / "config.json"
+    path = expanded(spec.partition("?")[0]) / "config.json"
     try:
         if not path.is_file() and (path.parent / "lora_adapter").is_dir():
             return openvla_oft.MODEL_TYPE  # an adapter's base has the description
@@ -70,7 +81,8 @@ def _architecture(spec: str) -> str:
 
 def forms() -> str:
     """What specs there are, family by family."""
-    families = [*ARCHITECTURES.values(), plugin.FAMILY, *SCHEMES.values(), *NAMES.values()]
+    own = (installed.FAMILY, plugin.FAMILY)
+    families = [*ARCHITECTURES.values(), *own, *SCHEMES.values(), *NAMES.values()]
     return "; ".join(dict.fromkeys(family.forms for family in families))
 
 
@@ -78,7 +90,7 @@ def inspect_policy(spec: str) -> PolicyInfo:
     """Check a policy without loading it.
 
     Raises UserError for a checkpoint that is missing, truncated or of another architecture, a
-    plug-in that cannot be imported, a scheme that nobody knows.
+    plug-in that cannot be imported, a scheme or name that nobody knows.
     """
     return family_of(spec).inspect(spec)
 

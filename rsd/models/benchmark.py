@@ -1,30 +1,40 @@
-"""Chunk latency of the decode modes, same weights and inputs (`rsd benchmark decoding`)."""
+"""Chunk latency of arms, same weights and inputs (`rsd benchmark decoding`)."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rsd.decoding.contracts import CodeModel
+from rsd.decoding.contracts import Backbone, CodeModel, Context
 from rsd.decoding.sequential import no_codes
 from rsd.errors import UserError
 from rsd.models.code_policy import CodePolicy
-from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey, Observation, draws_of
+from rsd.types import (
+    METRES_PER_UNIT,
+    Chunk,
+    ChunkRequest,
+    Decoding,
+    EpisodeKey,
+    Observation,
+    draws_of,
+)
 
 
 @dataclass(frozen=True)
 class Latency:
-    """One mode at one batch size; times in ms, medians unless said otherwise."""
+    """One arm at one batch size; times in ms, medians unless said otherwise."""
 
     name: str
     batch: int
     answer_ms: float  # from the call to the request's own answer, numpy in to numpy out
+    answer_mean_ms: float
     answer_p95_ms: float
     batch_ms: float  # from the call to the last answer of its batch
     vision_ms: float
@@ -35,7 +45,9 @@ class Latency:
     acceptance: tuple[float, ...]  # of the draft's own guesses, accepted / drafted, per layer
     reacceptance: tuple[float, ...]  # of the guesses after a rejection, likewise
     canonical: float  # fraction of chunks with a near tie
-    same_codes: float  # fraction of chunks whose codes equal the first mode's
+    same_codes: float  # fraction of chunks whose codes equal the first arm's
+    apart_mm: float  # largest distance of any step's translation, along an axis, to the first arm's
+    bound_mm: float | None  # largest that the books would have of it; None: nothing is lost
 
 
 def benchmark(
@@ -95,7 +107,7 @@ def _latency(
 ) -> Latency:
     traces = [chunk.trace for chunks in answers for chunk in chunks]
     pairs = [
-        (ours.codes, theirs.codes)
+        (ours, theirs)
         for chunks, others in zip(answers, reference, strict=True)
         for ours, theirs in zip(chunks, others, strict=True)
     ]
@@ -103,6 +115,7 @@ def _latency(
         name=name,
         batch=batch,
         answer_ms=1000 * float(np.median(seconds)),
+        answer_mean_ms=1000 * float(np.mean(seconds)),
         answer_p95_ms=1000 * float(np.quantile(seconds, 0.95)),
         batch_ms=1000 * float(np.median(np.max(seconds, axis=1))),
         vision_ms=1000 * statistics.median(trace.vision_s for trace in traces),
@@ -113,12 +126,19 @@ def _latency(
         acceptance=_rates([t.accepted for t in traces], [t.drafted for t in traces]),
         reacceptance=_rates([t.reaccepted for t in traces], [t.redrafted for t in traces]),
         canonical=float(np.mean([trace.canonical for trace in traces])),
-        same_codes=float(np.mean([_same(a, b) for a, b in pairs])),
+        same_codes=float(np.mean([_same(ours.codes, theirs.codes) for ours, theirs in pairs])),
+        apart_mm=max(_apart_mm(ours, theirs) for ours, theirs in pairs),
+        bound_mm=max((t.moved_mm for t in traces if t.moved_mm is not None), default=None),
     )
 
 
 def _same(ours: np.ndarray | None, theirs: np.ndarray | None) -> bool:
     return ours is not None and theirs is not None and np.array_equal(ours, theirs)
+
+
+def _apart_mm(ours: Chunk, theirs: Chunk) -> float:
+    apart = np.abs(ours.actions - theirs.actions)[:, :3]
+    return 1000 * METRES_PER_UNIT * float(apart.max())
 
 
 def _rates(kept: Sequence[tuple[int, ...]], judged: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
@@ -129,38 +149,56 @@ def _rates(kept: Sequence[tuple[int, ...]], judged: Sequence[tuple[int, ...]]) -
 
 @torch.inference_mode()
 def logit_difference(policy: CodePolicy, asked: Sequence[ChunkRequest]) -> float:
-    """Largest distance of any logit from double precision's, at both extremes of computing it:
-    the whole batch with all layers in one pass, and each request alone, layer by layer. The policy
-    is a deterministic one."""
+    """Largest distance of any logit, of target and draft, from double precision's, at both extremes
+    of computing it: the whole batch with all layers in one pass, and each request alone, layer by
+    layer. The policy is a deterministic one."""
+    return max(_difference(policy, asked, part) for part in (_target, _draft))
+
+
+class _Part(NamedTuple):
+    """Target or draft, and what it reads."""
+
+    backbone: Backbone
+    context: Context
+    layers: int
+
+
+_PartOf = Callable[[CodeModel, Sequence[ChunkRequest]], _Part]
+
+
+def _target(model: CodeModel, asked: Sequence[ChunkRequest]) -> _Part:
+    return _Part(model.target, model.target_context(model.inputs(asked)), model.layers)
+
+
+def _draft(model: CodeModel, asked: Sequence[ChunkRequest]) -> _Part:
+    return _Part(model.draft, model.draft_context(model.inputs(asked)), model.layers - 1)
+
+
+def _difference(policy: CodePolicy, asked: Sequence[ChunkRequest], part: _PartOf) -> float:
     assert policy.precise is not None, "nothing in double precision to compare with"
-    codes = _layer_by_layer(policy.model, asked)[0]
-    exact = _in_one_pass(policy.precise, asked, codes)
-    together = _in_one_pass(policy.model, asked, codes)
+    codes = _layer_by_layer(part(policy.model, asked))[0]
+    exact = _in_one_pass(part(policy.precise, asked), codes)
+    together = _in_one_pass(part(policy.model, asked), codes)
     worst = float((together - exact).abs().max())
     for row, request in enumerate(asked):
-        _, alone = _layer_by_layer(policy.model, [request], codes[row : row + 1])
+        _, alone = _layer_by_layer(part(policy.model, [request]), codes[row : row + 1])
         worst = max(worst, float((alone[0] - exact[row]).abs().max()))
     return worst
 
 
-def _in_one_pass(model: CodeModel, asked: Sequence[ChunkRequest], codes: Tensor) -> Tensor:
+def _in_one_pass(part: _Part, codes: Tensor) -> Tensor:
     """Logits (B, L, T, D, V) of all layers given codes (B, T, D, L - 1)."""
-    context = model.target_context(model.inputs(asked))
-    return model.target.prefill(context, codes)[0]
+    return part.backbone.prefill(part.context, codes)[0]
 
 
-def _layer_by_layer(
-    model: CodeModel, asked: Sequence[ChunkRequest], codes: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def _layer_by_layer(part: _Part, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Codes (B, T, D, L - 1), given or else the best ones, and the logits of all layers."""
-    target = model.target
-    context = model.target_context(model.inputs(asked))
-    taken = no_codes(target, context, 0)
-    logits, cache = target.prefill(context, taken)
+    taken = no_codes(part.backbone, part.context, 0)
+    logits, cache = part.backbone.prefill(part.context, taken)
     steps = [logits]
-    for layer in range(1, model.layers):
+    for layer in range(1, part.layers):
         best = steps[-1][:, 0].argmax(dim=-1)[..., None]
         before = best if codes is None else codes[..., layer - 1 : layer]
         taken = torch.cat([taken, before], dim=-1)
-        steps.append(target.extend(cache, before, layer))
+        steps.append(part.backbone.extend(cache, before, layer))
     return taken, torch.cat(steps, dim=1)

@@ -3,13 +3,14 @@ every family of such models; knows no Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rsd.arms import MODES
 from rsd.decoding.contracts import Answer, CodeModel, Job
 from rsd.decoding.modes import NonFiniteError, decoder_of
 from rsd.decoding.rules import make_rule
@@ -51,17 +52,19 @@ class CodePolicy:
         job = self._job(requests, decoding)
         chunks: dict[int, Chunk] = {}
         for answer in decoder_of(decoding.mode, self.precise)(job):
-            for row, chunk in self._chunks(answer, job.stopwatch):
+            for row, chunk in self._chunks(answer, job):
                 chunks[row] = chunk
                 if deliver is not None:
                     deliver(row, chunk)
         return [chunks[row] for row in range(len(requests))]
 
     def _job(self, requests: list[ChunkRequest], decoding: Decoding) -> Job:
-        most = self.model.layers
+        most = self.model.layers - MODES[decoding.mode].lacks
         layers = most if decoding.layers is None else decoding.layers
         if not 1 <= layers <= most:
-            raise UserError(f"layers={layers}: this policy has layers 1..{most}")
+            raise UserError(
+                f"layers={layers}: this policy has layers 1..{most} in mode {decoding.mode!r}"
+            )
         # the last layer comes free with the pass over its coarser ones: no use in drafting it
         drafted = layers - 1 if decoding.draft_layers is None else decoding.draft_layers
         if drafted < 0:
@@ -69,15 +72,15 @@ class CodePolicy:
         return Job(
             self.model,
             requests,
-            make_rule(decoding.rule),
+            make_rule(decoding.rule, lambda: self.model.leeway(layers)),
             layers,
             min(drafted, layers - 1),
             Stopwatch(self.model.device),
         )
 
-    def _chunks(self, answer: Answer, stopwatch: Stopwatch) -> Iterator[tuple[int, Chunk]]:
+    def _chunks(self, answer: Answer, job: Job) -> Iterator[tuple[int, Chunk]]:
         """Raises NonFiniteError where actions are not finite."""
-        decoded = answer.decoded
+        decoded, stopwatch = answer.decoded, job.stopwatch
         with stopwatch("detokenise"):
             actions = answer.actions
             if actions is None:
@@ -86,6 +89,9 @@ class CodePolicy:
                 raise NonFiniteError("the tokeniser's decoder gives NaN or infinity")
             executed = actions.float().cpu().numpy()
         codes = self._padded(decoded.codes)
+        moved: Sequence[tuple[float | None, ...]] = [(None, None)] * len(answer.rows)
+        if not job.rule.lossless:
+            moved = self.model.leeway(job.layers).bound(decoded.off).tolist()
         seconds: dict[str, Any] = {f"{name}_s": stopwatch.seconds[name] for name in _STAGES}
         for place, row in enumerate(answer.rows):
             yield (
@@ -102,6 +108,8 @@ class CodePolicy:
                         layers=decoded.codes.shape[-1],
                         batch_size=answer.batch_size,
                         canonical=row in answer.canonical,
+                        moved_mm=moved[place][0],
+                        moved_degrees=moved[place][1],
                         **seconds,
                     ),
                 ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from rsd.errors import UserError
 from rsd.types import ImageSpec, Mode, Policy
 
 
@@ -19,14 +20,29 @@ class PolicyInfo:
     images: ImageSpec = field(default_factory=ImageSpec)
     suites: tuple[str, ...] = ()  # that it was trained on; empty: not known
     suites_only: bool = False  # whether it cannot act on any other
+    lossy_rules: bool = False  # whether some tokens are the gripper's alone
     batches: bool = True  # answers several requests sooner together than one after the other
     clips: bool = False  # what its actions have beyond [-1, 1] is cut off and counted, not refused
-    memory_bytes: int | None = None  # of a replica, on its device; None: not known
     pinned: str = ""  # names the same for good, where its spec may come to name another
     settles_on_gpu: bool = True  # greedy answers depend on the request alone there, too
     other_modes: str = ""  # how one of its family comes to decode those that it lacks
     elsewhere: bool = False  # it computes on a server, so that its replicas need no GPU
-    says: str = ""  # what that server says of itself, as JSON
+    answer_limit_s: float | None = None  # that its server may take; None: it computes here
+    protocol: str = ""  # that its scores are known under (rsd/protocols.py); empty: any
+    says: str = ""  # what its server, or the package that offers it, says of itself, as JSON
+    check_instruction: Callable[[str], None] = lambda text: None  # raises UserError: unreadable
+    # of a replica: device (`cpu`, `cuda`), bytes that this has in all, whether it is deterministic;
+    # raises UserError where these do not do
+    check_memory: Callable[[str, int, bool], None] = lambda device, size, deterministic: None
+
+    def check_suite(self, suite: str, spec: str) -> None:
+        """Raises UserError for one that it cannot act on."""
+        if self.suites_only and suite not in self.suites:
+            raise UserError(
+                f"policy {spec!r} has no statistics of {suite!r}, so its actions there would mean "
+                f"nothing; it has those of {', '.join(self.suites)}: choose one of these, or a "
+                "policy that was trained on it"
+            )
 
 
 @dataclass(frozen=True)

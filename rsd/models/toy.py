@@ -14,6 +14,7 @@ import zlib
 
 import numpy as np
 
+from rsd.arms import MODES
 from rsd.envs.toy import SPEED
 from rsd.models.seam import Family, PolicyInfo
 from rsd.types import (
@@ -83,13 +84,14 @@ def sha256(variant: str) -> str:
 
 def _trace(request: ChunkRequest, batch_size: int) -> DecodeTrace:
     decoding = request.decoding
-    layers = decoding.layers or LAYERS
+    layers = decoding.layers or LAYERS - MODES[decoding.mode].lacks
     drafted_layers = min(decoding.draft_layers or layers, layers)
     luck = zlib.crc32(request.draws.encode())
     passes = {
         "parallel": 1,
         "autoregressive": layers,
         "speculative": 1 + luck % layers,
+        "draft": 0,
     }[decoding.mode]
     tokens = CHUNK_STEPS * LATENTS
     guesses = drafted_layers if decoding.mode == "speculative" else 0
@@ -99,11 +101,11 @@ def _trace(request: ChunkRequest, batch_size: int) -> DecodeTrace:
     return DecodeTrace(drafted, accepted, passes, layers, nothing, nothing, batch_size)
 
 
-_MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel")
+_MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel", "draft")
 
 
 def _inspect(spec: str) -> PolicyInfo:
-    return PolicyInfo(sha256(spec), _MODES, CHUNK_STEPS, LAYERS, IMAGES)
+    return PolicyInfo(sha256(spec), _MODES, CHUNK_STEPS, LAYERS, IMAGES, lossy_rules=True)
 
 
 def _load(spec: str, deterministic: bool, device: str) -> Policy:

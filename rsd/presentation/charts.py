@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from rsd.presentation.evidence import PERCENTILES, Evidence
 from rsd.presentation.verdict import counts
-from rsd.summary.statistics import Proportion
 from rsd.summary.values import SIMULATOR_PARTS, STAGES, LayerAcceptance, Success
 
 Kind = Literal["intervals", "lines", "bars", "stack", "points", "heat"]
@@ -63,13 +62,9 @@ def charts(evidence: Evidence) -> list[Chart]:
     return [chart for chart in found if any(len(series.x) for series in chart.series)]
 
 
-def _percents(rates: Sequence[Proportion]) -> dict[str, list[float]]:
-    """x, low and high of rates, NaN where nothing finished."""
-    return {
-        "x": [float("nan") if one.rate is None else 100 * one.rate for one in rates],
-        "low": [float("nan") if one.rate is None else 100 * one.low for one in rates],
-        "high": [float("nan") if one.rate is None else 100 * one.high for one in rates],
-    }
+def _percents(rates: Iterable[float | None]) -> list[float]:
+    """NaN where nothing finished."""
+    return [float("nan") if rate is None else 100 * rate for rate in rates]
 
 
 def _beside(place: int, of: int) -> float:
@@ -86,7 +81,17 @@ def _success_chart(
         rates = [one.success for one in own.values()]
         y = [row + _beside(place, len(arms)) for row in own]
         told = [f"{rows[row]}: {counts(one.success)}" for row, one in own.items()]
-        series.append(Series(arm, y=y, color=place, told=told, **_percents(rates)))
+        series.append(
+            Series(
+                arm,
+                x=_percents(one.rate for one in rates),
+                y=y,
+                low=_percents(one.low if one.finished else None for one in rates),
+                high=_percents(one.high if one.finished else None for one in rates),
+                color=place,
+                told=told,
+            )
+        )
     return Chart(
         name=name,
         title=title,
@@ -349,8 +354,10 @@ def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def partings(evidence: Evidence) -> Iterator[Chart]:
     """How long two arms do the same."""
     series = []
-    for color, parting in enumerate(evidence.partings):
-        y = [100 * share for share in parting.together()]
+    found = [parting.together() for parting in evidence.partings]
+    longest = max(map(len, found), default=0)
+    for color, (parting, own) in enumerate(zip(evidence.partings, found, strict=True)):
+        y = [100 * share for share in [*own, *own[-1:] * (longest - len(own))]]
         name = f"{parting.first} and {parting.second}"
         told = [f"{name}: the same before chunk {k} in {share:.1f} %" for k, share in enumerate(y)]
         series.append(

@@ -19,7 +19,7 @@ from rsd.presentation.charts import TIMES, Chart, Series, charts, color_of, wrap
 from rsd.presentation.evidence import Evidence
 
 WIDTH = 6.3  # inches, of a text column
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -79,9 +79,14 @@ def drawn(chart: Chart) -> Figure:
         ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     for name, x in chart.marks:
         ax.axvline(_place(chart, x), color="#555555", lw=0.8, ls=":")
-        text = {"rotation": 90, "va": "top", "ha": "right", "fontsize": 6}
         ax.annotate(
-            _literal(name), (_place(chart, x), 1), xycoords=("data", "axes fraction"), **text
+            _literal(name),
+            (_place(chart, x), 1),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            va="top",
+            ha="right",
+            fontsize=6,
         )
     if len(chart.series) > 1 and chart.kind != "heat":
         figure.legend(loc="outside lower center", ncols=min(3, len(chart.series)))

@@ -45,6 +45,7 @@ COLUMNS = (
     "assets",
     "final_state_sha256",
     "finished_at",
+    "source",
     *(f"{part}_s" for part in (*SIMULATOR_PARTS, "wait", "wall")),
 )
 
@@ -96,6 +97,12 @@ def open_runs(outputs: Sequence[str]) -> list[Run]:
     return runs
 
 
+def tables_of(outputs: Sequence[str]) -> list[tuple[str, ...]]:
+    """Which runs stand in one table: our own together, each of another software's by itself."""
+    own = tuple(output for output in outputs if read_run(output).get("source") is None)
+    return [*([own] if own else []), *((output,) for output in outputs if output not in own)]
+
+
 def summarise(*outputs: str, margin: float = MARGIN) -> Summary:
     """Summary of one run as far as it is stored, or of several whose rows may stand in one table.
 
@@ -131,14 +138,18 @@ def summary_of_runs(runs: Sequence[Run], rows: Rows, margin: float) -> Summary:
     episodes = rows.episodes
     descriptions = {run.output: run.description for run in runs}
     made_by = provenance([origin_of(run) for run in descriptions.values()])
+    if made_by.source is None:
+        made_by = replace(made_by, assets=one_assets(_outputs(runs), episodes))
     summary = summary_of(
         rows,
         tuple(run.run_id for run in runs),
-        replace(made_by, assets=one_assets(_outputs(runs), episodes)),
+        made_by,
         margin,
         EVERY_TWO,
         decodings(descriptions),
     )
+    if made_by.source is not None:  # nobody knows when it ran
+        return replace(summary, output=_outputs(runs))
     own = episodes["run_id"] if len(runs) > 1 else None
     elapsed_s = sum(
         _elapsed_s(
@@ -172,7 +183,7 @@ def stored_episodes(
 def one_assets(output: str, episodes: pd.DataFrame) -> str:
     """What all rows ran on; raises UserError for several. An error row may name none: its
     environment never came to be."""
-    found = sorted(set(episodes["assets"]) - {""})
+    found = sorted(set(episodes["assets"].dropna()) - {""})
     if len(found) > 1:
         raise UserError(
             f"{output} holds episodes on different assets ({', '.join(found)}); they cannot be "
@@ -246,7 +257,7 @@ def _arm(arm: str, episodes: pd.DataFrame, counts: Mapping[str, Counts]) -> ArmS
 
 def _success(episodes: pd.DataFrame) -> dict[str, Any]:
     """Fields of values.Success."""
-    unseen = episodes[episodes["trial"] >= LOOKED_AT]
+    unseen = episodes[(episodes["trial"] >= LOOKED_AT) & episodes["source"].isna()]
     return {
         "success": _rate(episodes),
         "unseen": _rate(unseen),
@@ -276,7 +287,7 @@ def _cost(finished: pd.DataFrame) -> EpisodeCost:
 
 
 def _mean(rows: pd.DataFrame, column: str) -> float | None:
-    return float(rows[column].mean()) if column in rows and len(rows) else None
+    return float(rows[column].mean()) if column in rows and rows[column].notna().any() else None
 
 
 def paired(
@@ -284,7 +295,8 @@ def paired(
 ) -> list[ArmPair]:
     """Those two that were `chosen`, of arms by name with their episodes."""
     finished = {
-        arm: rows[rows["outcome"] != "error"].set_index(WORLD) for arm, rows in by_arm.items()
+        arm: rows[(rows["outcome"] != "error") & rows["source"].isna()].set_index(WORLD)
+        for arm, rows in by_arm.items()
     }
     verdicts = {arm: (rows["outcome"] == "success").to_dict() for arm, rows in finished.items()}
     ends = {arm: rows["final_state_sha256"].to_dict() for arm, rows in finished.items()}

@@ -8,7 +8,14 @@ from rsd import conditions
 from rsd.errors import UserError
 from rsd.summary.rules import BASELINE, LOOKED_AT, notes
 from rsd.summary.statistics import Proportion
-from rsd.summary.values import ArmSummary, LayerAcceptance, Success, SuiteSummary, Summary
+from rsd.summary.values import (
+    ArmSummary,
+    LayerAcceptance,
+    Success,
+    SuiteSummary,
+    Summary,
+    Unpaired,
+)
 
 _FIRST = ("expert", "autoregressive", "speculative", "parallel", "regression")  # then by name
 _SPECULATIVE = "speculative"
@@ -28,9 +35,16 @@ def section(summary: Summary, tasks: bool = False) -> list[str]:
 def headline(summary: Summary) -> str:
     """What made the rows, and how many there are."""
     made_by = summary.provenance
+    if made_by.source is not None:
+        return (
+            f"{', '.join(f'`{name}`' for name in summary.names)}: imported from {made_by.source}; "
+            f"{summary.episodes:,} episodes, {summary.errors} errors. Success in percent (95 % "
+            "interval):"
+        )
     return (
-        f"{', '.join(f'`{name}`' for name in summary.names)}: assets {made_by.assets[:12]}, "
-        f"checkpoint {str(made_by.checkpoint_sha256)[:12]}, {', '.join(made_by.code)}, renderer "
+        f"{', '.join(f'`{name}`' for name in summary.names)}: protocol "
+        f"{made_by.protocol}, assets {made_by.assets[:12]}, checkpoint "
+        f"{str(made_by.checkpoint_sha256)[:12]}, {', '.join(made_by.code)}, renderer "
         f"{made_by.renderer}, arithmetic {made_by.arithmetic}, frames {made_by.frames}, processors "
         f"{made_by.processors}; {summary.episodes:,} episodes, {summary.errors} errors. Success in "
         "percent (95 % interval):"
@@ -60,6 +74,31 @@ def success_table(summary: Summary) -> list[str]:
         if any(one and 0 < one.unseen.finished < one.success.finished for one in found):
             later = [_percent(one.unseen if one else None) for one in found]
             lines.append(_row([f"{name}, trials {LOOKED_AT} on", *later]))
+    return lines
+
+
+def unpaired_table(found: Sequence[Unpaired]) -> list[str]:
+    """A row a suite and two arms of different runs."""
+    lines = _head(
+        ["first", "second", "suite", "tasks", "first", "second", "points (95 % interval)", "p"]
+    )
+    for one in found:
+        compared = one.comparison
+        points, low, high = (
+            f"{100 * (value or 0):+.1f}"
+            for value in (compared.difference, compared.low, compared.high)
+        )
+        cells = [
+            f"{one.first} of `{one.first_run}`",
+            f"{one.second} of `{one.second_run}`",
+            one.suite,
+            f"{one.tasks}{'' if one.even else '*'}",
+            _percent(compared.first),
+            _percent(compared.second),
+            f"{points} ({low} to {high})",
+            f"{compared.p_value:.2g}",
+        ]
+        lines.append(_row(cells))
     return lines
 
 

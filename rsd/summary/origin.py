@@ -12,7 +12,9 @@ from rsd.summary.values import Provenance
 
 _KEPT = (
     "run_id",
+    "source",
     "config",
+    "protocol",
     "checkpoint_sha256",
     "assets",
     "assets_fingerprint",
@@ -55,12 +57,23 @@ def provenance(origins: Sequence[Mapping[str, Any]]) -> Provenance:
     return Provenance(
         checkpoint_sha256=first["checkpoint_sha256"],
         code=tuple(code),
-        assets=first["assets"],
+        protocol=conditions.protocol(first),
+        assets=first["assets"] or conditions.UNKNOWN,
         renderer=first["renderer"] or conditions.UNKNOWN,
         arithmetic=conditions.arithmetic(first),
         frames=conditions.frames(first),
         processors=_processors(origins),
+        source=_source(first.get("source")),
     )
+
+
+def _source(source: Mapping[str, Any] | None) -> str | None:
+    """Such as `vla-eval 0.8.0 (recording-ab.sqlite, sha256 0123456789ab)`."""
+    if source is None:
+        return None
+    software = " ".join(filter(None, (source["software"], source["version"])))
+    files = ", ".join(f"{file['name']}, sha256 {file['sha256'][:12]}" for file in source["files"])
+    return f"{software} ({files})"
 
 
 def _processors(origins: Sequence[Mapping[str, Any]]) -> str:

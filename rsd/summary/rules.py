@@ -20,8 +20,9 @@ COVERED = (
     "checkpoint; they cover no other tasks and no other training."
 )
 POOLED = (
-    "Pooled are rows of one checkpoint on the same assets, renderer, frames, arithmetic and "
-    "simulator packages; an episode that ended in an error is in no rate and in no pair."
+    "Pooled are rows of one checkpoint under the same protocol, on the same assets, renderer, "
+    "frames, arithmetic and simulator packages; an episode that ended in an error is in no rate "
+    "and in no pair."
 )
 UNSEEN = (
     f"Trials {LOOKED_AT} on: without the first ones of every task, some of which were looked at in "
@@ -82,11 +83,30 @@ def notes(summary: Summary) -> list[str]:
         _compared(summary): any(pair.comparison.pairs for pair in summary.pairs),
         GUESSES: any(layer.drafted for layer in layers),
     }
-    return [note for note, does in applies.items() if does] + [
-        f"{' and '.join(arms)} sample with the same random numbers: in a world their outcomes are "
-        "not independent."
-        for arms in summary.shared_draws
+    return [
+        *(note for note, does in applies.items() if does),
+        *_imported(summary),
+        *(
+            f"{' and '.join(arms)} sample with the same random numbers: in a world their outcomes "
+            "are not independent."
+            for arms in summary.shared_draws
+        ),
     ]
+
+
+def _imported(summary: Summary) -> list[str]:
+    """What has to be known of results of other software."""
+    if summary.provenance.source is None:
+        return []
+    theirs = [
+        f"{arm.arm} {arm.success.successes}/{arm.success.finished + arm.errors}"
+        for arm in summary.arms
+        if arm.errors
+    ]
+    return [
+        f"Imported from {summary.provenance.source}: its worlds are not identified, so none is "
+        "paired with, or counted as, a world of another run."
+    ] + [f"With errors counted as failures, as there: {rate}." for rate in theirs]
 
 
 def _compared(summary: Summary) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from rich.console import Console
 
 from rsd.console import PLAIN
+from rsd.summary import unpaired
 from rsd.summary.rules import LOOKED_AT, notes
-from rsd.summary.values import SIMULATOR_PARTS, STAGES, Summary
+from rsd.summary.values import SIMULATOR_PARTS, STAGES, Summary, Unpaired
 from rsd.tables import Grid, print_grid
 
 _NOTHING = "–"
@@ -145,6 +146,35 @@ def _simulator_table(summary: Summary) -> Grid:
     return table
 
 
+def _unpaired_table(found: Sequence[Unpaired]) -> Grid:
+    table = Grid(
+        "Unpaired, on the tasks that both did; second minus first, in points",
+        (
+            "first vs second",
+            "suite",
+            "tasks",
+            "first",
+            "second",
+            "diff.",
+            "95 % interval",
+            "p",
+        ),
+        names=2,
+    )
+    for one in found:
+        rates = (one.comparison.first, one.comparison.second)
+        table.add(
+            f"{one.first} of {one.first_run} vs {one.second} of {one.second_run}",
+            one.suite,
+            f"{one.tasks}{'' if one.even else '*'}",
+            *(f"{rate.successes}/{rate.finished}" for rate in rates),
+            _percent(one.comparison.difference),
+            f"{_percent(one.comparison.low)} to {_percent(one.comparison.high)}",
+            f"{one.comparison.p_value:.2g}",
+        )
+    return table
+
+
 TABLES: tuple[Callable[[Summary], Grid], ...] = (
     _success_table,
     _paired_table,
@@ -155,6 +185,24 @@ TABLES: tuple[Callable[[Summary], Grid], ...] = (
 )
 
 
+def print_unpaired(found: Sequence[Unpaired], console: Console) -> None:
+    """Arms of several runs beside each other, and how to read that."""
+    if not found:
+        console.print("No two runs have a task in common, so nothing is compared.", **PLAIN)
+        return
+    print_grid(console, _unpaired_table(found))
+    for line in unpaired.notes(found):
+        console.print(line, markup=False, highlight=False)
+
+
+def _pace(summary: Summary) -> str:
+    if summary.elapsed_s is None:
+        return ""
+    elapsed = timedelta(seconds=round(summary.elapsed_s))
+    rate = _number(summary.episodes_per_hour, "{:,.0f}")
+    return f", in {elapsed}: {rate} episodes per hour"
+
+
 def print_summary(summary: Summary, console: Console) -> None:
     """Tables of the summary, and what has to be known to read them."""
     for make in TABLES:
@@ -162,13 +210,11 @@ def print_summary(summary: Summary, console: Console) -> None:
         if table.rows:
             print_grid(console, table)
     made_by = summary.provenance
-    elapsed = timedelta(seconds=round(summary.elapsed_s or 0))
-    rate = _number(summary.episodes_per_hour, "{:,.0f}")
     lines = [
         *notes(summary),
-        f"{summary.episodes} episodes, {summary.errors} of them errors, in {elapsed}: {rate} "
-        "episodes per hour",
-        f"Renderer: {made_by.renderer}; arithmetic: {made_by.arithmetic}; frames: {made_by.frames}",
+        f"{summary.episodes} episodes, {summary.errors} of them errors{_pace(summary)}",
+        f"Protocol: {made_by.protocol}; renderer: {made_by.renderer}; arithmetic: "
+        f"{made_by.arithmetic}; frames: {made_by.frames}",
         f"Processors: {made_by.processors}",
     ]
     for line in lines:

@@ -142,6 +142,7 @@ class Provenance:
 
     checkpoint_sha256: str | None
     code: tuple[str, ...]  # every version that made rows
+    protocol: str
     assets: str
     renderer: str
     arithmetic: str

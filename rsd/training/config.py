@@ -152,6 +152,11 @@ class TrainJob:
     statistics the target starts from, instead of random ones: for fine-tuning; lower
     --train.learning-rate. A regression head that it lacks is new"""
 
+    shard: bool = False
+    """Each of several workers keeps its part of the target's weights, gradients and optimiser's
+    state, instead of all of them (FSDP2): for --oft.backbone all at full size. What comes
+    out is the same within rounding, and --resume may change it, and the number of workers"""
+
     threads: int | None = None
     """CPU threads of a worker; None: all cores, shared among the workers"""
 
@@ -172,5 +177,7 @@ class TrainJob:
         for name in ("report_every", "tokeniser_steps"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
         _check("save_every_s", self.save_every_s, 0 <= self.save_every_s < inf, "0 or more")
+        if self.shard and self.train.compile:
+            raise ValueError("shard and train.compile do not go together: leave one out")
         if self.threads is not None:
             _check("threads", self.threads, self.threads >= 1, "1 or more")

@@ -5,13 +5,17 @@ Who starts them, and the process group with them, is elsewhere (rsd/cluster/trai
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from rsd.errors import UserError
@@ -22,18 +26,21 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Workers:
     """This process among those that train together. `objects` carries Python values and CPU
-    tensors, whatever carries the gradients."""
+    tensors, whatever carries the gradients. Where the target is `sharded`, a process keeps its part
+    of every trained weight, with the gradient and the optimiser's state of that part."""
 
     rank: int = 0
     size: int = 1
     objects: dist.ProcessGroup | None = None
+    sharded: bool = False
 
     @classmethod
-    def joined(cls) -> Workers:
+    def joined(cls, shard: bool = False) -> Workers:
         """Of the process group that torch.distributed has been given; alone without one."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return ALONE
-        return cls(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+        group = dist.new_group(backend="gloo")
+        return cls(dist.get_rank(), dist.get_world_size(), group, shard)
 
     @property
     def leads(self) -> bool:
@@ -54,6 +61,31 @@ class Workers:
         if self.size == 1:
             return objective
         return DistributedDataParallel(objective, broadcast_buffers=False)
+
+    def split(self, objective: nn.Module, parts: Iterable[nn.Module]) -> nn.Module:
+        """`wrap`; where the target is sharded, each process keeps its part of what is trained in
+        `objective` (FSDP2). Only while one of its `parts` computes are the weights of that part
+        whole, those of no part while the objective does."""
+        if not self.sharded:
+            return self.wrap(objective)
+        device = next(objective.parameters()).device.type
+        mesh = dist.init_device_mesh(device, (self.size,))
+        frozen = {each for each in objective.parameters() if not each.requires_grad}
+        for module in (*parts, objective):
+            fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=frozen)
+        return objective
+
+    def gathered(self, held: T) -> T:
+        """Values in dicts and lists, with sharded tensors whole, on the CPU of the leading process;
+        elsewhere nothing of them. Every process calls it."""
+        if isinstance(held, dict):
+            return type(held)((key, self.gathered(value)) for key, value in held.items())
+        if isinstance(held, list):
+            return type(held)(map(self.gathered, held))
+        if not isinstance(held, DTensor):
+            return held
+        whole = held.full_tensor()
+        return whole.cpu() if self.leads else whole.new_empty(0)  # type: ignore[return-value]
 
     def mean(self, value: Tensor) -> float:
         """Mean over all processes of a scalar on the training device."""
@@ -81,6 +113,36 @@ class Workers:
 
 
 ALONE = Workers()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_as(whole: Tensor, place: Tensor) -> Tensor:
+    """A tensor that every process has, sharded like `place` if that is."""
+    if not isinstance(place, DTensor):
+        return whole
+    mesh, placements = place.device_mesh, place.placements
+    return distribute_tensor(whole.to(place.device), mesh, placements, src_data_rank=None)
+
+
+def hollow(module: nn.Module) -> nn.Module:
+    """A copy whose parameters hold no numbers yet."""
+    empty = {
+        id(each): nn.Parameter(each.detach().to("meta"), each.requires_grad)
+        for each in module.parameters()
+    }
+    return copy.deepcopy(module, memo=empty)
+
+
+def fill(empty: nn.Module, sharded: nn.Module) -> None:
+    """Give a `hollow` copy all numbers that processes hold parts of. Every process calls it."""
+    state: dict[str, Any] = sharded.state_dict()
+    for name, tensor in state.items():
+        state[name] = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    empty.load_state_dict(state, assign=True)
 
 
 def check_batch(batch_size: int, workers: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -45,6 +46,10 @@ class Learner(Protocol):
 
     def round_to_storage(self) -> None:
         """Give the model the weights that its checkpoint will have."""
+
+    def parts(self) -> Sequence[nn.Module]:
+        """Of the model, in the order in which they compute: what is whole one after the other where
+        weights are sharded."""
 
     def target_objective(self, proprio: Tensor) -> nn.Module:
         """The target's losses as a module, so that its gradients can be averaged over workers:

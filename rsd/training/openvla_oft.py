@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from rsd.errors import UserError, writing
 from rsd.models.openvla_oft import description, folder
 from rsd.models.openvla_oft.description import Trained
 from rsd.models.openvla_oft.folder import Checkpoint
-from rsd.models.openvla_oft.inputs import ImagePath, Prompts, Units, jpeg_round_trips
+from rsd.models.openvla_oft.inputs import ImagePath, Units, jpeg_round_trips
+from rsd.models.openvla_oft.options import DEFAULT
+from rsd.models.openvla_oft.prompts import Prompts
 from rsd.models.small_vla.architecture import SmallVLAConfig
 from rsd.outputs import aside, write_file
 from rsd.rfsq import RFSQ
@@ -44,9 +47,7 @@ class OFTReader:
     def __init__(self, checkpoint: Checkpoint) -> None:
         config = checkpoint.config
         self._pixels = ImagePath(config.image_size, checkpoint.normalisations)
-        behind = config.context(0) + (config.tokeniser.layers - 1) * config.tokeniser.steps
-        longest = min(WORDS, checkpoint.longest - behind)
-        self._prompts = Prompts(checkpoint.tokeniser, longest, config.llama.vocabulary)
+        self._prompts = Prompts.of(checkpoint, WORDS)
         self._units = Units(checkpoint.statistics)
         self._suites = list(checkpoint.statistics)
 
@@ -134,6 +135,16 @@ class OFTLearner:
         for name, parameter in self.model.named_parameters():
             if not name.startswith("tokeniser.") and not name.startswith("draft."):
                 parameter.data = parameter.data.to(self._kept_dtype)
+
+    def parts(self) -> Sequence[nn.Module]:
+        """Layers of towers and language model, where these learn."""
+        vision = self.model.vision_backbone
+        layers = [
+            *vision.featurizer.get_submodule("blocks").children(),
+            *vision.fused_featurizer.get_submodule("blocks").children(),
+            *self.model.target.llama.layers,
+        ]
+        return [each for each in layers if any(p.requires_grad for p in each.parameters())]
 
     def target_objective(self, proprio: Tensor) -> nn.Module:
         for name, parameter in self.model.named_parameters():
@@ -325,6 +336,10 @@ def check(job: TrainJob) -> None:
     base = folder.describe(job.base)
     if base.heads:
         raise UserError(f"{job.base} has heads already; give what they were trained on as --base")
+    if base.options != DEFAULT:
+        raise UserError(
+            f"--base {job.base}: {base.options.suffix!r} is for evaluation; leave it out"
+        )
     decided(job)
 
 

@@ -121,7 +121,10 @@ def train(
     learner, examples = recipe.learner(job, recipe.examples(job), device)
     identity = _identity(job, examples, recipe.identity(job, learner))
     origin = recipe.earlier(job, learner) | _origin(job, examples, command)
-    state = workers.from_leader(_read_state(job, identity) if workers.leads else None)
+    if workers.sharded:  # each reads what it needs of it
+        state = _read_state(job, identity)
+    else:
+        state = workers.from_leader(_read_state(job, identity) if workers.leads else None)
     if not state and not learner.knows_tokeniser:
         _fit_tokeniser(learner, job, examples)
     if workers.leads:
@@ -176,6 +179,7 @@ class Journal:
         self._every_s, self._saved = job.save_every_s, time.monotonic()
         self._started = time.monotonic() - (state.seconds if state else 0.0)
         step = state.step if state else 0
+        self._workers = workers
         self._log = TrainingLog(job.output, phase, step) if workers.leads else None
         self._report = report
 
@@ -191,18 +195,23 @@ class Journal:
             self._report(progress)
 
     def keep(self, training: TargetTraining | DraftTraining, *, now: bool = False) -> None:
-        """Save the state where it is time to."""
-        if self._log and (now or time.monotonic() - self._saved >= self._every_s):
-            state = replace(training.state(), seconds=self.seconds)
-            content = {
-                "format": STATE_FORMAT,
-                "identity": self._identity,
-                "state": dataclasses.asdict(state),
-            }
+        """Save the state where it is time to; every worker calls it."""
+        due = now or time.monotonic() - self._saved >= self._every_s
+        if self._workers.sharded:
+            due = self._workers.from_leader(due)
+        if not due or not (self._log or self._workers.sharded):
+            return
+        state = replace(training.state(), seconds=self.seconds)
+        content = {
+            "format": STATE_FORMAT,
+            "identity": self._identity,
+            "state": self._workers.gathered(vars(state)),
+        }
+        self._saved = time.monotonic()
+        if self._log:
             whole = io.BytesIO()
             torch.save(content, whole)
             write_file(self._path, whole.getvalue())
-            self._saved = time.monotonic()
 
     def close(self) -> None:
         """Nothing is lost without it."""
@@ -263,7 +272,7 @@ def _read_state(job: TrainJob, identity: dict[str, Any]) -> TrainingState | None
     if not path.exists():
         return None
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        content = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         made_with, state = content["identity"], content["state"]
         known = content["format"] == STATE_FORMAT
     except Exception as error:  # torch.load raises what its zip reader and unpickler raise

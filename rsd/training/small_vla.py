@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,9 @@ class SmallVLALearner:
 
     def round_to_storage(self) -> None:
         weights.round_to_storage(self.model)
+
+    def parts(self) -> Sequence[nn.Module]:
+        return list(self.model.target.trunk)
 
     def target_objective(self, proprio: Tensor) -> nn.Module:
         model = self.model

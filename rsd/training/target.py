@@ -10,14 +10,22 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rsd.training.config import TrainConfig
 from rsd.training.data import Augmentation, Examples, ahead, batches, split
-from rsd.training.distributed import ALONE, Workers, check_batch
+from rsd.training.distributed import (
+    ALONE,
+    Workers,
+    check_batch,
+    fill,
+    hollow,
+    local,
+    shard_as,
+)
 from rsd.training.learner import Learner, Outputs
 from rsd.training.metrics import Progress, Report, Validation
 from rsd.training.objective import (
@@ -66,7 +74,8 @@ class TargetTraining:
         self._examples, self._config, self._workers = examples, config, workers
         self._train, self._validation = split(examples.placement, config.held_out)
         self._plain = learner.target_objective(examples.proprio[self._train])
-        objective = workers.wrap(self._plain)
+        self._whole = hollow(self.model) if workers.sharded else self.model
+        objective = workers.split(self._plain, learner.parts())
         self._objective: Objective = torch.compile(objective) if config.compile else objective
         self._average = copy_of(learner.state())
         self._optimiser = torch.optim.AdamW(
@@ -94,8 +103,10 @@ class TargetTraining:
             rate = config.learning_rate
             check_finite(loss, "target", self._step, f"--train.learning-rate below {rate:g}")
             seconds = time.monotonic() - started
+            due = self._step % validate_every == 0 or self._step == config.steps
+            due = due and (workers.leads or workers.sharded)  # none computes alone with its part
+            validation = self.validate() if due else None
             if workers.leads:
-                due = self._step % validate_every == 0 or self._step == config.steps
                 report(
                     Progress(
                         "target",
@@ -104,12 +115,15 @@ class TargetTraining:
                         loss,
                         self._optimiser.param_groups[0]["lr"],
                         since * config.batch_size / seconds,
-                        self.validate() if due else None,
+                        validation,
                     )
                 )
             yield self._step
             total, since, started = torch.zeros_like(total), 0, time.monotonic()
         self.learner.load(self._average)
+        if workers.sharded:
+            fill(self._whole, self.model)
+            self.learner.model = self.model = self._whole
         self.model.eval()
 
     @torch.no_grad()
@@ -137,7 +151,7 @@ class TargetTraining:
         return Validation(loss, shares(right), majority, parallel, regression)
 
     def state(self) -> TrainingState:
-        """For saving."""
+        """For saving; sharded where the target is."""
         return TrainingState(
             "target",
             self._step,
@@ -149,9 +163,25 @@ class TargetTraining:
     def load(self, state: TrainingState) -> None:
         """Go on from a saved state."""
         self._step = state.step
-        self._average = {name: tensor.to(self._device) for name, tensor in state.average.items()}
-        self.learner.load(state.model)
-        self._optimiser.load_state_dict(state.optimiser)
+        places = self.learner.state()
+        self._average, model = (
+            {name: shard_as(tensor.to(self._device), places[name]) for name, tensor in of.items()}
+            for of in (state.average, state.model)
+        )
+        self.learner.load(model)
+        self._optimiser.load_state_dict(self._sharded(state.optimiser))
+
+    def _sharded(self, optimiser: dict[str, Any]) -> dict[str, Any]:
+        """A whole state of the optimiser, its numbers sharded like the parameters they are of."""
+        parameters = [each for group in self._optimiser.param_groups for each in group["params"]]
+        of_each = {
+            place: {
+                name: shard_as(value, parameters[place]) if value.ndim else value
+                for name, value in held.items()
+            }
+            for place, held in optimiser["state"].items()
+        }
+        return {**optimiser, "state": of_each}
 
     def _update(self, batch: Batch) -> Tensor:
         """One optimiser step; returns the batch's cross-entropy."""
@@ -245,5 +275,7 @@ def _schedule(step: int, config: TrainConfig) -> float:
 def _average_into(average: dict[str, Tensor], now: dict[str, Tensor], decay: float) -> None:
     numbers = [name for name, tensor in now.items() if tensor.is_floating_point()]
     torch._foreach_lerp_(
-        [average[name] for name in numbers], [now[name] for name in numbers], 1 - decay
+        [local(average[name]) for name in numbers],
+        [local(now[name]) for name in numbers],
+        1 - decay,
     )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rsd.models.small_vla.architecture import SmallVLAConfig
-from rsd.rfsq import RFSQ
+from rsd.rfsq import DEGREES_PER_UNIT, RFSQ
 from rsd.rfsq_config import RFSQConfig
-from rsd.types import METRES_PER_UNIT, RADIANS_PER_UNIT
+from rsd.types import METRES_PER_UNIT
 
 
 def variants(chosen: RFSQConfig) -> dict[str, RFSQConfig]:
@@ -82,7 +81,7 @@ def step_errors(reconstructed: Tensor, actions: Tensor) -> StepErrors:
     error = reconstructed - actions
     return StepErrors(
         position_mm=error[..., :3].norm(dim=-1) * METRES_PER_UNIT * 1000,
-        rotation_degrees=error[..., 3:6].norm(dim=-1) * math.degrees(RADIANS_PER_UNIT),
+        rotation_degrees=error[..., 3:6].norm(dim=-1) * DEGREES_PER_UNIT,
         gripper=error[..., 6].abs() > 1,
     )
 

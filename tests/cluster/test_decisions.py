@@ -42,7 +42,13 @@ def test_episodes_that_are_killed_for_memory_again_and_again_stop_the_run_and_be
         def come_back(error: Exception | None) -> None:
             lease = session._leases.take("worker-0", None, {"worker-0"})
             assert lease is not None
-            result = None if error else error_result(lease.key, "", session._worker_settings)
+            result = (
+                None
+                if error
+                else error_result(
+                    lease.key, session._arms[lease.key.arm], "", session._worker_settings
+                )
+            )
             session._take_in(Report(member, lease, result, error))  # type: ignore[arg-type]
 
         recorded = []

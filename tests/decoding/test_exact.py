@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rsd.decoding.contracts import Decoded
-from rsd.decoding.rules import Exact, Verdict
+from rsd.decoding.rules import Case, Exact, Verdict
 from rsd.decoding.sequential import autoregressive
 from rsd.decoding.speculative import speculative
 from rsd.decoding.stopwatch import Stopwatch
@@ -122,8 +122,8 @@ def test_the_target_as_its_own_draft_is_always_right() -> None:
 
 def test_negative_control_a_rule_that_keeps_wrong_tokens_changes_the_codes() -> None:
     class Gullible(Exact):
-        def judge(self, guess, draft_logits, target_logits, u_accept, u_choose) -> Verdict:  # type: ignore[no-untyped-def]
-            return Verdict(torch.ones_like(guess, dtype=torch.bool), guess)
+        def judge(self, case: Case) -> Verdict:
+            return Verdict(case.guess >= 0, case.guess, torch.zeros_like(case.guess))
 
     context = row_context(BATCH)
     target, draft = TableBackbone(avalanche), TableBackbone(unrelated)

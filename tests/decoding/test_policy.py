@@ -23,6 +23,7 @@ from tests.decoding.small_policy import CONFIG, IMAGES, requests, small_checkpoi
 
 AUTOREGRESSIVE = Decoding("autoregressive")
 SPECULATIVE = Decoding("speculative")
+DRAFT = Decoding("draft")
 REGRESSION = Decoding("regression")
 BATCH = 6
 
@@ -48,7 +49,9 @@ def test_paired_exact_arms_give_the_same_actions_bit_for_bit(
         assert sum(chunk.trace.accepted) <= sum(chunk.trace.drafted)
 
 
-@pytest.mark.parametrize("mode", [AUTOREGRESSIVE, SPECULATIVE, Decoding("parallel"), REGRESSION])
+@pytest.mark.parametrize(
+    "mode", [AUTOREGRESSIVE, SPECULATIVE, Decoding("parallel"), REGRESSION, DRAFT]
+)
 def test_an_answer_does_not_depend_on_the_batch(small: CodePolicy, mode: Decoding) -> None:
     together = small.act(requests(BATCH, mode))
     alone = [small.act([request])[0] for request in requests(BATCH, mode)]
@@ -140,12 +143,12 @@ def test_nan_weights_raise_instead_of_acting() -> None:
         policy_of(model, IMAGES, "none").act(requests(1, AUTOREGRESSIVE))
 
 
-@pytest.mark.parametrize("mode", ["autoregressive", "speculative", "parallel"])
+@pytest.mark.parametrize("mode", ["autoregressive", "speculative", "parallel", "draft"])
 @pytest.mark.parametrize("rule", ["exact", "sampling"])
 def test_an_infinite_logit_raises_instead_of_acting(mode: Mode, rule: str) -> None:
     model = small_model()
     with torch.no_grad():
-        for heads in (model.target.heads, model.parallel_heads):
+        for heads in (model.target.heads, model.parallel_heads, model.draft.heads):
             heads.bias.flatten()[0] = float("inf")
     with pytest.raises(NonFiniteError, match="infinity"):
         policy_of(model, IMAGES, "none").act(requests(2, Decoding(mode, rule)))
@@ -195,6 +198,49 @@ def test_the_draft_reads_nothing_from_the_targets_backbone(small: CodePolicy) ->
     with pytest.raises(FailingError):
         policy_of(model, IMAGES, "none").act(requests(1, SPECULATIVE))
     assert launched == ["draft"]
+
+
+def test_the_draft_arm_executes_the_drafts_own_codes_and_never_runs_the_target() -> None:
+    """What `speculative` guesses before its first pass; layer 0 is seen there as it was judged."""
+    model = small_model()
+    policy = policy_of(model, IMAGES, "none")
+    guesses: list[torch.Tensor] = []
+    prefill = model.target.prefill
+
+    def note(context: torch.Tensor, codes: torch.Tensor) -> Any:
+        guesses.append(codes.clone())
+        return prefill(context, codes)
+
+    model.target.prefill = note  # type: ignore[method-assign]
+    policy.act(requests(BATCH, SPECULATIVE))
+    chunks = policy.act(requests(BATCH, DRAFT))
+    assert len(guesses) == 1  # of `speculative`: the other arm asked nothing
+    codes = np.stack([chunk.codes for chunk in chunks])
+    assert np.array_equal(codes[..., :3], guesses[0].numpy())
+    assert (codes[..., 3] == CONFIG.tokeniser.levels // 2).all()
+    for chunk in chunks:
+        assert (chunk.trace.passes, chunk.trace.layers, chunk.trace.target_s) == (0, 3, 0.0)
+        assert chunk.trace.draft_s > 0 and not any(chunk.trace.drafted)
+
+
+def test_fewer_layers_of_the_draft_are_the_first_of_all(small: CodePolicy) -> None:
+    whole = small.act(requests(BATCH, DRAFT))
+    short = small.act(requests(BATCH, dataclasses.replace(DRAFT, layers=2)))
+    for one, other in zip(whole, short, strict=True):
+        assert other.trace.layers == 2
+        assert np.array_equal(one.codes[..., :2], other.codes[..., :2])
+
+
+def test_near_ties_of_the_draft_are_settled_in_double_precision() -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.draft.heads.weight.zero_()
+        model.draft.heads.bias.fill_(1.0)
+    policy = policy_of(model, IMAGES, "none")
+    bias = policy.precise.model.draft.heads.bias.data
+    bias[..., 5 :: model.config.tokeniser.levels] += 1e-9
+    for chunk in policy.act(requests(BATCH, DRAFT)):
+        assert chunk.trace.canonical and (chunk.codes[..., :3] == 5).all()
 
 
 def test_a_saved_checkpoint_acts_as_before(tmp_path: Path) -> None:
@@ -304,6 +350,10 @@ def test_a_policy_without_a_regression_head_refuses_the_arm(tmp_path: Path) -> N
         policy_of(model, IMAGES, "sha").act(requests(1, REGRESSION))
 
 
-def test_layers_that_the_policy_lacks_are_refused(small: CodePolicy) -> None:
-    with pytest.raises(UserError, match=r"layers 1\.\.4"):
-        small.act(requests(1, Decoding("autoregressive", layers=9)))
+@pytest.mark.parametrize(("mode", "layers"), [("autoregressive", 4), ("draft", 3)])
+def test_layers_that_the_policy_lacks_are_refused(
+    small: CodePolicy, mode: Mode, layers: int
+) -> None:
+    small.act(requests(1, Decoding(mode, layers=layers)))
+    with pytest.raises(UserError, match=rf"layers 1\.\.{layers} in mode '{mode}'"):
+        small.act(requests(1, Decoding(mode, layers=layers + 1)))

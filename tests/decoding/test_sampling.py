@@ -10,7 +10,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from rsd.decoding.rules import Rule, Sampling, Verdict, inverse_cdf
+from rsd.decoding.rules import Case, Rule, Sampling, Verdict, inverse_cdf
 from rsd.decoding.sequential import autoregressive
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Purpose, Uniforms
@@ -98,10 +98,10 @@ def test_negative_control_a_residual_of_p_instead_of_p_minus_q_is_caught(
     steps: int, layers: int
 ) -> None:
     class Broken(Sampling):
-        def judge(self, guess, draft_logits, target_logits, u_accept, u_choose) -> Verdict:  # type: ignore[no-untyped-def]
-            verdict = super().judge(guess, draft_logits, target_logits, u_accept, u_choose)
-            wrong = inverse_cdf(target_logits.softmax(dim=-1), u_choose)
-            return Verdict(verdict.accepted, torch.where(verdict.accepted, guess, wrong))
+        def judge(self, case: Case) -> Verdict:
+            verdict = super().judge(case)
+            wrong = inverse_cdf(case.target_logits.softmax(dim=-1), case.u_choose)
+            return verdict._replace(codes=torch.where(verdict.accepted, case.guess, wrong))
 
     assert _p_value(_decode(Broken(), steps, layers, layers - 1)) < FALSE_ALARM
 

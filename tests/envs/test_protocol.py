@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from rsd.envs.looks import Looks, vary
 from rsd.envs.reference import ReferenceLoop
 from rsd.envs.worlds import WorldStream
 from rsd.episode import sha256_of
-from rsd.suites import get_task
+from rsd.protocols import get_protocol
+from rsd.suites import WAIT_ACTION, WAIT_STEPS, get_task, load_initial_states
 from rsd.types import ImageSpec, Observation
 
 SUITE, TASK = "libero_spatial", 4  # the drawer: its cabinet is placed by a draw at every reset
@@ -84,6 +87,43 @@ def test_worlds_of_different_trials_differ(reference: list[Run]) -> None:
     assert len({run.final for run in reference}) == TRIALS
 
 
+SCRIPTS: dict[str, Callable[[Any], None]] = {  # of their trial 1, up to the stored state
+    "openpi": lambda env: (env.seed(7), env.reset(), env.reset()),
+    "lerobot": lambda env: (env.reset(), env.seed(1001), env.reset()),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_worlds_of_another_protocol_are_those_of_its_script(
+    name: str, lite: ResolvedAssets, renderer: str
+) -> None:
+    loop = ReferenceLoop(get_task(SUITE, TASK), lite, renderer)
+    SCRIPTS[name](loop.env)
+    loop.env.set_init_state(load_initial_states(get_task(SUITE, TASK))[1])
+    for action in [WAIT_ACTION] * WAIT_STEPS + list(ACTIONS):
+        loop.step(np.array(action))
+    final = sha256_of(loop.state())
+    loop.close()
+    finals = {}
+    for protocol in ("oft", name):
+        ours = LiberoEnvironment(SUITE, TASK, lite, "none", protocol=get_protocol(protocol))
+        finals[protocol] = _run(ours, 1, observe=False).final
+        ours.close()
+    assert finals[name] == final != finals["oft"]
+
+
+def test_a_protocol_without_wait_steps_is_looked_at_at_once(
+    lite: ResolvedAssets, renderer: str
+) -> None:
+    at_once = LiberoEnvironment(SUITE, TASK, lite, renderer, protocol=get_protocol("gr00t"))
+    at_once.reset(0)
+    seen = at_once.observe()
+    at_once.close()
+    assert seen.agentview.std() > 10  # a picture, not a blank
+    assert np.abs(seen.proprio).max() > 0.1
+    assert at_once.timings.physics_s == 0.0
+
+
 def test_a_fresh_placement_in_between_leaves_no_trace(
     environment: LiberoEnvironment, reference: list[Run]
 ) -> None:
@@ -139,7 +179,8 @@ from rsd.envs import libero, worlds
 from rsd.envs.assets import resolve
 from rsd.episode import sha256_of
 from pathlib import Path
-libero.WorldStream = lambda task, assets: worlds.WorldStream(task, assets, Path({str(tmp_path)!r}))
+cache = Path({str(tmp_path)!r})
+libero.WorldStream = lambda task, assets, protocol: worlds.WorldStream(task, assets, cache)
 env = libero.LiberoEnvironment({SUITE!r}, {TASK}, resolve("lite", [{SUITE!r}]), "none")
 env.reset(2)
 for action in np.random.default_rng(0).uniform(-0.6, 0.6, ({STEPS}, 7)):
@@ -176,7 +217,7 @@ def test_worlds_recorded_in_two_processes_are_the_reference_worlds(
     from rsd.envs import libero
 
     monkeypatch.setattr(
-        libero, "WorldStream", lambda task, assets: WorldStream(task, assets, tmp_path)
+        libero, "WorldStream", lambda task, assets, protocol: WorldStream(task, assets, tmp_path)
     )
     for trial in range(TRIALS):
         environment = LiberoEnvironment(SUITE, TASK, lite, "none")

@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+from rsd.arms import read_arm
 from rsd.envs.assets import ResolvedAssets
 from rsd.envs.libero import LiberoEnvironment
 from rsd.episode import run_episode, sha256_of
@@ -15,7 +16,6 @@ from rsd.types import (
     Chunk,
     ChunkRequest,
     DecodeTrace,
-    Decoding,
     EpisodeKey,
     EpisodeResult,
     ImageSpec,
@@ -57,7 +57,7 @@ def test_an_episode_ends_in_its_state_and_shows_what_the_policy_saw(
     lite: ResolvedAssets, renderer: str
 ) -> None:
     env = LiberoEnvironment(KEY.suite, KEY.task_id, lite, renderer, IMAGES)
-    recorded = run_episode(env, KEY, Decoding("native"), decide, STEPS)
+    recorded = run_episode(env, KEY, read_arm("native"), decide, STEPS)
     env.close()
     assert recorded.steps == STEPS and len(seen) == len(recorded.chunks) == 6
 

@@ -35,3 +35,15 @@ def test_what_is_no_model_of_codes_has_no_modes_to_compare(
 ) -> None:
     assert call("benchmark", ["decoding", "--policy", "toy"]) == 2
     assert "--policy toy: it is no model of codes" in capsys.readouterr().err
+
+
+def test_arms_that_the_policy_cannot_decode_are_not_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for arm, told in (
+        ("regression", "'spatial' decodes speculative, autoregressive, parallel, draft only"),
+        ("speculative-relaxd=1", "did you mean 'relaxed'"),
+        ("draft@6", "arm 'draft@6' asks for 6 layers; policy 'spatial' has 1 to 5 in this mode"),
+    ):
+        assert call("benchmark", ["decoding", "--arms", "autoregressive", arm]) == 2
+        assert told in " ".join(capsys.readouterr().err.split())

@@ -17,7 +17,7 @@ from openvla_oft import published
 
 from rsd.demos import read_demonstrations
 from rsd.models.openvla_oft.config import LlamaSizes, OFTConfig, TowerConfig
-from rsd.models.openvla_oft.inputs import PROMPT
+from rsd.models.openvla_oft.prompts import PROMPT
 from rsd.models.openvla_oft.statistics import FILE
 
 SMALL = OFTConfig(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,9 @@ pytest.importorskip("timm", reason="the vision towers are timm's")
 pytest.importorskip("torchvision", reason="timm imports torchvision", exc_type=Exception)
 pytest.importorskip("simplejpeg", reason="JPEG as TensorFlow reads it needs simplejpeg")
 
+from rsd import provenance
+from rsd.commands.evaluate import check_place
+from rsd.config import parse
 from rsd.errors import UserError
 from rsd.models import family_of, inspect_policy, load_policy
 from rsd.models.openvla_oft import description
@@ -22,6 +27,7 @@ from rsd.models.openvla_oft.config import OFTDraftConfig
 from rsd.models.openvla_oft.description import Trained
 from rsd.models.openvla_oft.family import FAMILY
 from rsd.models.openvla_oft.model import make
+from rsd.preflight import prepare
 from rsd.types import ChunkRequest, Decoding, Observation
 
 INSTRUCTIONS = ["pick up the bowl", "pick it up", "pick", "put it back"]
@@ -129,3 +135,35 @@ def test_a_bad_observation_is_refused_and_the_next_answered(base: Path) -> None:
         with pytest.raises(UserError, match=message):
             policy.act([replace(good, observation=bad)])
     assert np.isfinite(policy.act([good])[0].actions).all()
+
+
+def plan(*flags: str) -> None:
+    prepare(parse(["--assets", "lite", "--num-trials", "1", *flags]))
+
+
+def test_what_a_checkpoint_cannot_act_on_is_refused_before_anything_starts(
+    base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no statistics of 'libero_goal'"):
+        plan("--policy", str(base), "--task-suite", "libero_goal")
+    short = shutil.copytree(base, tmp_path / "short")
+    told = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**told, "llm_max_length": 140}))
+    with pytest.raises(UserError, match=r"its prompt is \d+ tokens, and the model's context has"):
+        plan("--policy", str(short))
+    plan("--policy", str(base))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "message"), [([], "GB on cpu, .* for the copy"), ([10**5], "GB on cuda")]
+)
+def test_a_machine_with_too_little_memory_is_told_before_anything_starts(
+    gpus: list[int], message: str, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(provenance, "gpus", lambda: ["a GPU"] * len(gpus))
+    monkeypatch.setattr(provenance, "gpu_memory_bytes", lambda: gpus)
+    monkeypatch.setattr(provenance, "memory_bytes", lambda: 10**6)
+    run = prepare(parse(["--assets", "lite", "--policy", str(base)]))
+    with pytest.raises(UserError, match=rf"{message}.*as '\?bits=4'"):
+        check_place(run)

@@ -44,8 +44,14 @@ def test_a_published_folder_is_known_before_it_is_loaded(tmp_path: Path) -> None
     assert snapshot(tmp_path) == before, "the folder was written to"
     checkpoint = describe(str(tmp_path))
     size = sum(path.stat().st_size for path in tmp_path.glob("*.[sp]*t*"))
-    assert info.memory_bytes is not None
-    assert 0.9 * size < 2 * checkpoint.parameters < size < info.memory_bytes
+    needed = folder.memory_bytes(checkpoint)
+    assert 0.9 * size < 2 * checkpoint.parameters < size < needed
+    info.check_memory("cuda", needed, True)
+    with pytest.raises(UserError, match="GB on cuda"):
+        info.check_memory("cuda", needed - 1, True)
+    with pytest.raises(UserError, match="for the copy that --deterministic settles near ties by"):
+        info.check_memory("cpu", 2 * needed, True)
+    info.check_memory("cpu", 2 * needed, False)
     assert checkpoint.normalisations[0].mean == (0.484375, 0.455078125, 0.40625)
 
 
@@ -328,7 +334,7 @@ def trained(tmp_path: Path) -> Path:
 
 def test_trained_heads_bring_codes_to_their_base(tmp_path: Path) -> None:
     info = inspect(str(trained(tmp_path)))
-    assert info.modes == ("speculative", "autoregressive", "parallel", "regression")
+    assert info.modes == ("speculative", "autoregressive", "parallel", "draft", "regression")
     assert (info.layers, info.chunk_steps) == (5, 8)
     assert info.suites == ("libero_spatial",)
 
@@ -354,7 +360,8 @@ def test_every_tensor_on_disk_has_one_place_in_the_model() -> None:
     assert names.in_model(names.BACKBONE, "something.else") is None
 
 
-def test_four_bits_take_less_than_half_of_sixteen(tmp_path: Path) -> None:
+def test_weights_take_less_in_fewer_bits(tmp_path: Path) -> None:
     published.make(tmp_path, shards=1)
     checkpoint = describe(str(tmp_path))
-    assert folder.quantised_bytes(checkpoint) < 2 * checkpoint.parameters
+    sixteen, eight, four = (folder.weight_bytes(checkpoint, 2, bits) for bits in (16, 8, 4))
+    assert four < eight < sixteen == 2 * checkpoint.parameters

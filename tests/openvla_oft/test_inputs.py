@@ -16,7 +16,8 @@ from PIL import Image
 from rsd.errors import UserError
 from rsd.models.openvla_oft import folder, inputs
 from rsd.models.openvla_oft.description import Normalisation
-from rsd.models.openvla_oft.inputs import ImagePath, Preparation, Prompts, Units
+from rsd.models.openvla_oft.inputs import ImagePath, Preparation, Units
+from rsd.models.openvla_oft.prompts import Prompts
 from rsd.models.openvla_oft.statistics import statistics, suite_of
 from rsd.types import ImageSpec, Observation
 

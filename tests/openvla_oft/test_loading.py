@@ -20,7 +20,7 @@ from rsd.errors import UserError
 from rsd.models.openvla_oft import description, folder, names
 from rsd.models.openvla_oft.config import OFTDraftConfig
 from rsd.models.openvla_oft.description import Trained
-from rsd.models.openvla_oft.loading import check_memory, load_model
+from rsd.models.openvla_oft.loading import load_model
 from rsd.models.openvla_oft.model import make, random_inputs
 
 MODULES = {
@@ -193,13 +193,14 @@ def test_too_little_memory_is_said_before_loading_with_what_four_bits_would_need
 ) -> None:
     published.make(tmp_path)
     checkpoint = folder.describe(str(tmp_path))
-    needed = folder.memory_bytes(checkpoint, rows=1)
-    check_memory(checkpoint, needed, needed, "cuda:0", 2)
+    needed = folder.memory_bytes(checkpoint)
+    folder.check_memory(checkpoint, needed, needed, "cuda:0", 2)
     with pytest.raises(
         UserError,
-        match=r"needs .* GB on cuda:0, .* of 16 bits; .* are free.*in 4 bits it would need",
+        match=r"needs .* GB on cuda:0, .* for weights; .* are free. It would need .* as '\?bits=8' "
+        r"and .* as '\?bits=4'",
     ):
-        check_memory(checkpoint, needed - 1, needed, "cuda:0", 2)
+        folder.check_memory(checkpoint, needed - 1, needed, "cuda:0", 2)
 
 
 MEASURED = r"""

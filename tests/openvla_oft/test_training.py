@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from openvla_oft import published
 from openvla_oft.test_family import requests
 from safetensors.torch import load_file
+from torch.multiprocessing import spawn
 
 pytest.importorskip("timm", reason="the vision towers are timm's")
 pytest.importorskip("torchvision", reason="timm imports torchvision", exc_type=Exception)
@@ -27,9 +31,10 @@ from rsd.models.openvla_oft.loading import load_model
 from rsd.rfsq_config import RFSQConfig
 from rsd.training import openvla_oft
 from rsd.training.config import OFTTrainConfig, TrainConfig, TrainJob
+from rsd.training.distributed import Workers
 from rsd.training.learner import Outputs
 from rsd.training.metrics import Progress
-from rsd.training.run import reserved, train
+from rsd.training.run import Journal, reserved, train
 from rsd.types import Decoding, ImageSpec
 from tests.made_up_demonstrations import made_up_demonstration, made_up_folder
 
@@ -126,7 +131,7 @@ def test_what_is_trained_acts_in_every_mode(kind: str, request: pytest.FixtureRe
     made = request.getfixturevalue(kind)
     output = made[0] if kind == "lowered" else made
     info = inspect_policy(str(output))
-    assert info.modes == ("speculative", "autoregressive", "parallel", "regression")
+    assert info.modes == ("speculative", "autoregressive", "parallel", "draft", "regression")
     policy = load_policy(str(output), deterministic=False, device="cpu")
     chunks = {mode: policy.act(requests(Decoding(mode), 3)) for mode in info.modes}
     for plain, drafted in zip(chunks["autoregressive"], chunks["speculative"], strict=True):
@@ -191,6 +196,61 @@ def test_a_training_killed_in_either_phase_goes_on_to_the_same_weights(
     run(dataclasses.replace(job, resume=True))
     one, other = ((path / "heads.safetensors").read_bytes() for path in (whole, job.output))
     assert one == other
+
+
+def _sharded_worker(rank: int, folder: str, job: TrainJob, die_at: tuple[str, int] | None) -> None:
+    """One of two that each keep a part of the weights."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    reports: list[Progress] = []
+
+    def report(progress: Progress) -> None:
+        reports.append(progress)
+
+    workers = Workers.joined(job.shard)
+    with pytest.MonkeyPatch.context() as patched:
+        if die_at:
+            patched.setattr(Journal, "keep", _keep_and_die(die_at))
+        with nullcontext() if die_at is None else pytest.raises(Killed):
+            train(job, "rsd train", report, lambda line: None, workers=workers)
+    if workers.leads:
+        torch.save([r.loss for r in reports if r.phase == "target"], Path(folder) / "losses.pt")
+    dist.destroy_process_group()
+
+
+def _keep_and_die(at: tuple[str, int]) -> Any:
+    """`Journal.keep` of workers that all die once a state is saved."""
+    keep = Journal.keep
+
+    def kept(journal: Journal, training: Any, *, now: bool = False) -> None:
+        keep(journal, training, now=now)
+        state = training.state()
+        if (state.phase, state.step) == at:
+            raise Killed
+
+    return kept
+
+
+@pytest.mark.timeout(600)
+def test_sharded_weights_are_trained_to_the_policy_of_one_process_which_can_go_on_from_their_state(
+    whole: Path, base: Path, data: Path, tmp_path: Path
+) -> None:
+    job = job_of(base, data, tmp_path / "sharded", backbone="all", l1_head=True)
+    job = dataclasses.replace(job, shard=True)
+    job.output.mkdir()
+    expected = load_file(whole / "heads.safetensors")
+    spawn(_sharded_worker, (str(tmp_path), job, ("target", 4)), nprocs=2)
+    (tmp_path / "meeting").unlink(missing_ok=True)
+    interrupted = tmp_path / "alone"
+    shutil.copytree(job.output, interrupted)
+    spawn(_sharded_worker, (str(tmp_path), job, None), nprocs=2)
+    run(dataclasses.replace(job, output=interrupted, resume=True, shard=False))
+    for output in (job.output, interrupted):
+        found = load_file(output / "heads.safetensors")
+        assert found.keys() == expected.keys()
+        for name, tensor in found.items():
+            if not name.startswith("draft."):  # it learns choices that rounding may decide
+                torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=2e-4, msg=name)
 
 
 @pytest.mark.parametrize("cache_gb", [0.0, 1.0])

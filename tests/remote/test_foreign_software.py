@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from remote_servers import ask_with, foreign_server, observations, requests, serving
+from remote_servers import (
+    FOREIGN,
+    ROOT,
+    ask_with,
+    foreign_python,
+    foreign_server,
+    observations,
+    requests,
+    serving,
+)
 
 from rsd.errors import UserError
 from rsd.models import inspect_policy, load_policy
@@ -139,3 +151,38 @@ def test_vla_evals_connection_gets_the_episodes_of_the_policy_bit_for_bit(
         (second,) = local.act([replace(request, chunk_index=1, previous_codes=first.codes)])
         expected += [first.actions, second.actions]
     assert np.array_equal(actions, np.concatenate(expected))
+
+
+@pytest.mark.parametrize("twice", [(), ("twice",)], ids=["once", "twice"])
+def test_we_get_what_an_act_server_on_json_numpys_codec_computes(twice: tuple[str, ...]) -> None:
+    """Its column of the gripper is 1 for open, 0 for closed."""
+    pytest.importorskip("httpx")
+    seen = observations(3)
+    with foreign_server("json_numpy", "serve_with_json_numpy.py", *twice) as port:
+        spec = f"http://127.0.0.1:{port}/act?connections=1"
+        policy = load_policy(spec, deterministic=True, device="cpu")
+        for observation, chunk in zip(seen, policy.act(requests(seen)), strict=True):
+            frames = (observation.agentview, observation.wrist)
+            sees = np.concatenate([[f.mean() / 300 for f in frames], observation.proprio])
+            expected = np.stack([np.cos(sees[:7] + step) for step in range(8)]).astype(np.float32)
+            expected[:, 6] = np.where(expected[:, 6] > 0.5, -1, 1)
+            assert np.array_equal(chunk.actions, expected)
+
+
+def test_vla_eval_run_evaluates_a_policy_of_ours_on_its_own_libero(tmp_path: Path) -> None:
+    """Ten steps of an episode: that it runs through, not what comes of it (docs/remote.md)."""
+    packages = Path(foreign_python("vla_eval")).parents[1].glob("lib/*/site-packages")
+    (site_packages,) = (str(path) for path in packages)
+    with serving("libero", "vla-eval") as port:
+        program = FOREIGN / "evaluate_with_vla_eval.py"
+        words = [site_packages, str(port), str(tmp_path), "libero_spatial", "1", "1", "10"]
+        done = subprocess.run(
+            [sys.executable, str(program), *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (aggregate,) = tmp_path.rglob("*_aggregate.json")
+    told = json.loads(aggregate.read_text())
+    assert "errored" not in done.stdout and told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from remote_servers import observations, requests
 from rsd.errors import PolicyAwayError, UserError
 from rsd.models.remote import address as addresses
 from rsd.models.remote.address import Access, Endpoint
-from rsd.models.remote.client import RemotePolicy, meet
+from rsd.models.remote.client import DEATHS_PER_QUESTION, RemotePolicy, meet
 from rsd.models.remote.conventions import Conventions, View
 from rsd.models.remote.dialect import Dialect, LostError, RefusedError, ServerError
 
@@ -141,6 +142,96 @@ def test_without_a_server_questions_are_given_back_and_the_next_ones_at_once(
     assert sum(servers.connects.values()) - before <= 2  # one try a thread that had begun
     servers.down = set()
     assert len(policy.act(requests(SEEN))) == 12
+
+
+def killer(died: list[str]) -> Callable[[int, View], Any]:
+    """A server that dies whenever it is asked for bowl 3, and of nothing else."""
+
+    def answer(port: int, view: View) -> Any:
+        if view.instruction == "pick up bowl 3":
+            died.append(view.instruction)
+            raise LostError(f"test://{port} hung up")
+        return ACTIONS
+
+    return answer
+
+
+@pytest.mark.parametrize("dialect", [{}, {"batch": 16}, {"connections": 4}])
+def test_a_question_that_kills_its_server_every_time_is_an_error_and_the_others_are_answered(
+    servers: Servers, dialect: dict[str, int]
+) -> None:
+    policy = servers.policy("test://a:1,b:2", **dialect)
+    died: list[str] = []
+    servers.answer = killer(died)
+    delivered: dict[int, Any] = {}
+    with pytest.raises(ServerError, match=r"3 times a server was lost when it was asked this al"):
+        policy.act(requests(SEEN), delivered.__setitem__)
+    assert len(died) == DEATHS_PER_QUESTION + 1
+    assert set(range(12)) - set(delivered) <= {3} | set(range(6) if "batch" in dialect else ())
+    with pytest.raises(ServerError, match="3 times a server was lost"):
+        policy.act([requests(SEEN)[3]])  # the episode, tried again
+    assert len(died) == DEATHS_PER_QUESTION + 2
+    servers.answer = lambda port, view: ACTIONS
+    assert len(policy.act(requests(SEEN))) == 12
+
+
+def test_what_kills_is_counted_although_its_episode_is_given_back_in_between(
+    servers: Servers,
+) -> None:
+    """A server that takes longer to start than questions wait."""
+    policy = servers.policy("test://a:1")
+    died: list[str] = []
+    servers.answer = killer(died)
+    question = requests(SEEN)[3]
+    ask = servers.answer
+
+    def ask_and_stay_away(port: int, view: View) -> Any:
+        servers.down = {1}
+        return ask(port, view)
+
+    servers.answer = ask_and_stay_away
+    for _ in range(DEATHS_PER_QUESTION):
+        with pytest.raises(PolicyAwayError):
+            policy.act([question])
+        servers.down = set()
+    with pytest.raises(ServerError, match="asked this alone"):
+        policy.act([question])
+    assert len(died) == DEATHS_PER_QUESTION + 1
+
+
+def test_servers_that_are_down_are_not_held_against_a_question(servers: Servers) -> None:
+    policy = servers.policy("test://a:1")
+    servers.down = {1}
+    for _ in range(3 * DEATHS_PER_QUESTION):
+        with pytest.raises(PolicyAwayError):
+            policy.act(requests(SEEN[:1]))
+    servers.down = set()
+    assert len(policy.act(requests(SEEN[:1]))) == 1
+
+
+def test_what_was_lost_in_company_is_asked_while_nobody_else_is(servers: Servers) -> None:
+    policy = servers.policy("test://a:1?connections=6")
+    lock, under_way, most = threading.Lock(), Counter[str](), Counter[str]()
+    lost: set[str] = set()
+
+    def answer(port: int, view: View) -> Any:
+        with lock:
+            under_way.update([view.instruction])
+            most[view.instruction] = max(most[view.instruction], under_way.total())
+        try:
+            if view.instruction not in lost:
+                lost.add(view.instruction)
+                raise LostError("hung up")
+            time.sleep(0.01)  # for others to come, if they may
+            return ACTIONS
+        finally:
+            with lock:
+                under_way.subtract([view.instruction])
+                most[f"{view.instruction} at last"] = under_way.total() + 1
+
+    servers.answer = answer
+    assert len(policy.act(requests(SEEN))) == 12
+    assert [most[f"pick up bowl {index} at last"] for index in range(12)] == [1] * 12
 
 
 def test_another_model_behind_the_address_is_not_asked(servers: Servers) -> None:

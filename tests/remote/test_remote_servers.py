@@ -155,6 +155,22 @@ def test_groots_token_is_checked_before_a_run(tmp_path) -> None:
         inspect_policy(f"groot://127.0.0.1:{port}?api_key_file={tmp_path}/key")
 
 
+def test_a_server_of_groot_n1_that_wants_pickles_is_told_before_a_run() -> None:
+    """It answers whatever it cannot unpickle with these five bytes."""
+    with zmq.Context() as context, context.socket(zmq.REP) as reply:
+        port = reply.bind_to_random_port("tcp://127.0.0.1")
+
+        def run() -> None:
+            reply.recv()
+            reply.send(b"ERROR")
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        with pytest.raises(UserError, match=r"a server of GR00T N1 takes pickles, .* not sent;"):
+            inspect_policy(f"groot://127.0.0.1:{port}")
+        thread.join()
+
+
 # --- /act ----------------------------------------------------------------------------------------
 
 

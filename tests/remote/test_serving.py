@@ -203,7 +203,7 @@ def test_the_command_answers_what_was_asked_before_it_ends() -> None:
         (["--policy", "toy", "--device", "gpu"], "unknown device 'gpu'"),
         (["--policy", "toy", "--port", "70000"], "ports go up to 65535"),
         (["--policy", "toy", "--arm", "native"], "decodes speculative, autoregressive, parallel"),
-        (["--policy", "toy", "--arm", "parallel@9"], "the policy has 1 to 3 layers"),
+        (["--policy", "toy", "--arm", "parallel@9"], "asks for 9 layers; policy 'toy' has 1 to 3"),
         (["--policy", "toy", "--api-key-file", "/nowhere"], "cannot read /nowhere"),
         (["--policy", "nowhere"], "nowhere"),
     ],

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from rsd.arms import ARMS_HELP, MODES, NAMES, RULE_HELP, RULES, name_of, read_arm
+from rsd.arms import ARMS_HELP, EXAMPLES, MODES, NAMES, RULE_HELP, RULES, name_of, read_arm
 from rsd.errors import UserError
 from rsd.types import Arm, Decoding, Mode
 
@@ -16,6 +16,17 @@ from rsd.types import Arm, Decoding, Mode
         ("speculative-exact@3", "speculative@3", Decoding("speculative", "exact", 3)),
         ("autoregressive@03", "autoregressive@3", Decoding("autoregressive", layers=3)),
         ("speculative-sampling", "speculative-sampling", Decoding("speculative", "sampling")),
+        ("speculative-relaxed=02", "speculative-relaxed=2", Decoding("speculative", "relaxed=2")),
+        (
+            "speculative-agreement=.70@3",
+            "speculative-agreement=0.7@3",
+            Decoding("speculative", "agreement=0.7", 3),
+        ),
+        (
+            "speculative-action_tolerance=1.50",
+            "speculative-action_tolerance=1.5mm",
+            Decoding("speculative", "action_tolerance=1.5mm"),
+        ),
         ("expert", "expert", Decoding("expert")),
     ],
 )
@@ -29,7 +40,7 @@ def test_a_name_is_read_as_one_decoding_and_written_in_full(
 def test_what_is_written_is_read_again(layers: int | None) -> None:
     for mode, words in MODES.items():
         for rule in words.rules or ("exact",):
-            decoding = Decoding(mode, rule, None if words.without_layers else layers)
+            decoding = Decoding(mode, EXAMPLES[rule], None if words.without_layers else layers)
             assert read_arm(name_of(decoding)).decoding == decoding
 
 
@@ -41,6 +52,9 @@ def test_what_a_name_leaves_open_is_filled_in_where_it_means_something() -> None
     assert read("speculative-exact@3").decoding == Decoding("speculative", "exact", 3, 2)
     assert read("parallel").decoding == Decoding("parallel", "exact", 4, 2)
     assert read("regression").decoding == Decoding("regression")
+    relaxed = read_arm("speculative", rule="relaxed=1").decoding
+    assert relaxed == Decoding("speculative", "relaxed=1")
+    assert read_arm("autoregressive", rule="relaxed=1").decoding == Decoding("autoregressive")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +64,15 @@ def test_what_a_name_leaves_open_is_filled_in_where_it_means_something() -> None
         ("parallel-sampling", "unknown arm 'parallel-sampling'; did you mean"),
         ("autoregressive-smapling", "unknown acceptance rule 'smapling'; did you mean 'sampling'"),
         ("parallel@", "after @ comes a number of layers, as in parallel@3"),
+        ("speculative-relaxd=2", "unknown acceptance rule 'relaxd'; did you mean 'relaxed'"),
+        ("speculative-relaxed", "a whole number of levels, 0 to 255, as in relaxed=1"),
+        ("speculative-relaxed=1.5", "'relaxed=1.5': relaxed takes a whole number of levels"),
+        ("speculative-relaxed=-1", "a whole number of levels, 0 to 255"),
+        ("speculative-agreement=1.01", "agreement takes a share, 0 to 1, as in agreement=0.9"),
+        ("speculative-agreement=nan", "agreement takes a share, 0 to 1"),
+        ("speculative-action_tolerance=1cm", "mm and degrees, 0 to 100, as in action_tolerance=1"),
+        ("speculative-exact=1", "exact takes no number; write exact"),
+        ("autoregressive-relaxed=1", "unknown arm 'autoregressive-relaxed=1'; did you mean"),
         ("expert@2", "the expert decodes no layers; write expert"),
     ],
 )
@@ -62,14 +85,14 @@ def test_every_mode_and_rule_is_described_in_help_and_errors() -> None:
     from rsd.decoding import rules
 
     assert set(MODES) == set(get_args(Mode))
-    made = {name: make() for name, make in rules.RULES.items()}
-    assert {name: words.samples for name, words in RULES.items()} == {
-        name: rule.samples for name, rule in made.items()
-    }
+    assert set(RULES) == {*rules.PLAIN, *rules.LOSSY}
+    made = {name: rules.make_rule(spec, lambda: None) for name, spec in EXAMPLES.items()}  # type: ignore[arg-type, return-value]
+    for name, words in RULES.items():
+        assert (words.samples, words.number is None) == (made[name].samples, made[name].lossless)
     assert all(name in ARMS_HELP for name in NAMES)
     assert all(f"{mode}: {words.what}" in ARMS_HELP for mode, words in MODES.items())
     with pytest.raises(UserError) as raised:
         read_arm("speculative-exat")
     for rule, words in RULES.items():
-        told = f"{rule}: {words.what}"
-        assert told in RULE_HELP and told in str(raised.value)
+        assert f"{rule}: {words.what}" in str(raised.value)
+        assert f"{EXAMPLES[rule]}: {words.what}" in RULE_HELP

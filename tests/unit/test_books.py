@@ -31,6 +31,7 @@ from rsd.books import (
 )
 from rsd.books.folder import Folder
 from rsd.books.reader import PARTS_AT_ONCE
+from rsd.books.schema import OFTEN_UNSAID
 from rsd.errors import CannotWriteError, UserError
 from rsd.provenance import Machine
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeKey, EpisodeResult
@@ -87,9 +88,12 @@ FROM_THE_START = {  # of schema version 2
 
 @pytest.mark.parametrize("schema", [EPISODE_SCHEMA, CHUNK_SCHEMA])
 def test_a_column_that_came_later_may_be_null(schema: pa.Schema) -> None:
-    """Where runs of the same schema version are read that lack it."""
+    """Where runs of the same schema version are read that lack it; of the others those alone that
+    an import from other software may lack."""
+    unsaid = OFTEN_UNSAID if schema is EPISODE_SCHEMA else set()
     for field in schema:
-        assert field.nullable == (field.name not in FROM_THE_START), field.name
+        later = field.name not in FROM_THE_START
+        assert field.nullable == (later or field.name in unsaid), field.name
 
 
 def test_every_field_of_a_result_has_its_column() -> None:
@@ -99,7 +103,8 @@ def test_every_field_of_a_result_has_its_column() -> None:
     chunk = {field.name for field in dataclasses.fields(ChunkRecord)} - {"trace"}
     trace = {field.name for field in dataclasses.fields(DecodeTrace)}
     by_driver = {"run_id", "attempts", "worker", "node", "finished_at"}
-    assert set(EPISODE_SCHEMA.names) == key_fields | episode | by_driver
+    by_import = {"source"}
+    assert set(EPISODE_SCHEMA.names) == key_fields | episode | by_driver | by_import
     assert set(CHUNK_SCHEMA.names) == key_fields | chunk | trace | {"run_id"}
 
 
@@ -125,7 +130,9 @@ def test_what_was_added_is_read_back(tmp_path: Path) -> None:
     assert np.array_equal(np.reshape(row["codes"], (STEPS, DIMS, LAYERS)), good.chunks[1].codes)
     assert np.array_equal(np.float32(row["actions"]).reshape(-1, 7), good.chunks[1].actions)
     nulls = {name for t in (episodes, chunks) for name in t.column_names if t[name].null_count}
-    assert nulls == {"clipped"}  # the made-up policy never clips
+    never = {"clipped", "protocol", "source"}  # of the made-up policy, and run
+    never |= {"moved_mm", "moved_degrees"}  # under lossless rules
+    assert nulls == never | {"delay", "while_waiting", "still_steps", "delay_steps"}
 
 
 def test_metadata_is_in_the_files_themselves_and_pandas_reads_the_folder(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ STARTS = {
         ["jobs/repeat.py", "docs/results/libero_lite_spatial.parquet", "--worlds", "1"],
         "ray",
     ),
+    "delay": (["jobs/delay.py"], "tyro"),
     "report": (["-m", "rsd.report", "nothing"], "pandas"),
     "rsd": (["-m", "rsd", "evaluate"], "tyro"),
 }

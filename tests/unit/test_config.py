@@ -167,6 +167,12 @@ def test_more_layers_than_the_policy_has_are_refused() -> None:
         check_layers(plan, available=7)
 
 
+def test_the_finest_layer_is_no_drafts() -> None:
+    check_layers(resolve(parse(["--arms", "draft@7", "autoregressive@8"])), available=8)
+    with pytest.raises(UserError, match=r"'draft@8' .* has 1 to 7 in this mode, 8 in others"):
+        check_layers(resolve(parse(["--arms", "draft@8"])), available=8)
+
+
 def test_every_arm_of_the_table_can_be_asked_for() -> None:
     assert tuple(resolve(parse(["--arms", *NAMES])).arms) == NAMES
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rsd.arms import read_arm
 from rsd.envs.assets import ResolvedAssets
 from rsd.envs.toy import ToyEnvironment
 from rsd.episode import BadActionError, check_actions, run_episode, run_expert_episode, sha256_of
 from rsd.models.toy import ToyPolicy
-from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey
+from rsd.types import Chunk, ChunkRequest, EpisodeKey
 
 STEPS = 40
 TRIALS = range(12)  # some end within a chunk, some run out of steps
@@ -37,7 +38,7 @@ def decide(request: ChunkRequest) -> Chunk:
 def test_the_chunks_of_an_episode_hold_every_action_that_the_simulator_got(trial: int) -> None:
     env = Noting()
     key = EpisodeKey("parallel", "toy", 0, trial)
-    result = run_episode(env, key, Decoding("parallel"), decide, STEPS)
+    result = run_episode(env, key, read_arm("parallel"), decide, STEPS)
     recorded = np.concatenate([chunk.actions for chunk in result.chunks])
     assert recorded.dtype == np.float32
     assert recorded.tobytes() == np.stack(env.got).tobytes()
@@ -46,7 +47,7 @@ def test_the_chunks_of_an_episode_hold_every_action_that_the_simulator_got(trial
 
 def test_an_episode_that_ends_within_a_chunk_records_what_it_executed_of_it() -> None:
     keys = [EpisodeKey("parallel", "toy", 0, trial) for trial in TRIALS]
-    results = [run_episode(Noting(), key, Decoding("parallel"), decide, STEPS) for key in keys]
+    results = [run_episode(Noting(), key, read_arm("parallel"), decide, STEPS) for key in keys]
     last = {len(result.chunks[-1].actions) for result in results if result.outcome == "success"}
     assert len(last) > 1
 

@@ -35,7 +35,10 @@ LINES = (
     ),
     Line(("rsd.models.small_vla",), ("rsd/models/", "rsd/training/")),
     Line(("robosuite", "libero", "mujoco"), ("rsd/envs/", "rsd/experts/")),
-    Line(("matplotlib", "plotly", "jinja2"), ("rsd/presentation/",)),
+    Line(("lerobot",), ("rsd/models/lerobot/",)),
+    Line(("matplotlib",), ("rsd/presentation/", "rsd/replay/strip.py")),
+    Line(("plotly", "jinja2"), ("rsd/presentation/",)),
+    Line(("wandb", "tensorboardX", "mlflow"), ()),  # an extra: rsd.tracking.trackers
     Line(("websockets", "msgpack", "zmq", "httpx"), ()),  # an extra: rsd.models.remote.wire.library
 )
 
@@ -48,6 +51,7 @@ WITHOUT_TORCH = (
     "rsd/cluster/collector.py",
     "rsd/models/__init__.py",
     "rsd/models/openvla_oft/folder.py",
+    "rsd/models/lerobot/__init__.py",
 )
 
 

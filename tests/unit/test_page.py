@@ -27,6 +27,9 @@ from rsd.presentation import charts, interactive, paper, tables, verdict
 from rsd.presentation.evidence import Evidence, read_evidence
 from rsd.presentation.page import page, parted
 from rsd.presentation.timeline import timeline
+from rsd.summary.compute import Rows, summary_of
+from rsd.summary.rules import EVERY_TWO
+from rsd.summary.values import Provenance
 from rsd.types import EpisodeResult
 
 NOW = datetime(2027, 1, 15, 9, tzinfo=UTC)
@@ -108,17 +111,28 @@ def test_the_page_says_what_ran_and_the_verdict_first(tmp_path: Path) -> None:
         (["timeout"] * 4 + ["success"] * 296, "no difference between speculative and autoregress"),
     ],
 )
-def test_a_verdict_is_what_the_tests_show(tmp_path: Path, second: list[Any], said: str) -> None:
+def test_a_verdict_is_what_the_tests_show(second: list[Any], said: str) -> None:
     """The same final state is claimed where all are the same and nowhere else."""
     same = all(outcome == "success" for outcome in second)
-    episodes = []
-    for trial, outcome in enumerate(second):
-        world = key(trial % 50, "autoregressive", trial // 50)
-        other = dataclasses.replace(world, arm="speculative")
-        episodes.append(result(world, chunks=1))
-        end = None if same else f"elsewhere {trial}"
-        episodes.append(result(other, outcome, chunks=1, final_state=end))
-    told = verdict.headline(of(write(tmp_path, episodes)))
+    rows = [
+        {
+            "arm": arm,
+            "suite": "s",
+            "task_id": 0,
+            "trial": trial,
+            "seed": 0,
+            "outcome": outcome,
+            "source": None,
+        }
+        | {"final_state_sha256": f"{trial}" if same or not place else f"other {trial}"}
+        for place, (arm, ends) in enumerate(
+            {"autoregressive": ["success"] * len(second), "speculative": second}.items()
+        )
+        for trial, outcome in enumerate(ends)
+    ]
+    made_by = Provenance(None, (), "oft", "lite", "egl", "x", "x", "x")
+    summary = summary_of(Rows(pd.DataFrame(rows), {}), ("run",), made_by, 0.02, EVERY_TWO, {})
+    told = verdict.pair_sentence(summary.pairs[0], summary)
     assert said in told
 
 
@@ -185,12 +199,16 @@ def test_a_disagreement_is_told_with_the_first_moment_and_what_differs(tmp_path:
     assert other is not None
     other = other.copy()
     other[0, :5, 2] = (other[0, :5, 2] + 1) % 7
-    second.chunks[1] = dataclasses.replace(second.chunks[1], codes=other)
+    moved = second.chunks[1].actions + np.float32(0.25)
+    second.chunks[1] = dataclasses.replace(second.chunks[1], codes=other, actions=moved)
     lossless = [with_chunks(1, arm, ["x"]) for arm in ("autoregressive", "speculative")]
     evidence = of(write(tmp_path, [first, second, *lossless]))
     (story,) = evidence.stories
     assert (evidence.unsolved, evidence.disagreements, story.disagreement) == (1, 1, True)
-    told = "autoregressive and speculative: chunk 1, layer 2 (5 of 64 tokens)"
+    told = (
+        "autoregressive and speculative: chunk 1, control step 8, layer 2 (5 of 64 tokens), "
+        "actions up to 0.25 apart"
+    )
     assert parted(story) == told
     assert told in Text(page(evidence, Path("x.html"), "")).seen
     assert evidence.partings[0].together() == [1.0, 1.0, 0.5]
@@ -308,7 +326,9 @@ def test_html_in_a_file_stays_text(tmp_path: Path) -> None:
             books.add(episode, attempts=2, worker=HOSTILE, node=HOSTILE)
     made = html(str(tmp_path / "run"))
     text = Text(made)
-    assert not text.all("img") and len(text.all("script")) == 2 + made.count("application/json")
+    assert not text.all("img") and len(text.all("script")) == 2 + made.count(
+        '<script type="application/json"'
+    )
     assert "<script>alert" not in made and HOSTILE in text.seen
     for chart in charts.charts(of(str(tmp_path / "run"))):
         drawn = interactive.as_json(chart)
@@ -354,7 +374,9 @@ def test_a_run_without_actions_or_codes_is_told_as_far_as_it_was_recorded(tmp_pa
         with_chunks(0, "speculative", ["x", "z"], "timeout"),
     ]
     for episode in episodes:
-        episode.chunks[:] = [dataclasses.replace(chunk, codes=None) for chunk in episode.chunks]
+        episode.chunks[:] = [
+            dataclasses.replace(chunk, codes=None, actions=None) for chunk in episode.chunks
+        ]
     output = write(tmp_path, episodes)
     assert read_chunks(output, ["actions"])["actions"].null_count == 4
     (story,) = of(output).stories
@@ -455,9 +477,8 @@ def test_every_chart_can_be_drawn_both_ways(draw: Any, tmp_path: Path) -> None:
 
 def test_the_numbers_in_a_page_are_those_of_its_tables(tmp_path: Path) -> None:
     """The order by which a column sorts is the number that it shows."""
-    for table in (
-        make(of(write(tmp_path / make.__name__, paired_results()))) for make in tables.PAPER
-    ):
+    evidence = of(write(tmp_path, paired_results()))
+    for table in (make(evidence) for make in tables.PAPER):
         for cells in table.rows:
             for cell in cells:
                 shown = re.fullmatch(r"[+-]?[\d,]+(\.\d+)?(e-\d+)?", cell.text)

@@ -61,6 +61,17 @@ def test_a_mode_that_a_policy_lacks_comes_with_the_way_to_it(
         prepare(parse([*TOY, "run", "--arms", "speculative"]))
 
 
+def test_a_lossy_rule_needs_tokens_that_are_the_grippers_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = [*TOY, "run", "--arms", "speculative-relaxed=1"]
+    assert list(prepare(parse(asked)).arms) == ["speculative-relaxed=1"]
+    told_of(monkeypatch, PolicyInfo(modes=("speculative",), layers=3))
+    with pytest.raises(UserError, match=r"'speculative-relaxed=1': .* the gripper's alone"):
+        prepare(parse(asked))
+    assert all(inspect_policy(name).lossy_rules for name in bundled())
+
+
 def test_without_named_arms_a_policy_is_evaluated_in_what_it_decodes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -68,6 +79,16 @@ def test_without_named_arms_a_policy_is_evaluated_in_what_it_decodes(
     assert list(prepare(parse([*TOY, "run"])).arms) == ["regression"]
     with pytest.raises(UserError, match="decodes regression only"):
         prepare(parse([*TOY, "run", "--use-speculative-decoding", "true"]))
+
+
+def test_a_server_must_be_given_up_before_the_replica_that_asks_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told_of(monkeypatch, PolicyInfo(answer_limit_s=120.0))
+    native = [*TOY, "run", "--arms", "native"]
+    with pytest.raises(UserError, match=r"120 s for an answer .* --decode-limit-s 120: its repl"):
+        prepare(parse(native))
+    assert prepare(parse([*native, "--decode-limit-s", "121"]))
 
 
 def test_a_policy_is_not_sent_to_a_suite_that_it_cannot_act_on(

@@ -22,6 +22,7 @@ from made_up_recordings import (
     write,
 )
 
+from rsd.arms import read_arm
 from rsd.envs.toy import ToyEnvironment
 from rsd.episode import run_episode
 from rsd.errors import UserError
@@ -30,7 +31,7 @@ from rsd.replay import choice, film, strip, video
 from rsd.replay.again import actions_of, parting, replay
 from rsd.replay.choice import Filter, Take
 from rsd.replay.recording import Recording
-from rsd.types import Chunk, ChunkRequest, DecodeTrace, Decoding, EpisodeKey, Observation
+from rsd.types import Chunk, ChunkRequest, DecodeTrace, EpisodeKey, Observation
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_the_frames_before_each_chunk_are_those_that_the_policy_saw() -> None:
     def decide(request: ChunkRequest) -> Chunk:
         return ToyPolicy().act([request])[0]
 
-    recorded = run_episode(simulator(0, Seen), key, Decoding("speculative"), decide, STEPS)
+    recorded = run_episode(simulator(0, Seen), key, read_arm("speculative"), decide, STEPS)
     starts = strip.Strip(recorded, 512, STEPS, 1).starts[:-1]
     again, env = {}, simulator()
 

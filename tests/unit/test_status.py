@@ -68,7 +68,10 @@ def test_errors_are_counted_by_their_last_line(tmp_path: Path) -> None:
         for trial, reason in enumerate(["ValueError: b", "OSError: a", "ValueError: b"])
     ]
     found = look(write(tmp_path, lost)).failures
-    assert [(one.reason, one.episodes) for one in found] == [("ValueError: b", 2), ("OSError: a", 1)]
+    assert [(one.reason, one.episodes) for one in found] == [
+        ("ValueError: b", 2),
+        ("OSError: a", 1),
+    ]
     assert last_line("") == "no reason recorded"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rsd.arms import read_arm
 from rsd.cluster.worker import (
     EnvWorker,
     EpisodeTimeLimitError,
@@ -18,9 +19,9 @@ from rsd.cluster.worker import (
 from rsd.envs.assets import ResolvedAssets
 from rsd.envs.toy import ToyEnvironment
 from rsd.models.toy import ToyPolicy
-from rsd.types import Chunk, ChunkRequest, Decoding, EpisodeKey
+from rsd.types import Chunk, ChunkRequest, EpisodeKey
 
-PARALLEL = Decoding("parallel")
+PARALLEL = read_arm("parallel")
 SETTINGS = WorkerSettings(
     ResolvedAssets("none", Path(), "", ""), "none", ToyPolicy.images, time_limit_s=60
 )
@@ -99,7 +100,7 @@ def test_an_episode_is_not_to_blame_for_missing_replicas(worker: EnvWorker) -> N
 
 def test_a_worker_that_died_leaves_a_record_that_names_assets_and_renderer() -> None:
     settings = replace(SETTINGS, renderer="osmesa")
-    result = error_result(key(), "died", settings)
+    result = error_result(key(), PARALLEL, "died", settings)
     assert (result.assets, result.renderer, result.steps) == ("none", "osmesa", 0)
 
 

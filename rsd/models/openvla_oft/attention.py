@@ -57,6 +57,15 @@ class Layout:
         kernels without a mask are faster."""
         return None if valid is None else _to_add(valid[:, None, None], dtype)
 
+    def positions(self, valid: Tensor | None, device: Any) -> Tensor:
+        """Rotary position of each slot, int64 (B or 1, slots): padding counts for nothing."""
+        slots = torch.arange(self.slots, device=device)[None]
+        if valid is None:
+            return slots
+        of_context = (valid.cumsum(dim=1) - 1).clamp(min=0)
+        behind = valid.sum(dim=1, keepdim=True) + slots[:, : self.slots - self.context]
+        return torch.cat([of_context, behind], dim=1)
+
 
 def _to_add(seen: Tensor, dtype: torch.dtype) -> Tensor:
     zeros = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
@@ -77,6 +86,14 @@ class BlockCache:
     positions: Tensor  # int64 (B or 1, slots): rotary position of each slot
     blocks: int = 0  # valid blocks, block 0 included
     start: int = field(default=0)  # first slot that the pass in progress writes
+
+    def remask(self, valid: Tensor) -> None:
+        """Go by other padding of the same shape: bool (B, S)."""
+        dtype, device = self.block_mask.dtype, valid.device
+        self.block_mask.copy_(self.layout.block_mask(valid, dtype, device))
+        self.positions.copy_(self.layout.positions(valid, device))
+        assert self.context_mask is not None, "a cache that was made without padding"
+        self.context_mask.copy_(_to_add(valid[:, None, None], dtype))
 
     def select(self, rows: Tensor) -> BlockCache:
         """The cache of some rows of the batch."""
@@ -132,20 +149,12 @@ def new_cache(
     slot adds nothing as long as it holds numbers."""
     entries = like.new_empty(depth, 2, batch, layout.slots, heads, head_width)
     entries[:, :, :, layout.context :] = 0
-    slots = torch.arange(layout.slots, device=like.device)[None]
-    if valid is None:
-        positions = slots
-    else:
-        of_context = (valid.cumsum(dim=1) - 1).clamp(min=0)
-        length = valid.sum(dim=1, keepdim=True)
-        positions = torch.cat([of_context, length + slots[:, : -layout.context or None]], dim=1)
-        positions = positions[:, : layout.slots]
     return kind(
         entries,
         layout,
         layout.block_mask(valid, like.dtype, like.device),
         layout.context_mask(valid, like.dtype),
-        positions,
+        layout.positions(valid, like.device),
     )
 
 

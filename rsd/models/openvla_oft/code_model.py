@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsd.decoding.contracts import Numbers
+from rsd.decoding.contracts import Backbone, Numbers
 from rsd.models.openvla_oft.folder import Checkpoint
 from rsd.models.openvla_oft.inputs import Preparation
 from rsd.models.openvla_oft.model import Context, Inputs, OpenVLAOFT
+from rsd.models.openvla_oft.quantised import doubled
+from rsd.rfsq import Leeway
 from rsd.types import ChunkRequest, ImageSpec
 
 
@@ -33,29 +34,31 @@ class SuitedContext(Context):
     suites: Tensor  # int64 (B,)
 
 
-class OFTCodeModel:
-    """Implements rsd.decoding.contracts.CodeModel. Codes decode to actions as they are executed;
-    the published heads speak in quantiles of their suite."""
+class OFTEnds:
+    """What the model reads, and what its answers mean; how its passes are launched is a subclass's.
+    Codes decode to actions as they are executed; the published heads speak in quantiles of their
+    suite."""
 
     def __init__(
         self, model: OpenVLAOFT, checkpoint: Checkpoint, images: ImageSpec, device: str = "cpu"
     ) -> None:
         self.model = model
-        self.target, self.draft = model.target, model.draft
+        self.target: Backbone = model.target
+        self.draft = model.draft
         self.layers = model.config.tokeniser.layers
         self.levels = model.config.tokeniser.levels
         self.device = device
         self._checkpoint, self._images = checkpoint, images
         self._prepare = Preparation(checkpoint, images, device)
-        self._published = model.target.regressed if checkpoint.regresses else model.target.binned
+        target = model.target
+        self._published = target.l1_head if checkpoint.regresses else target.bins
 
     def doubled(self) -> OFTCodeModel:
         """A copy in double precision."""
-        model = copy.deepcopy(self.model).double()
-        return OFTCodeModel(model, self._checkpoint, self._images, self.device)
+        return OFTCodeModel(doubled(self.model), self._checkpoint, self._images, self.device)
 
-    def inputs(self, requests: Sequence[ChunkRequest]) -> Seen:
-        """Raises UserError for what `Preparation` refuses."""
+    def read(self, requests: Sequence[ChunkRequest]) -> tuple[Inputs, Tensor]:
+        """What the model reads, and whose statistics each row goes by, int64 (B,)."""
         prepared = self._prepare([request.observation for request in requests])
         dtype = self.model.projector.fc1.weight.dtype
         previous, known = self._previous([request.previous_codes for request in requests])
@@ -67,28 +70,20 @@ class OFTCodeModel:
             previous,
             known,
         )
-        return Seen(inputs, self.model.vision_backbone(inputs.pixels), prepared.suites)
+        return inputs, prepared.suites
 
-    def target_context(self, inputs: Seen) -> SuitedContext:
-        """Block 0 of the language model."""
-        context = self.model.context(inputs.patches, inputs.inputs)
-        return SuitedContext(context.embeddings, context.valid, inputs.suites)
-
-    def draft_context(self, inputs: Seen) -> Tensor:
-        """(B, W')."""
-        return self.model.draft_context(inputs.patches, inputs.inputs)
-
-    def parallel_logits(self, context: Context) -> Tensor:
-        """-> (B, L, T, D, V)."""
-        return self.target.parallel_logits(context)
-
-    def numbers(self, context: SuitedContext) -> Numbers:
-        """What the published head of the checkpoint says: regressed, or the middle of a bin."""
-        actions = self._prepare.units.actions(self._published(context), context.suites)
-        codes = self.target.no_codes(len(actions), actions.device)
+    def numbers_of(self, placeholders: Tensor, suites: Tensor) -> Numbers:
+        """Of hidden states (B, 7 T, W)."""
+        actions = self._prepare.units.actions(self._published(placeholders), suites)
+        codes = self.model.target.no_codes(len(actions), actions.device)
         if self._checkpoint.heads:
             codes = self.model.tokeniser.encode(actions.nan_to_num())
         return Numbers(actions, codes)
+
+    def leeway(self, layers: int) -> Leeway:
+        """Raises UserError for a tokeniser with an encoder."""
+        leeway: Leeway = self.model.tokeniser.leeway(layers)
+        return leeway
 
     def actions(self, codes: Tensor) -> Tensor:
         """(B, T, D, K) -> (B, T, 7), the gripper opening (-1) or closing (+1)."""
@@ -107,3 +102,30 @@ class OFTCodeModel:
             torch.from_numpy(previous).to(self.device),
             torch.tensor(known, device=self.device),
         )
+
+
+class OFTCodeModel(OFTEnds):
+    """Implements rsd.decoding.contracts.CodeModel: passes of any shape, one operation after the
+    other."""
+
+    def inputs(self, requests: Sequence[ChunkRequest]) -> Seen:
+        """Raises UserError for what `Preparation` refuses."""
+        inputs, suites = self.read(requests)
+        return Seen(inputs, self.model.vision_backbone(inputs.pixels), suites)
+
+    def target_context(self, inputs: Seen) -> SuitedContext:
+        """Block 0 of the language model."""
+        context = self.model.context(inputs.patches, inputs.inputs)
+        return SuitedContext(context.embeddings, context.valid, inputs.suites)
+
+    def draft_context(self, inputs: Seen) -> Tensor:
+        """(B, W')."""
+        return self.model.draft_context(inputs.patches, inputs.inputs)
+
+    def parallel_logits(self, context: Context) -> Tensor:
+        """-> (B, L, T, D, V)."""
+        return self.model.target.parallel_logits(context)
+
+    def numbers(self, context: SuitedContext) -> Numbers:
+        """What the published head of the checkpoint says: regressed, or the middle of a bin."""
+        return self.numbers_of(self.model.target.placeholders(context), context.suites)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rsd.errors import UserError
 from rsd.models.openvla_oft.description import ARCHITECTURE, MODEL_TYPE
 from rsd.models.openvla_oft.folder import inspect
 from rsd.models.openvla_oft.hub import SCHEME
@@ -20,22 +21,30 @@ def _load(spec: str, deterministic: bool, device: str) -> Policy:
     from rsd.models.openvla_oft.code_model import OFTCodeModel
     from rsd.models.openvla_oft.folder import describe
     from rsd.models.openvla_oft.loading import load_model
+    from rsd.models.openvla_oft.static_model import StaticOFTCodeModel
 
     on_cpu = device == "cpu"
     checkpoint, images = describe(spec), ImageSpec()
-    loaded = load_model(checkpoint, device, torch.float32 if on_cpu else torch.bfloat16)
-    model = OFTCodeModel(loaded.model, checkpoint, images, device)
+    if on_cpu and checkpoint.options.graphs:
+        raise UserError(f"policy {spec!r}: graphs=1 is for a GPU; leave it out")
+    settles = deterministic and on_cpu
+    loaded = load_model(
+        checkpoint, device, torch.float32 if on_cpu else torch.bfloat16, settles=settles
+    )
+    eager = OFTCodeModel(loaded.model, checkpoint, images, device)
+    graphed = StaticOFTCodeModel(loaded.model, checkpoint, images, device, graphed=True)
     return CodePolicy(
-        model,
+        graphed if checkpoint.options.graphs else eager,
         images,
         loaded.sha256,
         chunk_steps=checkpoint.config.tokeniser.steps,
-        precise=model.doubled() if deterministic and on_cpu else None,
+        precise=eager.doubled() if settles else None,
     )
 
 
 FAMILY = Family(
-    f"a folder of OpenVLA-OFT's, or one of the hub: {SCHEME}://owner/name[@revision]",
+    f"a folder of OpenVLA-OFT's, or one of the hub: {SCHEME}://owner/name[@revision]; either may "
+    "end in ?bits=8 or ?bits=4, for a language model in fewer bits, and &graphs=1, for CUDA graphs",
     inspect,
     _load,
 )

@@ -12,6 +12,7 @@ Either may be a folder or an id of the hub.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import re
@@ -26,8 +27,10 @@ from rsd.foreign import MOST_BYTES, expanded, parse_json, read_bytes
 from rsd.models.openvla_oft import description, hub, names
 from rsd.models.openvla_oft.config import OFTConfig
 from rsd.models.openvla_oft.description import CONFIG, Normalisation, Trained
+from rsd.models.openvla_oft.options import CHOICES, DEFAULT, Options, taken_apart
+from rsd.models.openvla_oft.prompts import Prompts
 from rsd.models.openvla_oft.statistics import FILE as STATISTICS
-from rsd.models.openvla_oft.statistics import Statistics, statistics
+from rsd.models.openvla_oft.statistics import Statistics, statistics, suite_of
 from rsd.models.openvla_oft.weight_files import WeightFile, content, weight_file
 from rsd.models.seam import PolicyInfo
 from rsd.types import ImageSpec, Mode
@@ -74,6 +77,7 @@ class Checkpoint:
     heads: WeightFile | None = None  # of residual codes, with tokeniser and draft
     base: Checkpoint | None = None  # what the heads were trained on
     trained: Trained | None = None  # how
+    options: Options = DEFAULT  # that its spec asks for
 
     @property
     def weight_files(self) -> list[WeightFile]:
@@ -93,6 +97,13 @@ class Checkpoint:
         """Whether actions come from an action head, not from the language model's own."""
         trained = self.heads.tensors if self.heads else ()
         return names.ACTION_HEAD in self.parts or any(n.startswith(L1_HEAD) for n in trained)
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens that the context has left for it."""
+        codes = self.config.tokeniser
+        behind = (codes.layers - 1) * codes.steps
+        return max(0, self.longest - self.config.context(0) - behind)
 
     @property
     def parameters(self) -> int:
@@ -121,12 +132,14 @@ class Checkpoint:
                 "they were trained on, or train them again"
             )
         lines = [f"{file.path.name} {digests[file.path]}" for file in self.weight_files]
+        if self.options.bits < 16:
+            lines.append(f"{self.options.bits} bits")
         for path in self.read:
             lines.append(f"{path.name} {hashlib.sha256(read_bytes(path, MOST_BYTES)).hexdigest()}")
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-_CODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel")
+_CODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel", "draft")
 
 
 def inspect(spec: str) -> PolicyInfo:
@@ -141,32 +154,86 @@ def inspect(spec: str) -> PolicyInfo:
         images=ImageSpec(),  # the protocol's; resized by the policy itself
         suites=tuple(checkpoint.statistics),
         suites_only=True,
+        lossy_rules=bool(checkpoint.heads) and checkpoint.config.tokeniser.hidden == 0,
         clips=True,
-        memory_bytes=memory_bytes(checkpoint),
         pinned=checkpoint.spec,
+        protocol="oft",
+        check_instruction=_instruction_check(checkpoint),
+        check_memory=functools.partial(_check_replica, checkpoint),
         settles_on_gpu=False,  # in bfloat16 most chunks are near ties (docs/openvla_oft.md)
         other_modes=f"`rsd train --target openvla-oft --base {spec}` trains heads for codes",
     )
 
 
-ROWS = 16  # of a batch that a replica should hold
+def _instruction_check(checkpoint: Checkpoint) -> Callable[[str], None]:
+    prompts = Prompts.of(checkpoint)
+
+    def check(instruction: str) -> None:
+        prompts([instruction])
+        suite_of(instruction, checkpoint.statistics)
+
+    return check
 
 
-def memory_bytes(checkpoint: Checkpoint, rows: int = ROWS, width: int = 2) -> int:
+WIDTHS = {"cuda": 2, "cpu": 4}  # bytes of a number, by where it is computed with
+
+
+def _check_replica(checkpoint: Checkpoint, device: str, total: int, deterministic: bool) -> None:
+    settles = deterministic and device == "cpu"
+    check_memory(checkpoint, total, total, device, WIDTHS[device], settles)
+
+
+def check_memory(
+    checkpoint: Checkpoint,
+    free: int,
+    total: int,
+    device: str,
+    width: int,
+    settles: bool = False,
+) -> None:
+    """Raises UserError where a replica that decodes one chunk at a time does not fit, with a copy
+    in double precision where it settles near ties."""
+    needed, bits = memory_bytes(checkpoint, width), checkpoint.options.bits
+    copy = 8 * checkpoint.parameters if settles else 0
+    if needed + copy <= free:
+        return
+    weights = weight_bytes(checkpoint, width, bits)
+    smaller = {
+        fewer: needed - weights + weight_bytes(checkpoint, width, fewer)
+        for fewer in CHOICES["bits"]
+        if fewer < bits
+    }
+    ways = [f"{gb(size)} as '?bits={fewer}'" for fewer, size in smaller.items()]
+    raise UserError(
+        f"{checkpoint.spec} needs {gb(needed)} on {device}, {gb(weights)} of it for weights"
+        + (f", and {gb(copy)} for the copy that --deterministic settles near ties by" * settles)
+        + f"; {gb(free)} of {gb(total)} are free. "
+        + (f"It would need {' and '.join(ways)} behind its name. " if ways else "")
+        + "Free some, or give it a larger one"
+    )
+
+
+def gb(size: int) -> str:
+    """For people."""
+    return f"{size / 1e9:.3g} GB"
+
+
+def memory_bytes(checkpoint: Checkpoint, width: int = 2) -> int:
     """Of a replica on its device, numbers `width` bytes wide: weights, and keys and values of a
-    batch. An instruction takes about 40 positions."""
+    chunk. An instruction takes about 40 positions."""
     config, llama = checkpoint.config, checkpoint.config.llama
     positions = config.context(40) + (config.tokeniser.layers - 1) * config.tokeniser.steps
     cache = 2 * llama.depth * positions * llama.width
-    return width * (checkpoint.parameters + rows * cache)
+    return weight_bytes(checkpoint, width, checkpoint.options.bits) + width * cache
 
 
-def quantised_bytes(checkpoint: Checkpoint) -> int:
-    """Of the weights with the language model's layers in 4 bits (and a scale of 16 for every 64),
-    the rest in bfloat16."""
+def weight_bytes(checkpoint: Checkpoint, width: int, bits: int) -> int:
+    """Of all weights, those of the language model's layers in so many bits if these are fewer than
+    16. A scale is a byte for 64 weights in 4 bits, a number for a row in 8."""
     llama = checkpoint.config.llama
     layers = llama.depth * llama.width * (4 * llama.width + 3 * llama.hidden)
-    return int(layers * (0.5 + 2 / 64)) + 2 * (checkpoint.parameters - layers)
+    each = {16: width, 8: 1 + 5 / llama.width, 4: 0.5 + 1 / 64}[bits]
+    return int(layers * each) + width * (checkpoint.parameters - layers)
 
 
 def digests(checkpoint: Checkpoint) -> dict[Path, str]:
@@ -186,14 +253,19 @@ def digests(checkpoint: Checkpoint) -> dict[Path, str]:
 def describe(spec: str, endpoint: str | None = None) -> Checkpoint:
     """The checkpoint of a folder or a hub id. Raises UserError that says what is missing, left
     over, of another shape or of another model."""
-    with using(f"the checkpoint {spec!r}", "mend that, or choose another"):
-        path, pinned = _located(spec, _wanted, endpoint)
-        if not (path / CONFIG).is_file():
-            return _adapted(path, pinned, endpoint)
-        told = _json(path / CONFIG)
-        if description.is_trained(told):
-            return _trained(path, pinned, description.trained(told, path / CONFIG), endpoint)
-        return _published(path, pinned, path)
+    place, options = taken_apart(spec)
+    with using(f"the checkpoint {place!r}", "mend that, or choose another"):
+        found = _found(*_located(place, _wanted, endpoint), endpoint)
+    return replace(found, spec=found.spec + options.suffix, options=options)
+
+
+def _found(path: Path, pinned: str, endpoint: str | None) -> Checkpoint:
+    if not (path / CONFIG).is_file():
+        return _adapted(path, pinned, endpoint)
+    told = _json(path / CONFIG)
+    if description.is_trained(told):
+        return _trained(path, pinned, description.trained(told, path / CONFIG), endpoint)
+    return _published(path, pinned, path)
 
 
 def _located(

@@ -13,7 +13,6 @@ import importlib.util
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +20,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rsd.errors import UserError, brief
+from rsd.errors import UserError
 from rsd.models.openvla_oft.description import Normalisation
 from rsd.models.openvla_oft.folder import Checkpoint
+from rsd.models.openvla_oft.prompts import Prompts
 from rsd.models.openvla_oft.statistics import Bounds, Statistics, suite_of
 from rsd.types import ImageSpec, Observation
 
@@ -31,8 +31,6 @@ JPEG_QUALITY = 95  # and colours at half the resolution: TensorFlow's defaults
 CROP_AREA = 0.9  # of the image, in its middle, is what training's random crops leave on average
 EPSILON = 1e-8  # added to ranges that are divided by, or multiplied with
 LANCZOS_RADIUS = 3
-PROMPT = "In: What action should the robot take to {}?\nOut:"
-END_OF_PROMPT = "▁"  # Llama's token 29871, which stands there in training
 
 
 class Prepared(NamedTuple):
@@ -52,13 +50,10 @@ class Preparation:
         self, checkpoint: Checkpoint, images: ImageSpec, device: torch.device | str = "cpu"
     ) -> None:
         config = checkpoint.config
-        behind = config.context(0) + (config.tokeniser.layers - 1) * config.tokeniser.steps
         self.units = Units(checkpoint.statistics, device)
         self._frame = (images.height, images.width, 3)
         self._pixels = ImagePath(config.image_size, checkpoint.normalisations, device)
-        self._prompts = Prompts(
-            checkpoint.tokeniser, checkpoint.longest - behind, config.llama.vocabulary
-        )
+        self._prompts = Prompts.of(checkpoint)
         self._device = device
 
     def __call__(self, observations: Sequence[Observation]) -> Prepared:
@@ -82,55 +77,6 @@ class Preparation:
             torch.from_numpy(proprio).to(self._device),
             torch.from_numpy(suites).to(self._device),
         )
-
-
-class Prompts:
-    """Instructions -> tokens."""
-
-    def __init__(self, tokeniser: Path, longest: int, vocabulary: int) -> None:
-        """From a tokenizer.json; prompts of at most `longest` tokens."""
-        from tokenizers import Tokenizer
-
-        try:
-            self._tokeniser = Tokenizer.from_file(str(tokeniser))
-        except Exception as error:  # of no class of its own
-            raise UserError(f"{tokeniser} is no tokeniser: {error}; copy it again") from error
-        self._tokeniser.no_padding()
-        self._tokeniser.no_truncation()
-        last = self._tokeniser.token_to_id(END_OF_PROMPT)
-        known = self._tokeniser.get_vocab_size()
-        if last is None or known > vocabulary:
-            raise UserError(
-                f"{tokeniser} is another model's: {known} tokens for a vocabulary of {vocabulary}, "
-                f"{END_OF_PROMPT!r} is {last}"
-            )
-        self._last, self._longest = last, longest
-        self._known: dict[str, list[int]] = {}
-
-    def __call__(self, instructions: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
-        """int64 (B, P) without BOS, padded on the left, and bool (B, P) where it is not padding, or
-        None where nothing is."""
-        prompts = [self._tokens(instruction) for instruction in instructions]
-        lengths = np.array([len(prompt) for prompt in prompts])
-        tokens = np.zeros((len(prompts), lengths.max()), dtype=np.int64)
-        for row, prompt in enumerate(prompts):
-            tokens[row, -len(prompt) :] = prompt
-        valid = np.arange(tokens.shape[1]) >= tokens.shape[1] - lengths[:, None]
-        return tokens, None if valid.all() else valid
-
-    def _tokens(self, instruction: str) -> list[int]:
-        if instruction not in self._known:
-            text = PROMPT.format(instruction.lower())
-            tokens = list(self._tokeniser.encode(text, add_special_tokens=False).ids)
-            if tokens[-1:] != [self._last]:
-                tokens.append(self._last)
-            if len(tokens) > self._longest:
-                raise UserError(
-                    f"instruction {brief(instruction)}: its prompt is {len(tokens)} tokens, and "
-                    f"the model's context has {self._longest} left for it; shorten it"
-                )
-            self._known[instruction] = tokens
-        return self._known[instruction]
 
 
 class Units:

@@ -19,6 +19,7 @@ from rsd.errors import UserError, brief
 from rsd.models.openvla_oft import folder, names
 from rsd.models.openvla_oft.folder import Adapter, Checkpoint
 from rsd.models.openvla_oft.model import OpenVLAOFT, make
+from rsd.models.openvla_oft.quantised import quantise
 from rsd.models.openvla_oft.weight_files import Content, WeightFile, content
 
 _DTYPES = {
@@ -39,14 +40,19 @@ class Loaded:
 
 
 def load_model(
-    checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype = torch.bfloat16
+    checkpoint: Checkpoint,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.bfloat16,
+    settles: bool = False,
 ) -> Loaded:
-    """What the checkpoint has no weights for is zero. Raises UserError where memory does not do,
-    and where files and model do not fit or hold NaN."""
-    device = torch.device(device)
-    _check_memory(checkpoint, device, dtype.itemsize)
+    """In the bits that the checkpoint's options ask for: whole in main memory first where they are
+    fewer. Memory counts a copy in double precision where it `settles`. What the checkpoint has no
+    weights for is zero. Raises UserError where memory does not do, and where files and model do not
+    fit or hold NaN."""
+    device, bits = torch.device(device), checkpoint.options.bits
+    _check_memory(checkpoint, device, dtype.itemsize, settles)
     with _unfilled():
-        model = make(checkpoint.config, device, dtype)
+        model = make(checkpoint.config, device if bits == 16 else "cpu", dtype)
     places = dict(model.named_parameters()) | dict(_stored_buffers(model))
     moved = {file.path: _moved(part, file) for part, file in _files(checkpoint)}
     if checkpoint.heads:  # what was trained stands for the base's
@@ -60,6 +66,8 @@ def load_model(
             places[name].zero_()
         for adapter in checkpoint.adapters:
             digests[adapter.file.path] = _add(adapter, places)
+    if bits < 16:
+        quantise(model, bits, device)
     return Loaded(model, checkpoint.identity(digests))
 
 
@@ -167,31 +175,19 @@ def _add(adapter: Adapter, places: Mapping[str, Tensor]) -> str:
     return digest
 
 
-def _check_memory(checkpoint: Checkpoint, device: torch.device, width: int) -> None:
+def _check_memory(checkpoint: Checkpoint, device: torch.device, width: int, settles: bool) -> None:
     """Before anything of the model is made."""
+    main = psutil.virtual_memory()
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
+        folder.check_memory(checkpoint, *torch.cuda.mem_get_info(device), str(device), width)
     else:
-        free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
-    check_memory(checkpoint, free, total, str(device), width)
-
-
-def check_memory(checkpoint: Checkpoint, free: int, total: int, device: str, width: int) -> None:
-    """Raises UserError where a replica that decodes one chunk at a time does not fit."""
-    weights = width * checkpoint.parameters
-    needed = folder.memory_bytes(checkpoint, rows=1, width=width)
-    if needed <= free:
-        return
-    four = needed - weights + folder.quantised_bytes(checkpoint)
-    raise UserError(
-        f"{checkpoint.spec} needs {_gb(needed)} on {device}, {_gb(weights)} of it for weights of "
-        f"{8 * width} bits; {_gb(free)} of {_gb(total)} are free. With its language model in 4 "
-        f"bits it would need {_gb(four)}. Free some, or give it a larger one"
-    )
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"
+        folder.check_memory(checkpoint, main.available, main.total, str(device), width, settles)
+    if checkpoint.options.bits < 16 and (whole := width * checkpoint.parameters) > main.available:
+        raise UserError(
+            f"{checkpoint.spec} is read whole before it is put in fewer bits, which needs "
+            f"{folder.gb(whole)} of main memory; {folder.gb(main.available)} of "
+            f"{folder.gb(main.total)} are free"
+        )
 
 
 class _Unfilled(TorchFunctionMode):

@@ -142,21 +142,26 @@ class Target(nn.Module):
 
     def parallel_logits(self, context: Context) -> Tensor:
         """Logits (B, L, T, D, V) of all layers from the context alone."""
+        return self.code_heads.all_at_once(self.placeholders(context))
+
+    def placeholders(self, context: Context) -> Tensor:
+        """Hidden states (B, 7 T, W) that the heads of a context alone read."""
         cache = self.cache(context)
         hidden = self.hidden(cache, context, self.no_codes(len(context), context.device))
-        return self.code_heads.all_at_once(self.of_placeholders(hidden, cache))
+        return self.of_placeholders(hidden, cache)
 
     def regressed(self, context: Context) -> Tensor:
         """Actions (B, T, 7), normalised, of the published L1 head."""
-        cache = self.cache(context)
-        hidden = self.hidden(cache, context, self.no_codes(len(context), context.device))
-        return self.l1_head(self.of_placeholders(hidden, cache))
+        actions: Tensor = self.l1_head(self.placeholders(context))
+        return actions
 
     def binned(self, context: Context) -> Tensor:
         """Actions (B, T, 7), normalised, of the published discrete decode."""
-        cache = self.cache(context)
-        hidden = self.hidden(cache, context, self.no_codes(len(context), context.device))
-        logits = self.lm_head(self.of_placeholders(hidden, cache))
+        return self.bins(self.placeholders(context))
+
+    def bins(self, placeholders: Tensor) -> Tensor:
+        """Hidden states (B, 7 T, W) -> actions (B, T, 7), normalised."""
+        logits = self.lm_head(placeholders)
         return heads.actions_of_bins(logits, self.centres, self.config.llama.padding)
 
     def no_codes(self, batch: int, device: torch.device | str) -> Tensor:

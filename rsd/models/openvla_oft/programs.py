@@ -50,10 +50,13 @@ class Programs:
     """Decodes of one batch size and prompt length.
 
     Fill `inputs` with `load`, then call a decode; results lie in `codes` and `actions`, and after a
-    synchronisation in `host_actions`.
+    synchronisation in `host_actions`. Or call its passes one by one, for loops of `rsd.decoding`.
+    Prompts that are `padded` have a mask among the inputs; kernels without one are faster.
     """
 
-    def __init__(self, model: OpenVLAOFT, batch: int, prompt: int, graphed: bool) -> None:
+    def __init__(
+        self, model: OpenVLAOFT, batch: int, prompt: int, graphed: bool, padded: bool = False
+    ) -> None:
         self.model, self.graphed = model, graphed
         config, table = model.config, model.target.llama.embed_tokens.weight
         self.device, self.dtype = table.device, table.dtype
@@ -70,10 +73,16 @@ class Programs:
         width = config.llama.width
         length = config.context(prompt)
         self.patches = self._floats(batch, config.patches, config.vision_width)
-        self.context = Context(self._floats(batch, length, width), None)
+        valid = None
+        if padded:
+            mask = torch.ones(batch, prompt, dtype=torch.bool, device=self.device)
+            self.inputs = self.inputs._replace(valid=mask)
+            valid = torch.ones(batch, length, dtype=torch.bool, device=self.device)
+        self.context = Context(self._floats(batch, length, width), valid)
         self.draft_context = self._floats(batch, config.draft.width)
         self.cache = model.target.cache(self.context)
         self.hidden = self._floats(batch, config.placeholders, width)
+        self.logits = self._floats(batch, codes.layers, codes.steps, codes.latent_dim, codes.levels)
         self.host_final = self._on_host(self.final)
         self.host_actions = self._on_host(self.actions)
         self._programs: dict[str, Callable[[], object]] = {}
@@ -97,7 +106,10 @@ class Programs:
 
     def embed(self) -> None:
         """Tower features and the rest -> block 0's embeddings."""
-        self.context.embeddings.copy_(self.model.context(self.patches, self.inputs).embeddings)
+        context = self.model.context(self.patches, self.inputs)
+        self.context.embeddings.copy_(context.embeddings)
+        if context.valid is not None:
+            self.cache.remask(context.valid)
 
     def read(self) -> None:
         """Tower features and the rest -> the draft's context."""
@@ -200,6 +212,38 @@ class Programs:
         self.final.zero_()
         self.propose(0)
         self.detokenise_guess()
+
+    def _look(self) -> None:
+        self.see()
+        self.embed()
+        self.read()
+
+    def _keep(self, first: int, logits: Callable[[], Tensor]) -> None:
+        found = logits()
+        self.logits[:, first : first + found.shape[1]] = found
+
+    # Passes.
+
+    def look(self) -> None:
+        """Inputs -> `context`, `draft_context`."""
+        self.run("look", self._look)
+
+    def prefilled(self, blocks: int) -> Tensor:
+        """See `prefill`; the logits' buffer."""
+        pass_ = functools.partial(self.prefill, blocks)
+        self.run(f"prefill {blocks}", functools.partial(self._keep, 0, pass_))
+        return self.logits[:, : blocks + 1]
+
+    def extended(self, first: int, count: int) -> Tensor:
+        """See `extend`; the logits' buffer."""
+        pass_ = functools.partial(self.extend, first, count)
+        self.run(f"extend {first} by {count}", functools.partial(self._keep, first, pass_))
+        return self.logits[:, first : first + count]
+
+    def alone(self) -> Tensor:
+        """See `context_alone`; the hidden states' buffer."""
+        self.run("alone", self.context_alone)
+        return self.hidden
 
     # Decodes.
 

@@ -17,7 +17,7 @@ from rsd.models.remote import act, groot, openpi, starvla, vla_eval
 from rsd.models.remote import address as addresses
 from rsd.models.remote.address import Address, Endpoint
 from rsd.models.remote.client import RemotePolicy, Server, meet
-from rsd.models.remote.dialect import Dialect, LostError, RefusedError, ServerError
+from rsd.models.remote.dialect import Dialect, LostError, RefusedError, ServerError, is_ours
 from rsd.models.remote.looks import looks_like
 from rsd.models.seam import Family, PolicyInfo
 from rsd.types import Policy
@@ -72,6 +72,8 @@ def inspect(spec: str) -> PolicyInfo:
         images=settled.images,
         clips=settled.range == "clip",
         elsewhere=True,
+        answer_limit_s=address.access.timeout,
+        protocol="" if is_ours(server.metadata) else dialect.protocol,
         says=json.dumps(server.metadata, sort_keys=True),
     )
 

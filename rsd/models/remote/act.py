@@ -144,6 +144,7 @@ OFT = Dialect(
     lambda endpoint, access: ActLine(endpoint, access, fields_oft),
     Conventions(image=256, gripper="one-opens"),
     "OpenVLA-OFT's /act (port 8777)",
+    protocol="oft",
 )
 OPENVLA = Dialect(
     lambda endpoint, access: ActLine(endpoint, access, fields_openvla),

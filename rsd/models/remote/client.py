@@ -2,7 +2,8 @@
 
 Several servers share the questions: whoever is free is asked, and one that is gone is asked again
 after a pause, by and by a longer one, while the others go on. A question is complete in itself, so
-it may be asked twice.
+it may be asked twice. One that a server was lost over is asked again alone, and after
+`DEATHS_PER_QUESTION` servers that died of that it is to blame.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import contextlib
 import itertools
 import math
 import queue
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +29,7 @@ from rsd.types import Chunk, ChunkRequest, DecodeTrace, Deliver
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 PATIENCE_S = 20.0  # without an answer of any server, after which questions are given back
+DEATHS_PER_QUESTION = 3  # servers that may die over one, asked alone, before it is to blame
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ def meet(dialect: Dialect, address: Address, line: Line) -> Server:
     said = dialect.learn(line.metadata, address.given)
     settled = conventions.settle(dialect.usual, address.given, said)
     return Server(line.metadata, settled, identity(address, settled, line.metadata))
+
+
+class _LostOverError(Exception):
+    """A server was there, was asked, and then was not there any more."""
 
 
 @dataclass(eq=False)
@@ -99,6 +107,9 @@ class RemotePolicy:
         for seat in seats:
             self._free(seat)
         self._threads = ThreadPoolExecutor(len(seats), "ask")
+        self._seats = len(seats)
+        self._taking_all = threading.Lock()
+        self._losses: Counter[str] = Counter()  # of servers, by the question that they had
 
     def act(self, requests: list[ChunkRequest], deliver: Deliver | None = None) -> list[Chunk]:
         """Raises ServerError for answers that are no actions, and PolicyAwayError where no server
@@ -131,8 +142,12 @@ class RemotePolicy:
     def _answer(self, requests: Sequence[ChunkRequest], given_up: list[str]) -> list[Chunk]:
         settled = self._server.settled
         views = [conventions.view(settled, request.observation) for request in requests]
+        names = [request.draws for request in requests]
         started = time.perf_counter()
-        endpoint, answers = self._ask(views, given_up)
+        try:
+            endpoint, answers = self._ask(views, names, given_up)
+        except _LostOverError:  # over whichever of them: the others get their answers
+            return [self._answer([request], given_up)[0] for request in requests]
         seconds = time.perf_counter() - started
         try:
             read = [conventions.actions(settled, answer) for answer in answers]
@@ -149,35 +164,74 @@ class RemotePolicy:
             for each in read
         ]
 
-    def _ask(self, views: Sequence[View], given_up: list[str]) -> tuple[Endpoint, list[Any]]:
+    def _ask(
+        self, views: Sequence[View], names: Sequence[str], given_up: list[str]
+    ) -> tuple[Endpoint, list[Any]]:
         """Whoever answers first of those that are asked one after the other. `given_up`: why
-        another question of the batch was; those that have not been asked yet are, too."""
+        another question of the batch was; those that have not been asked yet are, too. Raises
+        _LostOverError for several questions that have to be asked one by one."""
         while True:
-            seat = self._turns.get().seat
-            started = self._clock()
-            try:
-                if given_up:
-                    raise PolicyAwayError(given_up[0])
-                self._pause(max(0.0, seat.rests_until - started))
-                answers = self._line(seat).ask(views, self._server.settled)
-                self._lost = None
-                seat.failures, seat.rests_until = 0, 0.0
-                return seat.endpoint, answers
-            except ServerError as error:
-                self._lost = None
-                seat.hang_up()  # it may have hung up itself, as openpi's do
-                raise ServerError(f"{seat.endpoint}: {error}") from error
-            except (LostError, RefusedError) as error:
-                if (silent_s := self._rest(seat, started)) >= self._patience_s:
-                    given_up.append(
-                        f"no server of the policy has answered for {silent_s:.0f} s: {error}"
-                    )
-                    raise PolicyAwayError(given_up[0]) from error
-            except Exception:
-                seat.hang_up()  # who knows what is under way on it
-                raise
-            finally:
-                self._free(seat)
+            alone = any(self._losses[name] for name in names)
+            if alone and len(names) > 1:
+                raise _LostOverError
+            with self._seat(alone) as seat:
+                started = self._clock()
+                try:
+                    if given_up:
+                        raise PolicyAwayError(given_up[0])
+                    self._pause(max(0.0, seat.rests_until - started))
+                    return seat.endpoint, self._put(seat, views, names, alone)
+                except ServerError as error:
+                    self._lost = None
+                    seat.hang_up()  # it may have hung up itself, as openpi's do
+                    raise ServerError(f"{seat.endpoint}: {error}") from error
+                except (LostError, RefusedError) as error:
+                    if (silent_s := self._rest(seat, started)) >= self._patience_s:
+                        given_up.append(
+                            f"no server of the policy has answered for {silent_s:.0f} s: {error}"
+                        )
+                        raise PolicyAwayError(given_up[0]) from error
+                except Exception:
+                    seat.hang_up()  # who knows what is under way on it
+                    raise
+
+    @contextlib.contextmanager
+    def _seat(self, alone: bool) -> Iterator[_Seat]:
+        """The next free one; `alone`: while nobody holds another."""
+        if alone:
+            with self._taking_all:  # two who held a part each would wait for each other
+                turns = [self._turns.get() for _ in range(self._seats)]
+        else:
+            turns = [self._turns.get()]
+        try:
+            yield min(turns).seat
+        finally:
+            for turn in turns:
+                self._free(turn.seat)
+
+    def _put(
+        self, seat: _Seat, views: Sequence[View], names: Sequence[str], alone: bool
+    ) -> list[Any]:
+        """Ask a server. Raises LostError where it is lost, RefusedError, and ServerError, also for
+        a question that servers die of."""
+        if alone:
+            seat.hang_up()  # so that a server that was lost before is not lost over this
+        line = self._line(seat)
+        try:
+            answers = line.ask(views, self._server.settled)
+        except LostError as error:
+            self._losses.update(names)
+            if alone and self._losses[names[0]] > DEATHS_PER_QUESTION:
+                raise ServerError(
+                    f"{DEATHS_PER_QUESTION} times a server was lost when it was asked this alone, "
+                    f"and once before: {error}"
+                ) from error
+            raise
+        self._lost = None
+        seat.failures, seat.rests_until = 0, 0.0
+        for name in names:
+            self._losses.pop(name, None)
+        return answers
 
     def _rest(self, seat: _Seat, asked: float) -> float:
         """After a question in vain, asked at `asked`; returns how long none had an answer."""

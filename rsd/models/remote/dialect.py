@@ -47,15 +47,21 @@ class Dialect:
     what: str  # for people
     connections: int = 1  # at a time, that a server makes use of
     batch: int = 1  # views that a message may hold
+    protocol: str = ""  # under which its real servers' scores are known (rsd/protocols.py)
     learn: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda metadata, given: {}
     """From a server's metadata and what the user gives, the conventions that the former tell;
     raises UserError for what cannot be met"""
 
 
+def is_ours(description: Any) -> bool:
+    """Whether `rsd serve` describes itself so."""
+    return isinstance(description, dict) and description.get("server") == "rsd"
+
+
 def said_by_ours(description: Any, given: dict[str, Any]) -> dict[str, Any]:
     """The conventions of a policy behind `rsd serve`, which says them all, so that it is asked as
     it would be in-process; none where it is another's server."""
-    if not isinstance(description, dict) or description.get("server") != "rsd":
+    if not is_ours(description):
         return {}
     chunk = description["chunk"]
     told: dict[str, Any] = {} if chunk is None else {"chunk": chunk}

@@ -71,7 +71,7 @@ class GrootLine:
 
     def _greet(self) -> None:
         try:
-            self._call("ping", timeout=CONNECT_S)
+            self._ping()
             described = self._call("get_modality_config", timeout=CONNECT_S)
         except LostError as error:
             raise RefusedError(
@@ -86,6 +86,18 @@ class GrootLine:
                 ) from error
             described = {"says": str(error)}  # not every server describes itself
         self.metadata = {"modalities": plain(described)}
+
+    def _ping(self) -> None:
+        try:
+            self._call("ping", timeout=CONNECT_S)
+        except ServerError as error:
+            if not isinstance(error.__cause__, wire.WireError):
+                raise
+            raise RefusedError(
+                f"{self._endpoint} answers a ping with what is no msgpack: a server of GR00T N1 "
+                "takes pickles, which run whatever code their sender likes and are not sent; those "
+                "of N1.5 and N1.6 are asked"
+            ) from error
 
     def _look(self) -> None:
         """Raises LostError where nobody listens."""
@@ -200,4 +212,5 @@ GROOT_N16 = Dialect(
     _USUAL,
     "GR00T N1.6, asked in batches",
     batch=16,
+    protocol="gr00t",
 )

@@ -125,7 +125,14 @@ def learn(metadata: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 _USUAL = Conventions(replan=5)  # examples/libero/main.py
 
-OPENPI = Dialect(OpenPiLine, _USUAL, "openpi (pi0, pi0.5)", connections=8, learn=learn)
+OPENPI = Dialect(
+    OpenPiLine,
+    _USUAL,
+    "openpi (pi0, pi0.5)",
+    connections=8,
+    protocol="openpi",
+    learn=learn,
+)
 ROBOARENA = Dialect(
     partial(OpenPiLine, extra={"endpoint": "infer"}),
     _USUAL,

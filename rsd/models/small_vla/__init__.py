@@ -8,7 +8,7 @@ from rsd.types import Mode, Policy
 
 __all__ = ["ARCHITECTURE", "FAMILY", "bundled", "for_suites"]
 
-_MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel")
+_MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel", "draft")
 
 
 def _inspect(spec: str) -> PolicyInfo:
@@ -20,6 +20,7 @@ def _inspect(spec: str) -> PolicyInfo:
         found.layers,
         found.images,
         found.suites,
+        lossy_rules=found.model.tokeniser.hidden == 0,
         other_modes="`rsd train` gives one a regression head by default",
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from rsd.decoding.contracts import Numbers
 from rsd.errors import UserError
 from rsd.models.small_vla.model import Features, SmallVLA, word_ids
+from rsd.rfsq import Leeway
 from rsd.types import ChunkRequest, ImageSpec
 
 
@@ -82,6 +83,11 @@ class SmallVLACodeModel:
         codes = self.model.tokeniser.quantise(latents)
         actions = self.model.tokeniser.actions(latents.masked_fill(broken, torch.nan))
         return Numbers(_with_gripper(actions), codes)
+
+    def leeway(self, layers: int) -> Leeway:
+        """Raises UserError for a tokeniser with an encoder."""
+        leeway: Leeway = self.model.tokeniser.leeway(layers)
+        return leeway
 
     def actions(self, codes: Tensor) -> Tensor:
         """(B, T, D, K) -> (B, T, 7)."""

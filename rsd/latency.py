@@ -1,0 +1,61 @@
+"""How late arms with a measured delay are, where that is known before they run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from rsd.arms import arm_of, name_of
+from rsd.books import read_chunks
+from rsd.delay import MOST_STEPS, STAGES, steps_of
+from rsd.errors import UserError
+from rsd.suites import CONTROL_HZ
+from rsd.types import Arm
+
+
+def settled(arm: Arm, source: str) -> Arm:
+    """With the delay that `source` says, where the arm's is measured: milliseconds a chunk, or a
+    run that decoded it. Raises UserError for what says none."""
+    delay = arm.delay
+    if delay is None or delay.steps is not None:
+        return arm
+    seconds = _milliseconds(source)
+    seconds = decode_s(arm, source) if seconds is None else seconds / 1000
+    steps = steps_of(seconds)
+    if steps > MOST_STEPS:
+        raise UserError(
+            f"--latency {source}: {1000 * seconds:g} ms are {steps} control steps; a chunk may be "
+            f"{MOST_STEPS} late at most ({MOST_STEPS * 1000 // CONTROL_HZ} ms)"
+        )
+    return arm_of(arm.decoding, dataclasses.replace(delay, steps=steps) if steps else None)
+
+
+def _milliseconds(source: str) -> float | None:
+    """None of what is no number."""
+    try:
+        value = float(source)
+    except ValueError:
+        return None
+    if not 0 <= value < math.inf:
+        raise UserError(f"--latency {source}: milliseconds are a finite number from 0 on")
+    return value
+
+
+def decode_s(arm: Arm, run: str) -> float:
+    """The median of decoding one chunk alone in the run in a folder, whatever the delay there.
+
+    Raises UserError for a run that has none: what a batch takes is no chunk's latency.
+    """
+    chunks = read_chunks(run, ["arm", "batch_size", *STAGES]).to_pandas()
+    name = name_of(arm.decoding)
+    own = chunks[chunks["arm"].str.partition("+")[0] == name]
+    if own.empty:
+        others = ", ".join(sorted(set(chunks["arm"].str.partition("+")[0])))
+        raise UserError(f"--latency {run}: it holds no chunk of {name} (but of {others or 'none'})")
+    alone = own[own["batch_size"] == 1]
+    if alone.empty:
+        raise UserError(
+            f"--latency {run}: all chunks of {name} were decoded in batches; measure them with "
+            "--max-batch-size 1"
+        )
+    return float(alone[list(STAGES)].sum(axis=1).median())

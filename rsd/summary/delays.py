@@ -1,0 +1,122 @@
+"""Success against delay: what a run of late arms says, as values and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from rsd.arms import name_of, read_arm
+from rsd.books import KEY, committed, read_run
+from rsd.delay import STAGES
+from rsd.errors import UserError
+from rsd.suites import CONTROL_HZ
+from rsd.summary.compute import one_assets, stored_episodes
+from rsd.summary.statistics import PairedComparison, Proportion, compare_pairs, proportion
+
+STEP_MS = 1000 // CONTROL_HZ
+_COLUMNS = (*KEY, "outcome", "assets")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One arm of the run."""
+
+    steps: int  # of its delay
+    success: Proportion
+    against: PairedComparison  # second minus first: this delay against none, or the curve's least
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One way to decode, and what the robot does while it waits."""
+
+    arm: str  # without its delay
+    waiting: str
+    points: list[Point]  # by delay
+    decode_ms: float | None  # of a chunk alone, median; None: none was decoded alone
+
+    @property
+    def worth_of_10_ms(self) -> tuple[float, float, float] | None:
+        """Points of success that every 10 ms add from the least delay to the largest, and their
+        interval; None of a single point or no pairs."""
+        first, last = self.points[0], self.points[-1]
+        share = 10 / STEP_MS / (last.steps - first.steps) if last.steps > first.steps else 0.0
+        change = last.against
+        if not share or change.difference is None:
+            return None
+        difference, low, high = (
+            100 * share * value for value in (change.difference, change.low, change.high)
+        )
+        return difference, low, high
+
+
+def curves(output: str) -> list[Curve]:
+    """Of a run, finished or going on. An arm without a delay is the first point of both of its
+    curves; delays that were measured have no place on an axis.
+
+    Raises UserError for a folder without a run, or one without a late arm.
+    """
+    read_run(output)
+    parts = committed(output)
+    episodes = stored_episodes(output, parts, _COLUMNS)
+    one_assets(output, episodes)
+    finished = episodes[episodes["outcome"] != "error"]
+    verdicts: dict[tuple[str, str], dict[int, Mapping[Any, bool]]] = {}
+    on_time: dict[str, Mapping[Any, bool]] = {}
+    for name, rows in finished.groupby("arm"):
+        arm = read_arm(str(name))
+        base = name_of(arm.decoding)
+        own = (rows.set_index(KEY[1:])["outcome"] == "success").to_dict()
+        if arm.delay is None:
+            on_time[base] = own
+        elif arm.delay.steps is not None:
+            verdicts.setdefault((base, arm.delay.waiting), {})[arm.delay.steps] = own
+    if not verdicts:
+        raise UserError(
+            f"{output} holds no episode of a late arm, such as speculative+delay=3; `rsd delay` "
+            "runs some"
+        )
+    latencies = _latencies(parts.all_chunks(["arm", "batch_size", *STAGES]).to_pandas())
+    return [
+        Curve(base, waiting, _points(on_time.get(base), by_steps), latencies.get(base))
+        for (base, waiting), by_steps in sorted(verdicts.items())
+    ]
+
+
+def _points(
+    on_time: Mapping[Any, bool] | None, by_steps: Mapping[int, Mapping[Any, bool]]
+) -> list[Point]:
+    known = {**({} if on_time is None else {0: on_time}), **by_steps}
+    first = known[min(known)]
+    return [
+        Point(steps, proportion(sum(own.values()), len(own)), compare_pairs(first, own))
+        for steps, own in sorted(known.items())
+    ]
+
+
+def _latencies(chunks: pd.DataFrame) -> dict[str, float]:
+    """Median ms by arm, without its delay, of chunks that were decoded alone."""
+    alone = chunks[chunks["batch_size"] == 1]
+    total_ms = 1000 * alone[list(STAGES)].sum(axis=1)
+    medians = total_ms.groupby(alone["arm"].str.partition("+")[0]).median()
+    return {str(arm): float(value) for arm, value in medians.items() if value > 0}
+
+
+def sentences(found: Sequence[Curve]) -> list[str]:
+    """What 10 ms are worth, a line a curve."""
+    lines = []
+    for curve in found:
+        worth = curve.worth_of_10_ms
+        if worth is None:
+            continue
+        last = curve.points[-1]
+        lines.append(
+            f"{curve.arm}, {curve.waiting}: 10 ms of delay are worth {worth[0]:+.2f} points of "
+            f"success (95 % interval {worth[1]:+.2f} to {worth[2]:+.2f}), from "
+            f"{curve.points[0].steps * STEP_MS} to {last.steps * STEP_MS} ms on "
+            f"{last.against.pairs} worlds"
+        )
+    return lines

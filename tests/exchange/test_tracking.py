@@ -1,0 +1,296 @@
+"""Runs in experiment trackers: the real packages, read back by their own readers."""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import made_up_runs as made_up
+import pytest
+
+from rsd.books import read_run
+from rsd.errors import UserError
+from rsd.summary.compute import summarise
+from rsd.tracking import log, trackers
+from rsd.tracking.curves import Curves, summary_values
+from rsd.tracking.log import RunLog, replay
+from rsd.tracking.trackers import TRACKERS, Tracked
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("WANDB_PROJECT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return made_up.write(tmp_path / "run", made_up.paired_results(tasks=2, trials=3))
+
+
+class Recorder:
+    """A tracker that keeps what it gets."""
+
+    def __init__(self, run: Tracked) -> None:
+        self.run = run
+        self.points: list[tuple[int, dict[str, float]]] = []
+        self.values: dict[str, float] = {}
+        self.over: bool | None = None
+        MADE.append(self)
+
+    def point(self, step: int, values: Any) -> None:
+        self.points.append((step, dict(values)))
+
+    def results(self, step: int, values: Any) -> None:
+        self.values = dict(values)
+
+    def close(self, *, over: bool) -> None:
+        self.over = over
+
+
+MADE: list[Recorder] = []
+
+
+class Failing(Recorder):
+    """One whose server goes away."""
+
+    def point(self, step: int, values: Any) -> None:
+        raise ConnectionError("the tracking server went away")
+
+
+class Hanging(Recorder):
+    """One whose server does not answer."""
+
+    def point(self, step: int, values: Any) -> None:
+        threading.Event().wait()
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
+    MADE.clear()
+    for name, kind in {"good": Recorder, "failing": Failing, "hanging": Hanging}.items():
+        monkeypatch.setitem(TRACKERS, name, kind)
+    return MADE
+
+
+def add(run_log: RunLog, count: int = 1) -> None:
+    for _ in range(count):
+        run_log.add("speculative", "libero_spatial", "success", [2, 3], [0.01, 0.03])
+
+
+# --- what is drawn -------------------------------------------------------------------------------
+
+
+def test_curves_count_from_the_runs_beginning_and_chunks_since_the_last_point() -> None:
+    curves = Curves([("a", "libero_goal", "success"), ("a", "libero_10", "timeout")])
+    curves.add("a", "libero_10", "error", [], [])
+    curves.add("a", "libero_10", "success", [2, 3], [0.01, 0.03])
+    assert curves.point() == {
+        "episodes/done": 4,
+        "episodes/errors": 1,
+        "success/a": pytest.approx(2 / 3),
+        "success/a/libero_goal": 1.0,
+        "success/a/libero_10": 0.5,
+        "passes_a_chunk/a": 2.5,
+        "chunk_latency_ms/a": pytest.approx(20.0),
+    }
+    assert "passes_a_chunk/a" not in curves.point()
+
+
+def test_a_resumed_session_goes_on_where_the_last_one_stopped(
+    run: str, made: list[Recorder]
+) -> None:
+    run_log = RunLog.open(["good"], run)
+    add(run_log)
+    assert run_log.close(summarise(run), over=True) == []
+    (tracker,) = made
+    assert [step for step, _ in tracker.points] == [13]  # 12 were recorded before
+    assert tracker.run.run_id == "made-up" and tracker.run.description == read_run(run)
+    assert tracker.values == summary_values(summarise(run)) and tracker.over
+    assert tracker.values["result/autoregressive/libero_spatial/finished"] == 6
+
+
+def test_points_are_seconds_apart(run: str, made: list[Recorder]) -> None:
+    run_log = RunLog.open(["good"], run)
+    run_log.clock = iter([0.0, 0.0, 3.0, 6.0, 6.0, 6.0]).__next__
+    for _ in range(3):
+        add(run_log)
+        run_log.show(lambda: {"pace/workers": 4})
+    run_log.trackers[0].wait(time.monotonic() + 10)
+    assert [step for step, _ in made[0].points] == [13, 15]
+    assert made[0].points[0][1]["pace/workers"] == 4
+
+
+# --- a tracker that fails ------------------------------------------------------------------------
+
+
+def test_a_tracker_that_fails_is_told_once_and_dropped_and_the_others_go_on(
+    run: str, made: list[Recorder]
+) -> None:
+    run_log = RunLog.open(["failing", "good"], run)
+    for _ in range(3):
+        add(run_log)
+        run_log.show(now=True)
+    told = run_log.close(None, over=False)
+    assert told == [
+        "--log failing: nothing more is logged there: ConnectionError: the tracking server went "
+        "away; the run goes on"
+    ]
+    assert run_log.news() == []
+    good = next(one for one in made if not isinstance(one, Failing))
+    assert len(good.points) == 3 and good.over is False
+
+
+def test_a_tracker_that_hangs_costs_the_run_nothing_and_its_end_a_bounded_wait(
+    run: str, made: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "BACKLOG", 5)
+    monkeypatch.setattr(log, "PATIENCE_S", 0.2)
+    run_log = RunLog.open(["hanging"], run)
+    started = time.monotonic()
+    for _ in range(20):
+        add(run_log)
+        run_log.show(now=True)
+    (told,) = run_log.news()
+    assert "it is 5 points behind" in told
+    assert run_log.close(None, over=True) == []
+    assert time.monotonic() - started < 10
+
+
+def test_a_tracker_that_hangs_at_the_end_is_left_behind(
+    run: str, made: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "PATIENCE_S", 0.2)
+    run_log = RunLog.open(["hanging"], run)
+    add(run_log)
+    (told,) = run_log.close(None, over=True)
+    assert "it has not taken everything in time" in told
+
+
+def test_a_run_that_nobody_logs_does_nothing_for_it(run: str) -> None:
+    run_log = RunLog.open([], run)
+    add(run_log)
+    run_log.show(now=True)
+    assert run_log.curves.step == 0 and run_log.close(None, over=True) == []
+
+
+# --- what is asked for before a run --------------------------------------------------------------
+
+
+def test_a_tracker_that_there_is_not_is_named() -> None:
+    with pytest.raises(UserError, match="did you mean 'tensorboard'"):
+        trackers.check(["tensorbord"])
+
+
+def test_a_missing_package_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(trackers._MODULES, "mlflow", "no_such_module")
+    with pytest.raises(UserError, match=r"'no_such_module'.*pip install 'rsd\[log\]'"):
+        trackers.check(["mlflow"])
+
+
+def test_wandb_without_a_login_is_refused_before_it_would_ask(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("wandb")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(UserError, match="WANDB_MODE=offline"):
+        trackers.check(["wandb"])
+
+
+def test_mlflow_without_a_place_is_refused(run: str) -> None:
+    pytest.importorskip("mlflow")
+    with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI"):
+        trackers.check(["mlflow"])
+
+
+# --- the real packages ---------------------------------------------------------------------------
+
+
+def last_rates(run: str) -> dict[str, float]:
+    return {arm.arm: arm.success.rate or 0.0 for arm in summarise(run).arms}
+
+
+def test_tensorboard_reads_the_curves_and_the_summary(run: str) -> None:
+    pytest.importorskip("tensorboardX")
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert replay(run, ["tensorboard"], summarise(run)) == []
+    found = reading.EventAccumulator(str(Path(run) / "log" / "tensorboard"))
+    found.Reload()
+    scalars = found.Tags()["scalars"]
+    assert {"passes_a_chunk/speculative", "chunk_latency_ms/speculative"} <= set(scalars)
+    for arm, rate in last_rates(run).items():
+        curve = found.Scalars(f"success/{arm}")
+        assert curve[-1].step == 12 and curve[-1].value == pytest.approx(rate)
+        assert found.Scalars(f"result/{arm}/success")[-1].value == pytest.approx(rate)
+    (text,) = found.Tensors("run.json/text_summary")
+    assert "c0ffee" in text.tensor_proto.string_val[0].decode()
+
+
+def test_mlflow_reads_them_from_its_store_of_files_and_resumes_its_run(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    store = (tmp_path / "mlruns").absolute().as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    trackers.check(["mlflow"])
+    for _ in range(2):  # the second one as a resumed session would
+        assert replay(run, ["mlflow"], summarise(run)) == []
+    client = mlflow.MlflowClient(tracking_uri=store)
+    experiment = client.get_experiment_by_name("rsd")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.run_name == "made-up" and found.info.status == "FINISHED"
+    assert found.data.params["checkpoint_sha256"] == "c0ffee"
+    for arm, rate in last_rates(run).items():
+        assert found.data.metrics[f"success/{arm}"] == pytest.approx(rate)
+        assert found.data.metrics[f"result/{arm}/success"] == pytest.approx(rate)
+
+
+def records(content: bytes) -> Iterator[bytes]:
+    """Of a .wandb file: LevelDB's log format behind a header of 7 bytes. wandb has no reader."""
+    place, data = 7, b""
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:  # no room for a record's head in this block
+            place += 32768 - place % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        data += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or its last part
+            yield data
+            data = b""
+
+
+def test_wandb_offline_keeps_curves_summary_and_provenance(run: str) -> None:
+    pytest.importorskip("wandb")
+    from wandb.proto import wandb_internal_pb2 as messages
+
+    assert replay(run, ["wandb"], summarise(run)) == []
+    (file,) = (Path(run) / "log" / "wandb").glob("offline-run-*-made-up/run-made-up.wandb")
+    history: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    for data in records(file.read_bytes()):
+        record = messages.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "history":
+            items = record.history.item
+            history.append(
+                {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
+            )
+        elif kind == "summary":
+            items = record.summary.update
+            summary |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
+        elif kind == "run":
+            config |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
+            assert record.run.run_id == "made-up"
+    assert config["checkpoint_sha256"] == "c0ffee"
+    for arm, rate in last_rates(run).items():
+        assert history[-1][f"success/{arm}"] == pytest.approx(rate)
+        assert summary[f"result/{arm}/success"] == pytest.approx(rate)
+    assert history[-1]["episodes/done"] == 12
