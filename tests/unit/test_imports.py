@@ -35,7 +35,7 @@ LINES = (
     ),
     Line(("rsd.models.small_vla",), ("rsd/models/", "rsd/training/")),
     Line(("robosuite", "libero", "mujoco"), ("rsd/envs/", "rsd/experts/")),
-    Line(("wandb", "tensorboardX", "mlflow"), ()),  # an extra: rsd.tracking.trackers
+    Line(("wandb", "mlflow", "tensorboard"), ()),  # by name: rsd.tracking.trackers
     Line(("matplotlib", "plotly", "jinja2"), ("rsd/presentation/",)),
     Line(("websockets", "msgpack", "zmq", "httpx"), ()),  # an extra: rsd.models.remote.wire.library
 )
