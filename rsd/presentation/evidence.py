@@ -30,7 +30,7 @@ from rsd.types import EpisodeKey
 
 MOST_WORLDS = 200  # told one by one
 PERCENTILES = tuple(range(101))
-_EPISODE_COLUMNS = (*COLUMNS, "instruction", "steps", "attempts", "error", "worker", "node")
+_EPISODE_COLUMNS = (*COLUMNS, "instruction", "chunks", "attempts", "error", "worker", "node")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Evidence:
 
 
 def read_evidence(outputs: Sequence[str], margin: float, now: datetime) -> Evidence:
-    """Raises UserError as `open_runs`, and for parts that cannot be read. Memory grows by 64 bytes
+    """Raises UserError as `open_runs`, and for parts that cannot be read. Memory grows by 48 bytes
     a chunk and about 1 kB an episode."""
     runs = open_runs(outputs)
     rows = read_rows_of(runs, _EPISODE_COLUMNS)

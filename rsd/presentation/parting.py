@@ -44,48 +44,36 @@ class Difference:
 
 
 class Chunks:
-    """Which world, arm, place and actions each chunk row of some runs has; 24 bytes a row."""
+    """What each arm did in each world, chunk by chunk, as hashes: 8 bytes a chunk and arm."""
 
     def __init__(self, runs: Sequence[Run], episodes: pd.DataFrame) -> None:
         keys = pd.MultiIndex.from_frame(episodes[KEY])
-        self._worlds = pd.MultiIndex.from_frame(episodes[WORLD])
-        world, self._of_world = self._worlds.factorize()
+        world, self._worlds = pd.MultiIndex.from_frame(episodes[WORLD]).factorize()
         arm, self._arms = pd.factorize(episodes["arm"])
-        finished = (episodes["outcome"] != "error").to_numpy()
-        rows = [np.zeros((0, 3), np.int64)]
-        columns = [*KEY, "chunk_index", "action_sha256", "passes", "layers"]
+        most = max(1, int(episodes["chunks"].fillna(0).max())) if len(episodes) else 1
+        shape = (len(self._arms), len(self._worlds), most)
+        self._actions = np.zeros(shape, np.uint64)  # 0: no chunk
         for run in runs:
-            for batch in map(decodes, run.parts.chunks(columns)):
-                place = keys.get_indexer(pd.MultiIndex.from_frame(batch.select(KEY).to_pandas()))
-                names = batch["action_sha256"].to_numpy(zero_copy_only=False)
-                action = pd.util.hash_array(names.astype(object), categorize=False)
-                rows.append(
-                    np.stack([place, numbers(batch["chunk_index"]), action.view(np.int64)], axis=1)
-                )
-        table = np.concatenate(rows)
-        table = table[finished[table[:, 0]]]
-        self._rows = pd.DataFrame(
-            {
-                "world": world[table[:, 0]].astype(np.int32),
-                "arm": arm[table[:, 0]].astype(np.int16),
-                "chunk": table[:, 1].astype(np.int32),
-                "action": table[:, 2],
-            }
-        )
+            for rows in map(decodes, run.parts.chunks(_COLUMNS)):
+                place = keys.get_indexer(pd.MultiIndex.from_frame(rows.select(KEY).to_pandas()))
+                names = rows["action_sha256"].to_numpy(zero_copy_only=False).astype(object)
+                action = pd.util.hash_array(names, categorize=False)
+                self._actions[arm[place], world[place], numbers(rows["chunk_index"])] = action
+        lost = (episodes["outcome"] == "error").to_numpy()
+        self._actions[arm[lost], world[lost]] = 0
 
     def parting(self, first: str, second: str) -> Parting:
         """Of two arms. Where one episode goes on behind the other's end they part there: another
         end is another verdict or another state."""
-        both = [self._of(arm) for arm in (first, second)]
-        shared = np.intersect1d(*(rows["world"].unique() for rows in both))
-        rows = pd.concat([own[own["world"].isin(shared)] for own in both])
-        alone = rows[~rows.duplicated(["world", "chunk", "action"], keep=False)]
-        found = alone.groupby("world")["chunk"].min()
-        chunk = {self._of_world[world]: int(first) for world, first in found.items()}
-        return Parting(first, second, len(shared), chunk)
+        one, other = (self._actions[self._arms.get_loc(arm)] for arm in (first, second))
+        shared = (one[:, 0] != 0) & (other[:, 0] != 0)
+        differs = one != other
+        apart = np.flatnonzero(shared & differs.any(axis=1))
+        chunk = {self._worlds[world]: int(differs[world].argmax()) for world in apart}
+        return Parting(first, second, int(shared.sum()), chunk)
 
-    def _of(self, arm: str) -> pd.DataFrame:
-        return self._rows[self._rows["arm"] == self._arms.get_indexer([arm])[0]]
+
+_COLUMNS = (*KEY, "chunk_index", "action_sha256", "passes", "layers")
 
 
 def differences(
