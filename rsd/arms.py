@@ -71,8 +71,7 @@ RULES = {
     ),
     "action_tolerance": RuleWords(
         "keeps drafted tokens as long as all that are off move no number of an action by more than "
-        "N mm or N degrees, given that finer layers make up for what they reach, the gripper's "
-        "exactly; lossy",
+        "N mm or N degrees, the gripper's exactly; lossy",
         number=Number("mm and degrees", 0, 100, "1", unit="mm"),
     ),
 }

@@ -27,28 +27,19 @@ DEGREES_PER_UNIT = math.degrees(RADIANS_PER_UNIT)
 
 
 class Leeway(NamedTuple):
-    """How far an action moves where a code of the K that are decoded is off by some levels.
+    """How far a level more or less moves an action."""
 
-    In the finest layer a latent moves by as much as its code. For others finer layers make up: they
-    are taken to see what stands before them (targets learn to, DESIGN 4), so with the code and with
-    the right one the latent ends within half a step of the finest layer from what is meant. What is
-    meant may be half a step from the right code; what of that the next layer does not reach is
-    added.
-    """
-
-    latent: Tensor  # float64 (K, V): of a latent whose code of a layer is so many levels off
-    gain: Tensor  # float64 (T, D): mm or degrees of one number of the action in the step where a
-    # latent moves it most, by unit of latent; 0 for the gripper's
-    gripper: Tensor  # bool (D,): whose latent it is
+    level: Tensor  # float64 (L, T, D): mm or degrees, in the step that a level of the code moves
+    # most; 0 for the gripper's
+    gripper: Tensor  # bool (D,): which codes are its own
 
     def moved(self, off: Tensor) -> Tensor:
         """Levels (..., m, T, D) that codes of the m coarsest layers are off -> mm or degrees."""
-        layer = torch.arange(off.shape[-3], device=off.device)[:, None, None]
-        return self.latent[layer, off.abs()] * self.gain
+        return off.abs() * self.level[: off.shape[-3]]
 
     def bound(self, off: Tensor) -> Tensor:
-        """Levels (B, T, D, K) that codes are off -> (B, 2): mm and degrees that they move the
-        number of the action, in any step, that they move most, all added up."""
+        """Levels (B, T, D, K) that codes are off -> (B, 2): mm and degrees by which all of them
+        together move any step at most, along the axis that they move most."""
         moved = self.moved(off.permute(0, 3, 1, 2)).sum(dim=(1, 2))
         return torch.stack([moved[:, :3].amax(dim=1), moved[:, 3:6].amax(dim=1)], dim=1)
 
@@ -134,25 +125,20 @@ class RFSQ(nn.Module):
             actions = _along_steps(self.basis.T, actions)
         return actions.clamp(-1.0, 1.0).float()
 
-    def leeway(self, layers: int) -> Leeway:
-        """Of the first `layers` layers. Raises UserError where no code is the gripper's alone."""
+    def leeway(self) -> Leeway:
+        """Raises UserError where no code is the gripper's alone."""
         if self.config.hidden:
             raise UserError(
                 "this policy's tokeniser has an encoder, so that no token is the gripper's alone, "
                 "and a lossy rule could turn it: choose exact or sampling, or train with a "
                 "tokeniser of latent_dim 7 and hidden 0"
             )
-        scales = self.scales[:layers].double()
-        half = scales[:, None] / (self.config.levels - 1)
-        reach = scales[:, None] + half  # of a layer: what it leaves of that is within half a step
-        latent = 2 * half * torch.arange(self.config.levels, device=scales.device)
-        beyond = (latent[:-1, 1:] + half[:-1] - reach[1:]).clamp(min=0)
-        latent[:-1, 1:] = 2 * half[-1] + beyond
-        unit = scales.new_tensor([1000 * METRES_PER_UNIT] * 3 + [DEGREES_PER_UNIT] * 3 + [0.0])
+        level = 2 * self.scales.double() / (self.config.levels - 1)
+        unit = level.new_tensor([1000 * METRES_PER_UNIT] * 3 + [DEGREES_PER_UNIT] * 3 + [0.0])
         gain = unit.repeat(self.config.steps, 1)
         if self.config.cosine:
             gain = gain * self.basis.double().abs().amax(dim=1, keepdim=True)
-        return Leeway(latent, gain, unit == 0)
+        return Leeway(level[:, None, None] * gain, unit == 0)
 
     def reconstruct(self, actions: Tensor, layers: int) -> Tensor:
         """(B, T, 7) actions after a round trip through the first `layers` layers."""

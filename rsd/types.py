@@ -132,7 +132,7 @@ class DecodeTrace:
     draft_s: float = 0.0
     target_s: float = 0.0
     detokenise_s: float = 0.0
-    moved_mm: float | None = None  # bound of what a lossy rule's tokens move; None: no such rule
+    moved_mm: float | None = None  # at most, by what a lossy rule kept; None: nothing is lost
     moved_degrees: float | None = None  # likewise
     clipped: int | None = None  # values of the actions that left [-1, 1]; None: none can
 

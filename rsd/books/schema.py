@@ -223,9 +223,9 @@ _CHUNK_COLUMNS = (
         "moved_mm",
         pa.float64(),
         "mm",
-        "at most so far have the tokens that a lossy rule kept moved any step's translation along "
-        "any axis from where the target's own choices lead, all added up, given that finer layers "
-        "make up for what they reach; null for rules that lose nothing",
+        "by so much at most, along any axis, do the tokens that a lossy rule kept move any step's "
+        "translation from what the target's own choices at their places decode to; null for rules "
+        "that lose nothing",
         nullable=True,
     ),
     Column(

@@ -72,9 +72,9 @@ class CodeModel(Protocol):
         """The target's context -> what a head says that knows no codes. Raises UserError where the
         model has none."""
 
-    def leeway(self, layers: int) -> Leeway:
-        """How far actions move where codes of the first `layers` are off. Raises UserError where no
-        token is the gripper's alone."""
+    def leeway(self) -> Leeway:
+        """How far actions move where codes are off. Raises UserError where no token is the
+        gripper's alone."""
 
     def actions(self, codes: Tensor) -> Tensor:
         """Codes (B, T, D, K) of the first K layers -> actions (B, T, 7) as they are executed."""

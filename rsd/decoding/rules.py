@@ -131,8 +131,7 @@ class Agreement(Lossy):
 @dataclass(frozen=True)
 class ActionTolerance(Lossy):
     """Tolerates tokens, coarse ones first, as long as all of them together move no number of the
-    action by more than so many mm or degrees in any step, given that finer layers make up for what
-    they reach (`Leeway`)."""
+    action by more than so many mm or degrees in any step."""
 
     most: float  # mm of translation along an axis, degrees of rotation about one
     leeway: Leeway
@@ -189,8 +188,7 @@ LOSSY: dict[str, Callable[[float, Leeway], Rule]] = {
 
 
 def make_rule(spec: str, leeway: Callable[[], Leeway]) -> Rule:
-    """A rule as arms name it, `exact` or `relaxed=2`; `leeway` is that of the layers that are
-    decoded.
+    """A rule as arms name it, `exact` or `relaxed=2`; a lossy one asks for the `leeway`.
 
     Raises UserError with the nearest name for an unknown rule, and what `leeway` raises.
     """

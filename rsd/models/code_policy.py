@@ -72,7 +72,7 @@ class CodePolicy:
         return Job(
             self.model,
             requests,
-            make_rule(decoding.rule, lambda: self.model.leeway(layers)),
+            make_rule(decoding.rule, self.model.leeway),
             layers,
             min(drafted, layers - 1),
             Stopwatch(self.model.device),
@@ -91,7 +91,7 @@ class CodePolicy:
         codes = self._padded(decoded.codes)
         moved: Sequence[tuple[float | None, ...]] = [(None, None)] * len(answer.rows)
         if not job.rule.lossless:
-            moved = self.model.leeway(job.layers).bound(decoded.off).tolist()
+            moved = self.model.leeway().bound(decoded.off).tolist()
         seconds: dict[str, Any] = {f"{name}_s": stopwatch.seconds[name] for name in _STAGES}
         for place, row in enumerate(answer.rows):
             yield (

@@ -80,9 +80,9 @@ class OFTEnds:
             codes = self.model.tokeniser.encode(actions.nan_to_num())
         return Numbers(actions, codes)
 
-    def leeway(self, layers: int) -> Leeway:
+    def leeway(self) -> Leeway:
         """Raises UserError for a tokeniser with an encoder."""
-        leeway: Leeway = self.model.tokeniser.leeway(layers)
+        leeway: Leeway = self.model.tokeniser.leeway()
         return leeway
 
     def actions(self, codes: Tensor) -> Tensor:

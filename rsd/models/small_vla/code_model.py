@@ -84,9 +84,9 @@ class SmallVLACodeModel:
         actions = self.model.tokeniser.actions(latents.masked_fill(broken, torch.nan))
         return Numbers(_with_gripper(actions), codes)
 
-    def leeway(self, layers: int) -> Leeway:
+    def leeway(self) -> Leeway:
         """Raises UserError for a tokeniser with an encoder."""
-        leeway: Leeway = self.model.tokeniser.leeway(layers)
+        leeway: Leeway = self.model.tokeniser.leeway()
         return leeway
 
     def actions(self, codes: Tensor) -> Tensor:
