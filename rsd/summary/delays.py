@@ -113,6 +113,6 @@ def sentences(found: Sequence[Curve]) -> list[str]:
             f"{curve.arm}, {curve.waiting}: 10 ms of delay are worth {worth[0]:+.2f} points of "
             f"success (95 % interval {worth[1]:+.2f} to {worth[2]:+.2f}), from "
             f"{curve.points[0].steps * STEP_MS} to {last.steps * STEP_MS} ms on "
-            f"{last.against.pairs} worlds"
+            f"{last.against.pairs} {'world' if last.against.pairs == 1 else 'worlds'}"
         )
     return lines

@@ -216,7 +216,6 @@ def last_rates(run: str) -> dict[str, float]:
 
 
 def test_tensorboard_reads_the_curves_and_the_summary(run: str) -> None:
-    pytest.importorskip("tensorboardX")
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert replay(run, ["tensorboard"], summarise(run)) == []
     found = reading.EventAccumulator(str(Path(run) / "log" / "tensorboard"))

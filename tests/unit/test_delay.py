@@ -20,6 +20,7 @@ from rsd.errors import UserError
 from rsd.models.toy import ToyPolicy
 from rsd.plan import identity, resolve
 from rsd.preflight import prepare
+from rsd.presentation.delays import picture
 from rsd.summary import delays
 from rsd.types import Chunk, ChunkRequest, DecodeTrace, Decoding, Delay, EpisodeKey, EpisodeResult
 
@@ -371,8 +372,8 @@ def test_a_curve_begins_with_the_arm_itself_and_knows_what_10_ms_are_worth(sweep
 
 def test_the_picture_holds_both_axes_every_curve_and_the_latency(sweep: str) -> None:
     found = delays.curves(sweep)
-    assert delays.picture(found, "png").startswith(b"\x89PNG")
-    assert delays.picture(found, "svg").startswith(b"<?xml")
+    assert picture(found, "png").startswith(b"\x89PNG")
+    assert picture(found, "svg").startswith(b"<?xml")
 
 
 def test_a_run_without_late_arms_is_told(tmp_path: Path) -> None:
