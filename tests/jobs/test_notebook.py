@@ -25,7 +25,7 @@ def execute(name: str, monkeypatch: pytest.MonkeyPatch, *runs: str, last: str = 
     notebook.cells.append(nbformat.v4.new_code_cell(last))
     location = {"metadata": {"path": str(ROOT / "analysis")}}
     return NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources=location
+        notebook, timeout=600, kernel_name="python3", resources=location
     ).execute()
 
 
