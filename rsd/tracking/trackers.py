@@ -186,7 +186,7 @@ def check(names: Sequence[str]) -> None:
             raise unknown("tracker", name, TRACKERS)
         module = _library(_MODULES[name])
         offline = os.environ.get("WANDB_MODE", "online") != "online"
-        if name == "wandb" and not offline and not module.api.api_key:
+        if name == "wandb" and not offline and not module.login(prompt=False, verify=False):
             raise UserError(
                 "--log wandb: nobody is logged in; run `wandb login`, set WANDB_API_KEY, or set "
                 "WANDB_MODE=offline, which keeps it in the run's folder for `wandb sync`"

@@ -192,7 +192,7 @@ def test_a_missing_package_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_wandb_without_a_login_is_refused_before_it_would_ask(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("wandb")
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
@@ -200,6 +200,9 @@ def test_wandb_without_a_login_is_refused_before_it_would_ask(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(UserError, match="WANDB_MODE=offline"):
         trackers.check(["wandb"])
+    assert capsys.readouterr().err == ""  # of its own warnings
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    trackers.check(["wandb"])
 
 
 def test_mlflow_without_a_place_is_refused(run: str) -> None:
