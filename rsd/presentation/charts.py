@@ -214,7 +214,7 @@ def passes(evidence: Evidence) -> Iterator[Chart]:
     """How many passes chunks took."""
     series = []
     for color, arm in enumerate(evidence.summary.arms):
-        if arm.cost.passes and arm.cost.passes_mean:
+        if arm.cost.passes:
             total = sum(arm.cost.passes.values())
             x = [float(value) for value in arm.cost.passes]
             y = [100 * count / total for count in arm.cost.passes.values()]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_runs import RUN, key, paired_results, result, sha, write
+from made_up_runs import RUN, key, paired_results, result, sha, unjudged, write
 
 from rsd.books import Books, read_chunks
 from rsd.commands import call
@@ -473,6 +473,13 @@ def test_every_chart_can_be_drawn_both_ways(draw: Any, tmp_path: Path) -> None:
     made = charts.charts(of(write(tmp_path, paired_results())))
     assert {chart.kind for chart in made} == set(charts.Kind.__args__)
     assert all(draw(chart) for chart in made)
+
+
+def test_an_arm_that_takes_no_pass_is_in_the_figure_of_passes(tmp_path: Path) -> None:
+    run = write(tmp_path, [*paired_results(tasks=1), unjudged(key(0, "draft"))])
+    (drawn,) = (chart for chart in charts.charts(of(run)) if chart.name == "passes")
+    (own,) = (series for series in drawn.series if series.name.startswith("draft"))
+    assert (own.name, own.x, own.y) == ("draft, mean 0.00", [0.0], [100.0])
 
 
 def test_the_numbers_in_a_page_are_those_of_its_tables(tmp_path: Path) -> None:
