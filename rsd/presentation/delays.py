@@ -35,6 +35,9 @@ def picture(found: Sequence[Curve], format: str) -> bytes:
             by_ms.plot([], [], color=f"C{arms.index(arm)}", linewidth=1, linestyle=":", label=label)
             by_ms.legend(fontsize=8, loc="lower left")
     by_steps.set(xlabel="delay, control steps", ylabel="success, %", ylim=(-2, 102))
+    most = max(point.steps for curve in found for point in curve.points)
+    by_ms.set_xlim(-0.05 * STEP_MS * most, 1.05 * STEP_MS * most)  # a slower decode is in words
+    by_steps.xaxis.get_major_locator().set_params(integer=True)
     by_steps.set_title("Success against delay, 95 % intervals", fontsize=10)
     by_ms.set(xlabel=f"delay, ms at {CONTROL_HZ} Hz")
     by_ms.set_title("the same in milliseconds; dotted: a chunk of the arm, alone", fontsize=10)

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -78,13 +78,29 @@ class TensorBoard:
     """A resumed run goes on in the same folder."""
 
     def __init__(self, run: Tracked) -> None:
-        self._writer = _library("tensorboardX").SummaryWriter(str(run.folder / "tensorboard"))
-        text = json.dumps(run.description, indent=2)
-        self._writer.add_text("run.json", "\n".join(f"    {line}" for line in text.splitlines()))
+        self._proto = _library("tensorboard.compat.proto.summary_pb2")
+        self._event = _library("tensorboard.compat.proto.event_pb2").Event
+        writer = _library("tensorboard.summary.writer.event_file_writer")
+        self._writer = writer.EventFileWriter(str(run.folder / "tensorboard"))
+        self._describe(json.dumps(run.description, indent=2))
+
+    def _describe(self, text: str) -> None:
+        """As its text plugin shows it: Markdown, of which this is code."""
+        code = "\n".join(f"    {line}" for line in text.splitlines())
+        tensor = _library("tensorboard.compat.proto.tensor_pb2").TensorProto(
+            dtype="DT_STRING", string_val=[code.encode()]
+        )
+        plugin = self._proto.SummaryMetadata.PluginData(plugin_name="text")
+        metadata = self._proto.SummaryMetadata(plugin_data=plugin)
+        self._write(0, tag="run.json/text_summary", metadata=metadata, tensor=tensor)
+
+    def _write(self, step: int, **value: Any) -> None:
+        summary = self._proto.Summary(value=[self._proto.Summary.Value(**value)])
+        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=summary))
 
     def point(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._write(step, tag=name, simple_value=value)
         self._writer.flush()
 
     results = point
@@ -156,13 +172,15 @@ TRACKERS: dict[str, Callable[[Tracked], Tracker]] = {
     "tensorboard": TensorBoard,
     "mlflow": Mlflow,
 }
-_MODULES = {"wandb": "wandb", "tensorboard": "tensorboardX", "mlflow": "mlflow"}
+_MODULES = {"wandb": "wandb", "tensorboard": "tensorboard", "mlflow": "mlflow"}
 _PACKAGES = {"mlflow": "mlflow-skinny"}  # where it is not called as its module
 
 
-def check(names: Iterable[str]) -> None:
-    """Raises UserError for a name that is none, a package that is missing, a wandb that would ask
-    for a key in the middle of a run, and an MLflow that does not know where to."""
+def check(names: Sequence[str]) -> None:
+    """Raises UserError for a name that is none or there twice, a package that is missing, a wandb
+    that would ask for a key in the middle of a run, and an MLflow that does not know where to."""
+    if repeated := [name for name in TRACKERS if names.count(name) > 1]:
+        raise UserError(f"tracker named twice: {', '.join(repeated)}")
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)

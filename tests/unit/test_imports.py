@@ -38,7 +38,7 @@ LINES = (
     Line(("lerobot",), ("rsd/models/lerobot/",)),
     Line(("matplotlib",), ("rsd/presentation/", "rsd/replay/strip.py")),
     Line(("plotly", "jinja2"), ("rsd/presentation/",)),
-    Line(("wandb", "tensorboardX", "mlflow"), ()),  # an extra: rsd.tracking.trackers
+    Line(("wandb", "mlflow", "tensorboard"), ()),  # by name: rsd.tracking.trackers
     Line(("websockets", "msgpack", "zmq", "httpx"), ()),  # an extra: rsd.models.remote.wire.library
 )
 
