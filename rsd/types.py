@@ -137,6 +137,11 @@ class DecodeTrace:
     clipped: int | None = None  # values of the actions that left [-1, 1]; None: none can
 
     @property
+    def is_decode(self) -> bool:
+        """Whether a policy was asked: an expert's chunk has neither passes nor layers."""
+        return bool(self.passes or self.layers)
+
+    @property
     def decode_s(self) -> float:
         """All of it but the queue: what a robot with a device of its own waits for."""
         return self.vision_s + self.draft_s + self.target_s + self.detokenise_s

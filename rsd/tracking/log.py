@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsd.books import KEY, committed, read_episodes, read_run
 from rsd.outputs import is_address
+from rsd.summary.tallies import decodes
 from rsd.tracking.curves import Curves, summary_values
 from rsd.tracking.trackers import TRACKERS, Tracked, Tracker
 from rsd.types import Outcome
@@ -167,7 +168,7 @@ def replay(output: str, names: Sequence[str], summary: Summary) -> list[str]:
     parts = committed(output)
     episodes = parts.episodes([*KEY, "outcome", "finished_at"]).sort_by("finished_at").to_pylist()
     chunks: dict[tuple[object, ...], list[dict[str, Any]]] = {}
-    for batch in parts.chunks([*KEY, "passes", *_STAGES]):
+    for batch in map(decodes, parts.chunks([*KEY, "passes", "layers", *_STAGES])):
         for row in batch.to_pylist():
             chunks.setdefault(tuple(row[name] for name in KEY), []).append(row)
     log = RunLog(_behind(names, output))

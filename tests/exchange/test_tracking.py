@@ -168,6 +168,19 @@ def test_a_tracker_that_hangs_at_the_end_is_left_behind(
     assert "it has not taken everything in time" in told
 
 
+def test_an_experts_episode_has_no_chunk_in_the_curves(
+    tmp_path: Path, made: list[Recorder]
+) -> None:
+    episodes = [made_up.of_expert(made_up.key(0, "expert")), made_up.unjudged(made_up.key(0, "d"))]
+    output = made_up.write(tmp_path, episodes)
+    assert replay(output, ["good"], summarise(output)) == []
+    values = {name: value for _, point in made[0].points for name, value in point.items()}
+    assert values["passes_a_chunk/d"] == 0 and values["chunk_latency_ms/d"] == pytest.approx(6)
+    assert "success/expert" in values and "passes_a_chunk/expert" not in values
+    traces = [[chunk.trace.is_decode for chunk in one.chunks] for one in episodes]
+    assert traces == [[False], [True] * 3]
+
+
 def test_a_run_that_nobody_logs_does_nothing_for_it(run: str) -> None:
     run_log = RunLog.open([], run)
     add(run_log)
