@@ -3,13 +3,14 @@ levels in one Parquet."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rsd import across
-from rsd.books import CHUNK_SCHEMA, EPISODE_SCHEMA, KEY, committed
+from rsd.books import EPISODE_SCHEMA, KEY, committed
 from rsd.books.schema import parquet
 from rsd.delay import STAGES
 from rsd.preflight import output_of
@@ -25,16 +26,11 @@ class Level:
     """One point of a curve."""
 
     value: Value  # of the factor; None: the policy does not say
+    is_base: bool
     cell: str
     arm: ArmSummary
-    against: ArmPair | None  # second minus first: this level against the base, on the worlds that
-    # both finished; None of the base itself, and where the worlds are not known to be the same
-
-    @property
-    def is_base(self) -> bool:
-        return self.point.factor == ""
-
-    point: Point
+    against: ArmPair | None  # second minus first: the level against the base; None of the base
+    # itself, and where the worlds of the two are not known to be the same
 
 
 @dataclass(frozen=True)
@@ -48,37 +44,21 @@ class Curve:
 
 
 def curves(cells: Sequence[Cell], margin: float = MARGIN) -> list[Curve]:
-    """Of a study whose every cell has begun. p-values are adjusted (Holm) over all levels of the
+    """Of a study whose every cell has rows. p-values are adjusted (Holm) over all levels of the
     study. Raises UserError for a cell that cannot be read."""
     sources = {cell.name: across.read(output_of(cell.run)) for cell in cells}
-    base = cells[0]
-    arms = {(cell.name, point.arm): (cell, point) for cell in cells for point in cell.points}
-    episodes = {
-        _label(name, arm): source.episodes[source.episodes["arm"] == arm]
-        for name, source in sources.items()
-        for arm in [point.arm for cell, point in arms.values() if cell.name == name]
-    }
-    first = _label(base.name, base.points[0].arm)
-    chosen = [
-        (first, _label(cell.name, point.arm))
-        for cell, point in arms.values()
-        if point.factor and across.same_worlds(sources[base.name], sources[cell.name])
-    ]
-    against = {pair.second: pair for pair in paired(episodes, chosen, margin)}
+    points = [(cell, point) for cell in cells for point in cell.points]
+    against = _against_base(points, sources, margin)
 
     def level(cell: Cell, point: Point, factor: str) -> Level:
-        summary = sources[cell.name].summary
-        arm = next(each for each in summary.arms if each.arm == point.arm)
-        pair = against.get(_label(cell.name, point.arm))
-        return Level(cell.values(point)[factor], cell.name, arm, pair, point)
+        arms = sources[cell.name].summary.arms
+        arm = next(each for each in arms if each.arm == point.arm)
+        pair = against.get(_label(cell, point))
+        return Level(cell.values(point)[factor], not point.factor, cell.name, arm, pair)
 
     found = []
-    for factor in dict.fromkeys(point.factor for _, point in arms.values() if point.factor):
-        levels = [
-            level(cell, point, factor)
-            for cell, point in arms.values()
-            if point.factor in ("", factor)
-        ]
+    for factor in dict.fromkeys(point.factor for _, point in points if point.factor):
+        levels = [level(*each, factor) for each in points if each[1].factor in ("", factor)]
         number = FACTORS[factor].number
         if number:
             levels.sort(key=lambda each: _order(each.value))
@@ -86,8 +66,26 @@ def curves(cells: Sequence[Cell], margin: float = MARGIN) -> list[Curve]:
     return found
 
 
-def _label(cell: str, arm: str) -> str:
-    return f"{cell}: {arm}"
+def _against_base(
+    points: Sequence[tuple[Cell, Point]], sources: Mapping[str, across.Source], margin: float
+) -> dict[str, ArmPair]:
+    """Of the levels in the base's worlds, by label."""
+    base, *levels = points
+    episodes = {
+        _label(cell, point): own[own["arm"] == point.arm]
+        for cell, point in points
+        for own in [sources[cell.name].episodes]
+    }
+    chosen = [
+        (_label(*base), _label(cell, point))
+        for cell, point in levels
+        if cell is base[0] or across.same_worlds(sources[base[0].name], sources[cell.name])
+    ]
+    return {pair.second: pair for pair in paired(episodes, chosen, margin)}
+
+
+def _label(cell: Cell, point: Point) -> str:
+    return f"{cell.name}: {point.arm}"
 
 
 def _order(value: Value) -> float:
@@ -101,45 +99,40 @@ _LEVELS = {name: pa.int32() if factor.number else pa.string() for name, factor i
 _SUMS = {"passes": pa.int64(), "decode_s": pa.float64()}  # of an episode's chunks
 
 
-def study_table(cells: Sequence[Cell]) -> pa.Table:
+def study_parquet(cells: Sequence[Cell]) -> bytes:
     """Every episode of the study once: its row of the books, `cell`, the `factor` and `level` that
     it was run for (null: the base), `factor_NAME` of all factors, and of its chunks the sums of
-    passes and of seconds decoding."""
-    return pa.concat_tables([_rows(cell, point) for cell in cells for point in cell.points])
+    passes and of seconds decoding (null where there are none)."""
+    return parquet(pa.concat_tables([table for cell in cells for table in _tables(cell)]))
 
 
-def study_parquet(cells: Sequence[Cell]) -> bytes:
-    """The same as a file."""
-    return parquet(study_table(cells))
-
-
-def _rows(cell: Cell, point: Point) -> pa.Table:
+def _tables(cell: Cell) -> Iterator[pa.Table]:
+    """One a point."""
     parts = committed(output_of(cell.run))
-    mine = pa.compute.field("arm") == point.arm
-    episodes = parts.episodes(EPISODE_SCHEMA.names).filter(mine)
-    chunks = parts.all_chunks([*KEY, "passes", *STAGES]).filter(mine)
-    told = {
-        "cell": (cell.name, pa.string()),
-        "factor": (point.factor or None, pa.string()),
-        "level": (point.level or None, pa.string()),
-        **{f"factor_{name}": (value, _LEVELS[name]) for name, value in cell.values(point).items()},
-    }
-    table = episodes
-    for name, (value, kind) in told.items():
-        table = table.append_column(name, pa.array([value] * len(table), kind))
-    sums = _sums(chunks)
-    keys = [tuple(row.values()) for row in table.select(KEY).to_pylist()]
-    for name, kind in _SUMS.items():
-        table = table.append_column(name, pa.array([sums[name].get(key) for key in keys], kind))
-    return table.replace_schema_metadata(None)
+    episodes = parts.episodes(EPISODE_SCHEMA.names).replace_schema_metadata(None)
+    sums = _sums(parts.all_chunks([*KEY, "passes", *STAGES]), episodes)
+    for name, column in sums.items():
+        episodes = episodes.append_column(name, column)
+    for point in cell.points:
+        table = episodes.filter(pc.field("arm") == point.arm)
+        told = {
+            "cell": (cell.name, pa.string()),
+            "factor": (point.factor or None, pa.string()),
+            "level": (point.level or None, pa.string()),
+            **{f"factor_{name}": (it, _LEVELS[name]) for name, it in cell.values(point).items()},
+        }
+        for name, (value, kind) in told.items():
+            table = table.append_column(name, pa.array([value] * len(table), kind))
+        yield table
 
 
-def _sums(chunks: pa.Table) -> dict[str, Mapping[tuple[object, ...], float]]:
-    """By KEY."""
+def _sums(chunks: pa.Table, episodes: pa.Table) -> dict[str, pa.Array]:
+    """Of each episode's chunks, in the episodes' order."""
     frame = chunks.to_pandas()
     frame["decode_s"] = frame[list(STAGES)].sum(axis=1)
-    grouped = frame.groupby(KEY, observed=True)[list(_SUMS)].sum()
-    return {name: grouped[name].to_dict() for name in _SUMS}
+    by_episode = frame.groupby(KEY)[list(_SUMS)].sum()
+    ordered = episodes.select(KEY).to_pandas().merge(by_episode, on=KEY, how="left")
+    return {name: pa.array(ordered[name], kind, from_pandas=True) for name, kind in _SUMS.items()}
 
 
 # --- Markdown ------------------------------------------------------------------------------------

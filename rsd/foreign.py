@@ -142,7 +142,8 @@ def _sections(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Settings]:
         if name in sections:
             line = key.start_mark.line + 1
             raise ValueError(f"line {line}: {brief(name)} is there twice; keep one of them")
-        sections[name] = _settings(loader, value)
+        empty = value.tag == "tag:yaml.org,2002:null"
+        sections[name] = {} if empty else _settings(loader, value)
     return sections
 
 
