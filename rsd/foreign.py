@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import typing
 from collections.abc import Callable
@@ -45,11 +46,13 @@ def read_bytes(path: Path, most: int, shown: str = "") -> bytes:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """JSON in UTF-8. Raises ValueError for what is none, names a key twice or is nested too
-    deeply."""
+    """JSON in UTF-8. Raises ValueError for what is none, names a key twice, is nested too deeply
+    or holds half a character."""
     try:
         text = content if isinstance(content, str) else content.decode()
         value = json.loads(text, object_pairs_hook=_once)
+        if _SURROGATE.search(text):  # one that has lost the other of its pair can be kept nowhere
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError(f"nested more than {DEEPEST} levels deep") from None
     level = [value]
@@ -58,6 +61,9 @@ def parse_json(content: bytes | str) -> Any:
         if not level:
             return value
     raise ValueError(f"nested more than {DEEPEST} levels deep")
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -206,7 +212,7 @@ def _typed(hint: Any, name: str, value: Any) -> Any:
     fits = {
         bool: isinstance(value, bool),
         int: isinstance(value, int) and not isinstance(value, bool),
-        float: isinstance(value, int | float) and not isinstance(value, bool) and _finite(value),
+        float: isinstance(value, int | float) and not isinstance(value, bool) and finite(value),
     }
     if not fits[hint]:
         raise ValueError(f"{name} is {brief(value)}, expected {_TYPES[hint]}")
@@ -216,6 +222,6 @@ def _typed(hint: Any, name: str, value: Any) -> Any:
 _TYPES = {bool: "true or false", int: "an integer", float: "a finite number"}
 
 
-def _finite(value: float) -> bool:
-    """Also for integers beyond the range of floats."""
+def finite(value: float) -> bool:
+    """Neither infinite, nor NaN, nor an integer beyond the range of floats."""
     return abs(value) <= sys.float_info.max

@@ -149,9 +149,13 @@ def keep(run: str, path: Path) -> int:
         raise UserError(f"{run} has several seeds; the compact form holds one")
     table = _compact(episodes, parts)
     described = SCHEMA.with_metadata({"run": json.dumps(origin_of(record))})
+    try:
+        rows = pa.Table.from_pandas(table, described, preserve_index=False)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{run} holds a number that the compact form cannot: {error}") from error
     content = io.BytesIO()
     pq.write_table(
-        pa.Table.from_pandas(table, described, preserve_index=False),
+        rows,
         content,
         compression="zstd",
         compression_level=19,

@@ -127,7 +127,7 @@ class DecodeTrace:
     reaccepted: tuple[int, ...] = ()  # of those, tokens kept
     batch_size: int = 1
     canonical: bool = False  # near ties were settled by one canonical recompute (docs/decisions.md)
-    queue_s: float = 0.0
+    queue_s: float = 0.0  # before it began: in the replica, and until a remote server took it
     vision_s: float = 0.0
     draft_s: float = 0.0
     target_s: float = 0.0

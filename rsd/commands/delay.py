@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from rsd import commands
-from rsd.arms import WAITING, read_arm
+from rsd.arms import UNNAMED, WAITING, read_arm
 from rsd.books.folder import Folder
 from rsd.commands import DONE, as_called, called, go_on
 from rsd.commands.evaluate import WITH_ERRORS, carry_out, check_place, describe
@@ -102,7 +102,8 @@ def evaluation(config: DelayConfig) -> EvaluateConfig:
         episodes, arms=tuple(dict.fromkeys(names)), use_speculative_decoding=None
     )
     groups = {each.name: getattr(config, each.name) for each in dataclasses.fields(EvaluateConfig)}
-    return EvaluateConfig(**{**groups, "episodes": grid})
+    policy = dataclasses.replace(config.policy, rule=UNNAMED)  # names say another one
+    return EvaluateConfig(**{**groups, "episodes": grid, "policy": policy})
 
 
 def draw(output: str, console: Console) -> None:

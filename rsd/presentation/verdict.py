@@ -119,6 +119,7 @@ def standing(run: Progress, made_at: str) -> str | None:
     state = {
         "running": f"is going on: as of {made_at},",
         "stopped": "was stopped and can be resumed:",
+        "imported": "was imported in part:",
         "unknown": "is not finished:",
     }[run.state]
     left = "" if run.left_s is None else f", about {duration(run.left_s)} left"

@@ -55,7 +55,10 @@ class _Behind:
         return [self._news.get() for _ in range(self._news.qsize())]
 
     def wait(self, deadline: float) -> None:
-        """Until it has taken everything, failed, or the deadline (monotonic seconds) has come."""
+        """Until it has taken everything, failed, or the deadline (monotonic seconds) has come; not
+        at all for one that was given up before."""
+        if self.over:
+            return
         with contextlib.suppress(queue.Full):  # it is given up below
             self._work.put_nowait(None)
         self._thread.join(max(0.0, deadline - time.monotonic()))

@@ -147,7 +147,6 @@ def test_a_tracker_that_hangs_costs_the_run_nothing_and_its_end_a_bounded_wait(
     run: str, made: list[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log, "BACKLOG", 5)
-    monkeypatch.setattr(log, "PATIENCE_S", 0.2)
     run_log = RunLog.open(["hanging"], run)
     started = time.monotonic()
     for _ in range(20):
@@ -182,6 +181,8 @@ def test_a_run_that_nobody_logs_does_nothing_for_it(run: str) -> None:
 def test_a_tracker_that_there_is_not_is_named() -> None:
     with pytest.raises(UserError, match="did you mean 'tensorboard'"):
         trackers.check(["tensorbord"])
+    with pytest.raises(UserError, match="tracker named twice: mlflow"):
+        trackers.check(["mlflow", "mlflow"])
 
 
 def test_a_missing_package_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

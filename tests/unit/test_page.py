@@ -114,6 +114,7 @@ def test_the_page_says_what_ran_and_the_verdict_first(tmp_path: Path) -> None:
 def test_a_verdict_is_what_the_tests_show(second: list[Any], said: str) -> None:
     """The same final state is claimed where all are the same and nowhere else."""
     same = all(outcome == "success" for outcome in second)
+    arms = {"autoregressive": ["success"] * len(second), "speculative": second}
     rows = [
         {
             "arm": arm,
@@ -121,16 +122,14 @@ def test_a_verdict_is_what_the_tests_show(second: list[Any], said: str) -> None:
             "task_id": 0,
             "trial": trial,
             "seed": 0,
-            "outcome": outcome,
             "source": None,
+            "outcome": outcome,
+            "final_state_sha256": f"{trial}" if same else f"{trial} of {arm}",
         }
-        | {"final_state_sha256": f"{trial}" if same or not place else f"other {trial}"}
-        for place, (arm, ends) in enumerate(
-            {"autoregressive": ["success"] * len(second), "speculative": second}.items()
-        )
+        for arm, ends in arms.items()
         for trial, outcome in enumerate(ends)
     ]
-    made_by = Provenance(None, (), "oft", "lite", "egl", "x", "x", "x")
+    made_by = Provenance(None, (), *["x"] * 6)
     summary = summary_of(Rows(pd.DataFrame(rows), {}), ("run",), made_by, 0.02, EVERY_TWO, {})
     told = verdict.pair_sentence(summary.pairs[0], summary)
     assert said in told
@@ -199,14 +198,17 @@ def test_a_disagreement_is_told_with_the_first_moment_and_what_differs(tmp_path:
     assert other is not None
     other = other.copy()
     other[0, :5, 2] = (other[0, :5, 2] + 1) % 7
-    moved = second.chunks[1].actions + np.float32(0.25)
-    second.chunks[1] = dataclasses.replace(second.chunks[1], codes=other, actions=moved)
+    actions = second.chunks[1].actions
+    assert actions is not None and len(actions) == 8
+    actions = actions.copy()
+    actions[3, 2] += 0.25
+    second.chunks[1] = dataclasses.replace(second.chunks[1], codes=other, actions=actions)
     lossless = [with_chunks(1, arm, ["x"]) for arm in ("autoregressive", "speculative")]
     evidence = of(write(tmp_path, [first, second, *lossless]))
     (story,) = evidence.stories
     assert (evidence.unsolved, evidence.disagreements, story.disagreement) == (1, 1, True)
     told = (
-        "autoregressive and speculative: chunk 1, control step 8, layer 2 (5 of 64 tokens), "
+        "autoregressive and speculative: chunk 1, control step 11, layer 2 (5 of 64 tokens), "
         "actions up to 0.25 apart"
     )
     assert parted(story) == told
@@ -326,9 +328,8 @@ def test_html_in_a_file_stays_text(tmp_path: Path) -> None:
             books.add(episode, attempts=2, worker=HOSTILE, node=HOSTILE)
     made = html(str(tmp_path / "run"))
     text = Text(made)
-    assert not text.all("img") and len(text.all("script")) == 2 + made.count(
-        '<script type="application/json"'
-    )
+    assert not text.all("img")
+    assert len([one for one in text.all("script") if one.get("type") != "application/json"]) == 2
     assert "<script>alert" not in made and HOSTILE in text.seen
     for chart in charts.charts(of(str(tmp_path / "run"))):
         drawn = interactive.as_json(chart)
