@@ -13,7 +13,7 @@ from rich.console import Console
 from rsd import commands
 from rsd.arms import UNNAMED, WAITING, read_arm
 from rsd.books.folder import Folder
-from rsd.commands import DONE, as_called, called
+from rsd.commands import DONE, as_called, called, go_on
 from rsd.commands.evaluate import WITH_ERRORS, carry_out, check_place, describe
 from rsd.config import EvaluateConfig, parse_tree
 from rsd.console import PLAIN
@@ -72,7 +72,7 @@ def main(words: Sequence[str], console: Console) -> int:
     describe(run, console)
     if run.config.output.dry_run:
         return DONE
-    code = carry_out(run, console, "delay")
+    code = carry_out(run, console, go_on("delay", f"--output {output_of(run)}"))
     if code in (DONE, WITH_ERRORS):
         draw(output_of(run), console)
     return code
