@@ -123,7 +123,8 @@ class MicroBatcher:
         def answer(index: int, chunk: Chunk) -> None:
             self._stuck = False  # who answers does not hang, and may be asked at once
             waiting = batch[index]
-            trace = replace(chunk.trace, queue_s=started - waiting.arrived, batch_size=len(batch))
+            queue_s = started - waiting.arrived + chunk.trace.queue_s
+            trace = replace(chunk.trace, queue_s=queue_s, batch_size=len(batch))
             if not waiting.answer.done():  # delivered before, or the asker is gone
                 waiting.answer.set_result(replace(chunk, trace=trace))
 

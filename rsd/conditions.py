@@ -177,6 +177,12 @@ def require_same(
         raise UserError(f"{otherwise}:\n" + "\n".join(f"  {each}" for each in found))
 
 
+def require_own(run: Mapping[str, Any], shown: str, why: str) -> None:
+    """Raises UserError for what other software recorded, of which nobody knows how."""
+    if source := run.get("source"):
+        raise UserError(f"{shown} was imported from {source['software']}: {why}")
+
+
 def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
     """Tuples become lists."""
     made: dict[str, Any] = json.loads(json.dumps(value))

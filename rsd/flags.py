@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from rsd.errors import UserError, unknown
-from rsd.foreign import read_settings
+from rsd.foreign import Settings, read_settings
 from rsd.outputs import local_folder
 
 WITHOUT_GROUPS = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)  # --x for a.x
@@ -97,14 +97,17 @@ def with_config_files(words: Sequence[str], fields: Iterable[dataclasses.Field[A
         path = path if equals else next(left, "")
         if not path:
             raise UserError("--config needs the path of a YAML file")
-        flags += _flags_of(Path(path), known)
+        flags += flags_of(read_settings(Path(path), f"--config {path}"), path, known)
     return [*flags, *rest]
 
 
-def _flags_of(path: Path, known: Mapping[str, dataclasses.Field[Any]]) -> list[str]:
-    """A YAML mapping as flags: lists are several values, null is the default."""
+def flags_of(
+    settings: Settings, path: Path | str, known: Mapping[str, dataclasses.Field[Any]]
+) -> list[str]:
+    """Settings out of a YAML file as flags: lists are several values, null is the default. Raises
+    UserError for one that is not `known`."""
     flags: list[str] = []
-    for setting, value in read_settings(path, f"--config {path}").items():
+    for setting, value in settings.items():
         if setting not in known:
             raise unknown(f"setting in {path}", setting, known)
         if value is None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import typing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -20,6 +22,7 @@ MOST_YAML_BYTES = 2**14
 _DEEPEST_YAML = 2  # a mapping, and a list of values in it
 
 Scalar = str | bool | None
+Settings = dict[str, Scalar | list[Scalar]]
 
 
 def expanded(path: str | Path) -> Path:
@@ -43,11 +46,13 @@ def read_bytes(path: Path, most: int, shown: str = "") -> bytes:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """JSON in UTF-8. Raises ValueError for what is none, names a key twice or is nested too
-    deeply."""
+    """JSON in UTF-8. Raises ValueError for what is none, names a key twice, is nested too deeply
+    or holds half a character."""
     try:
         text = content if isinstance(content, str) else content.decode()
         value = json.loads(text, object_pairs_hook=_once)
+        if _SURROGATE.search(text):  # one that has lost the other of its pair can be kept nowhere
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError(f"nested more than {DEEPEST} levels deep") from None
     level = [value]
@@ -56,6 +61,9 @@ def parse_json(content: bytes | str) -> Any:
         if not level:
             return value
     raise ValueError(f"nested more than {DEEPEST} levels deep")
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -73,21 +81,38 @@ def _inside(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def read_settings(path: Path, shown: str) -> dict[str, Scalar | list[Scalar]]:
+def read_settings(path: Path, shown: str) -> Settings:
     """The `setting: value` lines of a YAML file, where a value is a word, a number or a list of
     such. Names, numbers and dates are the words that they are written with.
 
     Raises UserError, naming the file as `shown`, for everything else that YAML can say: nested
     values, anchors and aliases, tags, settings that are there twice.
     """
+    return _read_yaml(path, shown, _settings, _DEEPEST_YAML)
+
+
+def read_sections(path: Path, shown: str) -> dict[str, Settings]:
+    """The same of a file of sections: names with such lines below them."""
+    return _read_yaml(path, shown, _sections, _DEEPEST_YAML + 1)
+
+
+Made = TypeVar("Made")
+
+
+def _read_yaml(
+    path: Path,
+    shown: str,
+    make: Callable[[yaml.SafeLoader, yaml.Node], dict[str, Made]],
+    deepest: int,
+) -> dict[str, Made]:
     content = read_bytes(path, MOST_YAML_BYTES, shown)
     try:
         text = content.decode()
-        _check_flat(text)
+        _check_flat(text, deepest)
         loader = yaml.SafeLoader(text)
         try:
             node = loader.get_single_node()
-            return {} if node is None else _settings(loader, node)
+            return {} if node is None else make(loader, node)
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
@@ -96,7 +121,7 @@ def read_settings(path: Path, shown: str) -> dict[str, Scalar | list[Scalar]]:
         raise UserError(f"{shown}: {error}") from error
 
 
-def _check_flat(text: str) -> None:
+def _check_flat(text: str, deepest: int) -> None:
     """Event by event, so that nothing is built of a document that nests or repeats itself."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -108,16 +133,30 @@ def _check_flat(text: str) -> None:
             raise ValueError(f"line {line}: tags such as {brief(tag)} are not read here")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
-            if depth > _DEEPEST_YAML:
+            if depth > deepest:
                 raise ValueError(f"line {line}: a setting is a value or a list of values, no more")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
 
-def _settings(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Scalar | list[Scalar]]:
+def _sections(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Settings]:
     if not isinstance(node, yaml.MappingNode):
-        raise ValueError("expected `setting: value` lines")
-    settings: dict[str, Scalar | list[Scalar]] = {}
+        raise ValueError("expected `section:` lines")
+    sections: dict[str, Settings] = {}
+    for key, value in node.value:
+        name = str(key.value)
+        if name in sections:
+            line = key.start_mark.line + 1
+            raise ValueError(f"line {line}: {brief(name)} is there twice; keep one of them")
+        empty = value.tag == "tag:yaml.org,2002:null"
+        sections[name] = {} if empty else _settings(loader, value)
+    return sections
+
+
+def _settings(loader: yaml.SafeLoader, node: yaml.Node) -> Settings:
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"line {node.start_mark.line + 1}: expected `setting: value` lines")
+    settings: Settings = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode) or isinstance(value, yaml.MappingNode):
@@ -173,7 +212,7 @@ def _typed(hint: Any, name: str, value: Any) -> Any:
     fits = {
         bool: isinstance(value, bool),
         int: isinstance(value, int) and not isinstance(value, bool),
-        float: isinstance(value, int | float) and not isinstance(value, bool) and _finite(value),
+        float: isinstance(value, int | float) and not isinstance(value, bool) and finite(value),
     }
     if not fits[hint]:
         raise ValueError(f"{name} is {brief(value)}, expected {_TYPES[hint]}")
@@ -183,6 +222,6 @@ def _typed(hint: Any, name: str, value: Any) -> Any:
 _TYPES = {bool: "true or false", int: "an integer", float: "a finite number"}
 
 
-def _finite(value: float) -> bool:
-    """Also for integers beyond the range of floats."""
+def finite(value: float) -> bool:
+    """Neither infinite, nor NaN, nor an integer beyond the range of floats."""
     return abs(value) <= sys.float_info.max

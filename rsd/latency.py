@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import pandas as pd
+
+from rsd import conditions
 from rsd.arms import arm_of, name_of
-from rsd.books import read_chunks
+from rsd.books import holds_a_run, read_chunks, read_run
 from rsd.delay import MOST_STEPS, STAGES, steps_of
 from rsd.errors import UserError
 from rsd.suites import CONTROL_HZ
@@ -46,16 +49,36 @@ def decode_s(arm: Arm, run: str) -> float:
 
     Raises UserError for a run that has none: what a batch takes is no chunk's latency.
     """
-    chunks = read_chunks(run, ["arm", "batch_size", *STAGES]).to_pandas()
-    name = name_of(arm.decoding)
-    own = chunks[chunks["arm"].str.partition("+")[0] == name]
-    if own.empty:
-        others = ", ".join(sorted(set(chunks["arm"].str.partition("+")[0])))
-        raise UserError(f"--latency {run}: it holds no chunk of {name} (but of {others or 'none'})")
-    alone = own[own["batch_size"] == 1]
-    if alone.empty:
+    if not holds_a_run(run):
         raise UserError(
-            f"--latency {run}: all chunks of {name} were decoded in batches; measure them with "
+            f"--latency {run}: neither milliseconds a chunk, as in --latency 120, nor the folder "
+            "of a run"
+        )
+    shown = f"--latency {run}"
+    conditions.require_own(read_run(run), shown, "how long its chunks took, nobody knows")
+    chunks = read_chunks(run, CHUNK_COLUMNS).to_pandas()
+    alone, name = decoded_alone_s(chunks), name_of(arm.decoding)
+    if name in alone:
+        return alone[name]
+    held = sorted(set(_undelayed(chunks)))
+    if name in held:
+        raise UserError(
+            f"{shown}: all chunks of {name} were decoded in batches; measure them with "
             "--max-batch-size 1"
         )
-    return float(alone[list(STAGES)].sum(axis=1).median())
+    raise UserError(f"{shown}: it holds no chunk of {name} (but of {', '.join(held) or 'none'})")
+
+
+CHUNK_COLUMNS = ("arm", "batch_size", *STAGES)
+
+
+def decoded_alone_s(chunks: pd.DataFrame) -> dict[str, float]:
+    """The median of decoding one chunk that shared its batch with no other, by arm without its
+    delay; of chunks with CHUNK_COLUMNS."""
+    alone = chunks[chunks["batch_size"] == 1]
+    medians = alone[list(STAGES)].sum(axis=1).groupby(_undelayed(alone)).median()
+    return {str(arm): float(seconds) for arm, seconds in medians.items()}
+
+
+def _undelayed(chunks: pd.DataFrame) -> pd.Series:
+    return chunks["arm"].astype("str").str.split("+").str[0]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rsd.errors import unknown
+from rsd.errors import UserError, unknown
 from rsd.suites import SUITES, WAIT_STEPS, Suite
 
 
@@ -74,11 +74,34 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
+_REPLAN = "+replan="
+
+
 def get_protocol(name: str) -> Protocol:
-    """Raises UserError with the nearest name for an unknown protocol."""
-    if name not in PROTOCOLS:
-        raise unknown("protocol", name, {each: known.what for each, known in PROTOCOLS.items()})
-    return PROTOCOLS[name]
+    """A protocol by its name, `oft+replan=4` with another open-loop horizon. Raises UserError with
+    the nearest name for an unknown protocol, and for a horizon that is no number of steps."""
+    preset, plus, steps = name.partition(_REPLAN)
+    if preset not in PROTOCOLS:
+        raise unknown("protocol", preset, {each: known.what for each, known in PROTOCOLS.items()})
+    if not plus:
+        return PROTOCOLS[preset]
+    if not (steps.isascii() and steps.isdecimal() and int(steps[:9])):
+        raise UserError(
+            f"protocol {name!r}: behind {_REPLAN} comes a number of control steps from 1 on, as in "
+            f"{preset}{_REPLAN}4"
+        )
+    return replanned(PROTOCOLS[preset], int(steps[:9]))
+
+
+def replanned(protocol: Protocol, steps: int) -> Protocol:
+    """The same with so many steps of a chunk executed before the next, and a name that says so."""
+    name = f"{preset_of(protocol)}{_REPLAN}{steps}"
+    return dataclasses.replace(protocol, name=name, replan_steps=steps)
+
+
+def preset_of(protocol: Protocol) -> str:
+    """Whose numbers it has, but for the open-loop horizon."""
+    return protocol.name.partition(_REPLAN)[0]
 
 
 def recorded(protocol: Protocol) -> dict[str, Any]:
@@ -95,7 +118,8 @@ def read_recorded(numbers: Mapping[str, Any] | None) -> Protocol:
 
 
 PROTOCOL_HELP = (
-    f"What evaluation scripts do differently; recorded, and never pooled. {OFT.name} (default): "
+    "What evaluation scripts do differently; recorded, and never pooled. NAME+replan=N executes N "
+    f"steps of a chunk before the next (open-loop horizon). {OFT.name} (default): "
     f"{OFT.what}. "
     + ". ".join(f"{name}: {each.what}" for name, each in PROTOCOLS.items() if each != OFT)
 )

@@ -39,6 +39,7 @@ def load(source: str) -> Kept:
     else:
         origin = read_run(source)
         rows = _rows(source)
+    conditions.require_own(origin, source, "it names no policy and no world to evaluate again")
     return Kept(origin, rows.loc[rows["outcome"] != "error", COLUMNS])
 
 

@@ -149,9 +149,13 @@ def keep(run: str, path: Path) -> int:
         raise UserError(f"{run} has several seeds; the compact form holds one")
     table = _compact(episodes, parts)
     described = SCHEMA.with_metadata({"run": json.dumps(origin_of(record))})
+    try:
+        rows = pa.Table.from_pandas(table, described, preserve_index=False)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{run} holds a number that the compact form cannot: {error}") from error
     content = io.BytesIO()
     pq.write_table(
-        pa.Table.from_pandas(table, described, preserve_index=False),
+        rows,
         content,
         compression="zstd",
         compression_level=19,
@@ -187,9 +191,8 @@ def _by_episode(keys: pd.MultiIndex, parts: Committed) -> dict[str, Any]:
             places = keys.get_indexer(pd.MultiIndex.from_frame(rows.select(KEY).to_pandas()))
             np.maximum.at(depth, places, numbers(rows["layers"]))
             np.add.at(near_ties, places, numbers(rows["canonical"]))
-            passes.append(
-                np.stack([places, numbers(rows["chunk_index"]), numbers(rows["passes"])], axis=1)
-            )
+            known = rows["passes"].fill_null(_NOT_RECORDED).to_numpy()
+            passes.append(np.stack([places, numbers(rows["chunk_index"]), known], axis=1))
             tables = _with_majority(rows, guesses[arm, suite])
             np.add.at(lost, places, tables["judged"].any(axis=1) & (lengths_of(rows["codes"]) == 0))
             for name, counts in tables.items():
@@ -203,7 +206,7 @@ def _by_episode(keys: pd.MultiIndex, parts: Committed) -> dict[str, Any]:
     }
     for place in np.flatnonzero(lost):  # codes that a guess was judged on
         lists["majority"][place] = None
-    told = [own if all(own) else None for own in per_chunk]  # 0 is what was not recorded
+    told = [None if _NOT_RECORDED in own else own for own in per_chunk]
     return {
         "chunks": [len(own) for own in per_chunk],
         "passes": pd.array([None if own is None else sum(own) for own in told], dtype="Int16"),
@@ -213,6 +216,7 @@ def _by_episode(keys: pd.MultiIndex, parts: Committed) -> dict[str, Any]:
     }
 
 
+_NOT_RECORDED = -1  # passes
 _BY_LAYER = ("drafted", "accepted", "judged", "whole", "majority")
 _CHUNK_COLUMNS = (
     *KEY,

@@ -127,7 +127,7 @@ class DecodeTrace:
     reaccepted: tuple[int, ...] = ()  # of those, tokens kept
     batch_size: int = 1
     canonical: bool = False  # near ties were settled by one canonical recompute (docs/decisions.md)
-    queue_s: float = 0.0
+    queue_s: float = 0.0  # before it began: in the replica, and until a remote server took it
     vision_s: float = 0.0
     draft_s: float = 0.0
     target_s: float = 0.0
@@ -135,6 +135,11 @@ class DecodeTrace:
     moved_mm: float | None = None  # at most, by what a lossy rule kept; None: nothing is lost
     moved_degrees: float | None = None  # likewise
     clipped: int | None = None  # values of the actions that left [-1, 1]; None: none can
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether a policy was asked: an expert's chunk has neither passes nor layers."""
+        return bool(self.passes or self.layers)
 
     @property
     def decode_s(self) -> float:

@@ -106,6 +106,19 @@ def result(
     )
 
 
+def unjudged(episode: EpisodeKey, outcome: Outcome = "success") -> EpisodeResult:
+    """An episode of the arm `draft`: layers that are decoded in no pass."""
+    trace = DecodeTrace((0,) * 3, (0,) * 3, passes=0, layers=3, vision_s=0.004, draft_s=0.002)
+    chunks = [ChunkRecord(i, trace, sha(f"{i}"), codes(i)[..., :3], actions(i)) for i in range(3)]
+    return dataclasses.replace(result(episode, outcome), chunks=chunks)
+
+
+def of_expert(episode: EpisodeKey) -> EpisodeResult:
+    """All of it is one row, and no decode."""
+    chunks = [ChunkRecord(0, DecodeTrace((), (), passes=0, layers=0), sha("0"), None, actions(0))]
+    return dataclasses.replace(result(episode), chunks=chunks)
+
+
 def of_numbers(episode: EpisodeKey, outcome: Outcome = "success") -> EpisodeResult:
     """An episode of a policy that answers with actions: no layers, no codes, nothing to accept."""
     trace = DecodeTrace(drafted=(), accepted=(), passes=1, layers=0, target_s=0.02)

@@ -199,7 +199,12 @@ _CHUNK_COLUMNS = (
     Column("layers", _COUNT, "1", "layers decoded"),
     Column("batch_size", _COUNT, "1", "requests that were decoded together"),
     Column("canonical", pa.bool_(), "1", "near ties were settled by one canonical recompute"),
-    Column("queue_s", _SECONDS, "s", "wall time in the replica's queue"),
+    Column(
+        "queue_s",
+        _SECONDS,
+        "s",
+        "wall time in the replica's queue, and until a remote server took it",
+    ),
     Column("vision_s", _SECONDS, "s", "device time of the image towers, whole batch"),
     Column(
         "draft_s",

@@ -189,7 +189,7 @@ class EvaluationRun:
         )
         self._outcomes[result.key.arm, result.outcome] += 1
         self._metrics.record(result, self._remaining)
-        traces = [chunk.trace for chunk in result.chunks]
+        traces = [chunk.trace for chunk in result.chunks if chunk.trace.is_decode]
         self._log.add(
             result.key.arm,
             result.key.suite,

@@ -37,7 +37,8 @@ class Metrics:
         self._episodes.inc(1, tags)
         self._remaining.set(remaining)
         for chunk in result.chunks:
-            self._latency.observe(latency_s(chunk.trace), {"arm": key.arm})
+            if chunk.trace.is_decode:
+                self._latency.observe(latency_s(chunk.trace), {"arm": key.arm})
 
 
 class QueueLength:
@@ -55,5 +56,4 @@ class QueueLength:
 
 def latency_s(trace: DecodeTrace) -> float:
     """Queue and device time of one request."""
-    device_s = trace.vision_s + trace.draft_s + trace.target_s + trace.detokenise_s
-    return trace.queue_s + device_s
+    return trace.queue_s + trace.decode_s

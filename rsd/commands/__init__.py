@@ -32,6 +32,7 @@ COMMANDS = {
     "results": "keep runs compactly, make the tables of a page, import and export",
     "log": "a finished run to wandb, TensorBoard or MLflow",
     "delay": "how success falls when chunks come late, as a run and a picture",
+    "ablate": "one base and its variations, factor by factor: runs, a table, curves",
     "repeat": "evaluate a sample of recorded results again, and compare",
     "replay": "videos of recorded episodes, simulated again from their actions",
     "verify": "whether recorded episodes end as recorded when they are simulated again",

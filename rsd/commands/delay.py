@@ -11,9 +11,9 @@ import tyro
 from rich.console import Console
 
 from rsd import commands
-from rsd.arms import WAITING, read_arm
+from rsd.arms import UNNAMED, WAITING, read_arm
 from rsd.books.folder import Folder
-from rsd.commands import DONE, as_called, called
+from rsd.commands import DONE, as_called, called, go_on
 from rsd.commands.evaluate import WITH_ERRORS, carry_out, check_place, describe
 from rsd.config import EvaluateConfig, parse_tree
 from rsd.console import PLAIN
@@ -72,7 +72,7 @@ def main(words: Sequence[str], console: Console) -> int:
     describe(run, console)
     if run.config.output.dry_run:
         return DONE
-    code = carry_out(run, console, "delay")
+    code = carry_out(run, console, go_on("delay", f"--output {output_of(run)}"))
     if code in (DONE, WITH_ERRORS):
         draw(output_of(run), console)
     return code
@@ -102,7 +102,8 @@ def evaluation(config: DelayConfig) -> EvaluateConfig:
         episodes, arms=tuple(dict.fromkeys(names)), use_speculative_decoding=None
     )
     groups = {each.name: getattr(config, each.name) for each in dataclasses.fields(EvaluateConfig)}
-    return EvaluateConfig(**{**groups, "episodes": grid})
+    policy = dataclasses.replace(config.policy, rule=UNNAMED)  # names say another one
+    return EvaluateConfig(**{**groups, "episodes": grid, "policy": policy})
 
 
 def draw(output: str, console: Console) -> None:

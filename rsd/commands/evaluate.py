@@ -52,7 +52,9 @@ def main(words: Sequence[str], console: Console) -> int:
     if run.config.output.dry_run:
         check_output(run)
     describe(run, console)
-    return DONE if run.config.output.dry_run else carry_out(run, console)
+    if run.config.output.dry_run:
+        return DONE
+    return carry_out(run, console, go_on("evaluate", f"--output {output_of(run)}"))
 
 
 def check_place(run: RunPlan) -> None:
@@ -145,16 +147,15 @@ def _forecast_lines(run: RunPlan) -> list[str]:
     ]
 
 
-def carry_out(run: RunPlan, console: Console, command: str = "evaluate") -> int:
-    """Run on Ray what is not recorded of a checked plan, and print the summary; `command` was
-    typed.
+def carry_out(run: RunPlan, console: Console, again: str) -> int:
+    """Run on Ray what is not recorded of a checked plan, and print the summary; `again` says how to
+    go on after an interruption (`go_on`).
 
     There is none where the run is left in a hurry: `rsd report` makes it at leisure.
     """
     planned = set(run.keys)
     books = open_books(run, lambda line: console.print(line, **PLAIN))
     output, done = books.output, len(books.recorded())
-    again = go_on(command, f"--output {output}")
     stopped, hurry = "", False
     log = RunLog.open(run.config.output.log, output)
     try:

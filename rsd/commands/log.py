@@ -11,6 +11,7 @@ from rich.console import Console
 
 from rsd.commands import DONE, STOPPED, as_called, called
 from rsd.console import PLAIN
+from rsd.errors import UserError
 from rsd.flags import read
 from rsd.summary.compute import summarise
 from rsd.tracking import trackers
@@ -42,6 +43,8 @@ class LogConfig:
 def main(words: Sequence[str], console: Console) -> int:
     """Log; returns the exit code."""
     config: LogConfig = read(LogConfig, words, called("log"), as_called(DESCRIPTION))
+    if not config.to:
+        raise UserError(f"--to needs a tracker: {', '.join(trackers.TRACKERS)}")
     trackers.check(config.to)
     news = replay(config.run, config.to, summarise(config.run))
     for line in news:

@@ -158,7 +158,8 @@ def takes_of(config: ReplayConfig, recording: Recording) -> list[Take]:
 
 def nothing(config: ReplayConfig) -> str:
     """Why there is none."""
-    return "no two arms disagree" if config.disagreements else "no episode failed"
+    asked = {"no episode failed": config.failures, "no two arms disagree": config.disagreements}
+    return ", ".join(why for why, is_asked in asked.items() if is_asked)
 
 
 def folder_of(config: ReplayConfig, recording: Recording) -> Path:

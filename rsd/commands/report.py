@@ -96,6 +96,11 @@ def _write(config: ReportConfig, margin: float, console: Console) -> None:
 
     if config.json:
         raise UserError("--json prints values; leave it out, or --html and --paper")
+    if len(tables := tables_of(config.runs)) > 1:
+        raise UserError(
+            "a page and figures hold one table, of results of one software: leave --html and "
+            f"--paper out, which compares {tables[-1][0]} with the others, or report it apart"
+        )
     evidence = read_evidence(config.runs, margin, datetime.now(UTC))
     console.print(verdict.headline(evidence), **PLAIN)
     if config.html:

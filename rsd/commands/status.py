@@ -100,6 +100,7 @@ def print_status(progress: Progress, console: Console) -> None:
         "running": "running",
         "finished": "finished",
         "stopped": "stopped; --resume goes on",
+        "imported": "imported from files that do not say that they are complete",
         "unknown": "not finished; whether anything works on it cannot be told from here",
     }[progress.state]
     console.print(f"{progress.run_id}: {standing}", **PLAIN)

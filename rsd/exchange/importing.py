@@ -50,6 +50,8 @@ class Imported:
 
 def read_files(paths: Sequence[Path]) -> list[File]:
     """Recognise and read; raises UserError for what cannot be imported."""
+    if not paths:
+        raise UserError(f"there is nothing to import; give {KINDS}")
     files = [file for path in paths for file in _read(expanded(path))]
     for file in files:
         if not file.results.episodes:

@@ -6,11 +6,11 @@ policy. An error in an episode ends LeRobot's evaluation, so there are none.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from rsd.errors import UserError, brief
 from rsd.exchange.results import Episode, Results, count, member, suite_name
+from rsd.foreign import finite
 
 SOFTWARE = "lerobot"
 
@@ -67,4 +67,4 @@ def _outcome(verdict: Any, what: str) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and finite(value)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rsd.errors import UserError, brief
+from rsd.foreign import finite
 from rsd.suites import SUITES, get_task
 from rsd.types import Outcome
 
@@ -57,7 +57,7 @@ def count(value: Any, what: str) -> int:
 def seconds(value: Any, what: str) -> float:
     """Raises UserError for what is no duration."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
+    if not number or not finite(value) or value < 0:
         raise UserError(f"{what} is {brief(value)}, expected seconds")
     return float(value)
 

@@ -19,7 +19,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from rsd import __version__
+from rsd import __version__, conditions
 from rsd.books import KEY, read_episodes, read_run
 from rsd.errors import LONGEST, UserError, brief
 from rsd.exchange.results import (
@@ -194,7 +194,7 @@ _KEPT = ("mode", "config", "server_info", "render", "created_at", "num_errors", 
 
 def _together(benchmarks: Sequence[Mapping[str, Any]], shown: str) -> Results:
     """The benchmarks of one file."""
-    versions = {str(body.get("harness_version")) for body in benchmarks}
+    versions = {str(body["harness_version"]) for body in benchmarks if body.get("harness_version")}
     return Results(
         SOFTWARE,
         ", ".join(sorted(versions)) or None,
@@ -210,22 +210,21 @@ def _together(benchmarks: Sequence[Mapping[str, Any]], shown: str) -> Results:
 def _episodes(body: Mapping[str, Any], shown: str) -> Iterator[Episode]:
     """Of one benchmark."""
     name = str(body.get("benchmark"))
-    said_config = body.get("config")
-    config = said_config if isinstance(said_config, dict) else {}
+    config = _mapping(body, "config")
     is_libero = str(config.get("benchmark") or name).rpartition(":")[2].startswith(_BENCHMARK)
-    usual = (config.get("params") or {}).get("suite") or name
+    usual = _text(_mapping(config, "params"), "suite") or name
     for task in member(body, "tasks", list, shown):
         called = member(task, "task", str, f"{shown}: a task of {name}")
         for said in member(task, "episodes", list, f"{shown}: task {called!r}"):
             what = f"{shown}: an episode of {called!r}"
             metrics = member(said, "metrics", dict, what)
             verdict = metrics.get("success")
-            if not isinstance(verdict, bool | int | float):
+            if not isinstance(verdict, bool | int | float) or verdict not in (0, 1):
                 raise UserError(
                     f"{what} has no metric 'success' that is true or false (it has "
                     f"{brief(metrics)}): this benchmark counts something else"
                 )
-            suite = said.get("suite") if isinstance(said.get("suite"), str) else usual
+            suite = _text(said, "suite") or usual
             task_id = _task_id(said, suite, called, what)
             failed = said.get("failure_reason")
             yield Episode(
@@ -238,6 +237,17 @@ def _episodes(body: Mapping[str, Any], shown: str) -> Iterator[Episode]:
                 wall_s=None if failed else seconds(said.get("elapsed_sec"), f"{what}: elapsed_sec"),
                 error=_error(said) if failed else "",
             )
+
+
+def _mapping(holder: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """What was configured, as far as it is said in the usual way."""
+    value = holder.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(holder: Mapping[str, Any], name: str) -> str:
+    value = holder.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _task_id(said: Mapping[str, Any], suite: str, called: str, what: str) -> int:
@@ -256,8 +266,8 @@ def _task_id(said: Mapping[str, Any], suite: str, called: str, what: str) -> int
 
 
 def _error(said: Mapping[str, Any]) -> str:
-    detail = said.get("failure_detail") or ""
-    return f"{said['failure_reason']}: {detail}"[:LONGEST]
+    told = (said["failure_reason"], said.get("failure_detail"))
+    return ": ".join(str(each) for each in told if each)[:LONGEST]
 
 
 # --- steps of episodes ---------------------------------------------------------------------------
@@ -331,8 +341,7 @@ def aggregates_of(output: str) -> dict[str, dict[str, Any]]:
     `harness_version` says that it was RSD. Raises UserError for a run that was imported.
     """
     run = read_run(output)
-    if run.get("source"):
-        raise UserError(f"{output} was imported from {run['source']['software']}: it has the file")
+    conditions.require_own(run, output, "it has the file")
     rows = read_episodes(output, _EXPORTED).sort_by([(name, "ascending") for name in KEY])
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows.to_pylist():

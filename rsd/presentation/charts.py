@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from rsd.presentation.evidence import PERCENTILES, Evidence
-from rsd.presentation.verdict import counts
+from rsd.presentation.verdict import counts, plural
 from rsd.summary.values import SIMULATOR_PARTS, STAGES, LayerAcceptance, Success
 
 Kind = Literal["intervals", "lines", "bars", "stack", "points", "heat"]
@@ -166,7 +166,7 @@ def pairs(evidence: Evidence) -> Iterator[Chart]:
         + "; ".join(series.told)
         + f". Lines mark no difference and the margin of {margin:g} points.",
         kind="intervals",
-        x_title="difference of success, points (95 % interval)",
+        x_title="difference, points (95 % interval)",
         y_title="",
         series=(series,),
         rows=tuple(rows),
@@ -214,7 +214,7 @@ def passes(evidence: Evidence) -> Iterator[Chart]:
     """How many passes chunks took."""
     series = []
     for color, arm in enumerate(evidence.summary.arms):
-        if arm.cost.passes and arm.cost.passes_mean:
+        if arm.cost.passes:
             total = sum(arm.cost.passes.values())
             x = [float(value) for value in arm.cost.passes]
             y = [100 * count / total for count in arm.cost.passes.values()]
@@ -332,7 +332,7 @@ def pareto(evidence: Evidence) -> Iterator[Chart]:
     worlds = max((rate.finished for rate in evidence.shared.values()), default=0)
     yield Chart(
         name="pareto",
-        title=f"Success against latency, {worlds:,} worlds that all arms finished",
+        title=f"Success against latency, {plural(worlds, 'world')} that all arms finished",
         told="; ".join(one.told[0] for one in series),
         kind="points",
         x_title="latency of a chunk, median, ms",
@@ -386,8 +386,8 @@ def cluster(evidence: Evidence) -> Iterator[Chart]:
     yield Chart(
         name="cluster",
         title="Workers: share of the time in an episode, %",
-        told=f"{len(rows)} workers over {line.bins * line.seconds / 60:.0f} minutes; their busy "
-        "shares are in the table.",
+        told=f"{plural(len(rows), 'worker')} over {line.bins * line.seconds / 60:.0f} minutes; "
+        "their busy shares are in the table.",
         kind="heat",
         x_title="UTC",
         y_title="",
@@ -415,7 +415,7 @@ def cluster(evidence: Evidence) -> Iterator[Chart]:
     yield Chart(
         name="rate",
         title="Episodes stored, an hour",
-        told=f"Up to {most:,.0f} episodes an hour; {len(again)} episodes were tried again.",
+        told=f"Up to {most:,.0f} episodes an hour; tried again: {len(again):,}.",
         kind="lines",
         x_title="UTC",
         y_title="episodes an hour",

@@ -68,7 +68,7 @@ class Evidence:
     latencies: Mapping[str, Latency]  # by arm, of those that decoded
     shared: Mapping[str, Proportion]  # success by arm in the worlds that all of them finished
     partings: Sequence[Parting]
-    timeline: Timeline | None
+    timeline: Timeline | None  # None: no episode, or of imported ones, which ran nobody knows when
     failures: Sequence[Failure]
     stories: Sequence[Story]  # disagreements first; MOST_WORLDS of them at most
     unsolved: int  # worlds that not every arm solved
@@ -109,7 +109,7 @@ def read_evidence(outputs: Sequence[str], margin: float, now: datetime) -> Evide
         latencies=latencies,
         shared=_shared(outcomes),
         partings=partings,
-        timeline=timeline(episodes, _sessions(runs)),
+        timeline=None if summary.provenance.source else timeline(episodes, _sessions(runs)),
         failures=failures(episodes),
         stories=_stories(runs, told, partings),
         unsolved=len(unsolved),

@@ -24,7 +24,7 @@ from plotly.offline import get_plotlyjs
 from rsd.presentation import interactive, tables, verdict
 from rsd.presentation.charts import Chart, charts
 from rsd.presentation.evidence import Difference, Evidence, Story
-from rsd.summary.rules import notes
+from rsd.summary.rules import UNEVEN, notes, uneven
 
 _SECTIONS = (
     ("success", "Success"),
@@ -114,12 +114,13 @@ def _content(evidence: Evidence, path: Path, command: str) -> dict[str, Any]:
         "headline": verdict.headline(evidence),
         "sentences": verdict.sentences(evidence),
         "tiles": _tiles(evidence),
+        "uneven": UNEVEN if uneven(evidence.summary) else "",
         "sections": [(id_, name) for id_, name in _SECTIONS if present[id_]],
         "present": [name for name, is_there in present.items() if is_there],
         "charts": drawn,
         "task_charts": [name for name in drawn if name.startswith("tasks_")],
         "tables": made,
-        "tasks": len(evidence.instructions),
+        "tasks": verdict.plural(len(evidence.instructions), "task"),
         "arms": evidence.arms,
         "unsolved": stories.heading(),
         "stories": stories.rows(),
@@ -211,8 +212,9 @@ class _Stories:
     def heading(self) -> str:
         """How many there are."""
         evidence = self._evidence
+        worlds = verdict.plural(evidence.unsolved, "world")
         apart = f"in {evidence.disagreements:,} of them one arm succeeded where another did not"
-        return f"{evidence.unsolved:,} worlds were not solved by every arm that tried; {apart}."
+        return f"Not solved by every arm that tried: {worlds}; {apart}."
 
     def rows(self) -> list[dict[str, Any]]:
         """A table's."""

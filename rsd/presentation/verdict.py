@@ -44,7 +44,7 @@ def pair_sentence(pair: ArmPair, summary: Summary) -> str:
     """How the second arm does against the first."""
     found = pair.comparison
     first, second = found.both + found.only_first, found.both + found.only_second
-    worlds = f"{found.pairs:,} shared world{'s' * (found.pairs != 1)}"
+    worlds = plural(found.pairs, "shared world")
     if pair.identical_final_states == found.pairs:
         said = f"{pair.second} ends in the same simulator state as {pair.first} in all {worlds}"
         return f"{said} ({second:,} solved){_passes(pair, summary)}."
@@ -102,13 +102,14 @@ def what_ran(evidence: Evidence) -> str:
     if not summary.episodes:
         return "No episode is stored yet."
     return (
-        f"{_plural(summary.episodes, 'episode')} of {_plural(len(summary.arms), 'arm')} "
-        f"({', '.join(evidence.arms)}) on {_plural(tasks, 'task')} of {', '.join(suites)}, "
-        f"{_plural(summary.errors, 'error')}."
+        f"{plural(summary.episodes, 'episode')} of {plural(len(summary.arms), 'arm')} "
+        f"({', '.join(evidence.arms)}) on {plural(tasks, 'task')} of {', '.join(suites)}, "
+        f"{plural(summary.errors, 'error')}."
     )
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """`1 world`, `2,000 worlds`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
@@ -119,6 +120,7 @@ def standing(run: Progress, made_at: str) -> str | None:
     state = {
         "running": f"is going on: as of {made_at},",
         "stopped": "was stopped and can be resumed:",
+        "imported": "was imported in part:",
         "unknown": "is not finished:",
     }[run.state]
     left = "" if run.left_s is None else f", about {duration(run.left_s)} left"

@@ -60,6 +60,8 @@ class Filter:
         """Those that it lets pass. Raises UserError for a name that none of them has, and tells
         which there are."""
         left = dict(outcomes)
+        if not left:
+            raise UserError("no episode is recorded there yet")
         for name, field in (("suite",) * 2, ("arm",) * 2, ("task", "task_id"), ("trial",) * 2):
             wanted = getattr(self, name)
             there = sorted({getattr(key, field) for key in left})
@@ -71,8 +73,6 @@ class Filter:
                     )
             if wanted:
                 left = {key: out for key, out in left.items() if getattr(key, field) in wanted}
-        if not left:
-            raise UserError("no episode is recorded there yet")
         return left
 
 

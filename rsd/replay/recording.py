@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rsd import conditions
 from rsd.books import KEY, Committed, committed, read_run
 from rsd.errors import UserError
 from rsd.replay.again import actions_of
@@ -31,6 +32,7 @@ class Recording:
                 "run the policy again with `rsd repeat`"
             )
         run, parts = read_run(source), committed(source)
+        conditions.require_own(run, source, "it holds no actions to simulate again")
         rows = parts.episodes([*KEY, "outcome"])
         keys = map(EpisodeKey, *(rows[name].to_pylist() for name in KEY))
         return cls(run, dict(zip(keys, rows["outcome"].to_pylist(), strict=True)), parts.homes())

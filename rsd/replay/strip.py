@@ -17,11 +17,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeResult
 
-KEPT, REJECTED, ANEW, NOT_DRAFTED = "#1a9988", "#d1495b", "#edae49", "#9aa5b1"
+KEPT, REJECTED, ANEW, UNJUDGED, NOT_DRAFTED = "#1a9988", "#d1495b", "#edae49", "#3d6fb6", "#9aa5b1"
 LEGEND = {
     KEPT: "draft kept whole",
     REJECTED: "a token rejected",
     ANEW: "guessed anew",
+    UNJUDGED: "guessed, executed unjudged",
     NOT_DRAFTED: "not drafted",
 }
 PAPER, INK, FAINT, HEAD, PARTED = "#ffffff", "#24292f", "#e4e8ec", "#111418", "#c2185b"
@@ -35,7 +36,9 @@ SMALL, USUAL = 11, 12  # px
 
 def colours(trace: DecodeTrace) -> list[str]:
     """By layer, the coarsest first. A pass judges no layer behind a rejection: those are guessed
-    anew."""
+    anew. Where there is no pass, the draft's guesses are what was executed."""
+    if not trace.passes:
+        return [UNJUDGED] * trace.layers
     found = []
     judged = (trace.drafted, trace.accepted, trace.redrafted)
     for _, drafted, accepted, redrafted in itertools.zip_longest(
@@ -54,7 +57,7 @@ def words(chunk: ChunkRecord, chunks: int) -> str:
     told = f"chunk {chunk.chunk_index + 1} of {chunks}"
     if not trace.layers:
         return told
-    told += f": {trace.passes} pass{'es' * (trace.passes > 1)} for {trace.layers} layers"
+    told += f": {trace.passes} pass{'es' * (trace.passes != 1)} for {trace.layers} layers"
     for layer, (drafted, accepted) in enumerate(zip(trace.drafted, trace.accepted, strict=True)):
         if accepted < drafted:
             return f"{told}, the first kept {accepted} of {drafted} tokens of layer {layer}"

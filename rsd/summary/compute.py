@@ -98,9 +98,17 @@ def open_runs(outputs: Sequence[str]) -> list[Run]:
 
 
 def tables_of(outputs: Sequence[str]) -> list[tuple[str, ...]]:
-    """Which runs stand in one table: our own together, each of another software's by itself."""
-    own = tuple(output for output in outputs if read_run(output).get("source") is None)
-    return [*([own] if own else []), *((output,) for output in outputs if output not in own)]
+    """Which runs stand in one table: our own together, each of another software's by itself.
+
+    Raises UserError for one of another software that is there twice.
+    """
+    runs = {output: read_run(output) for output in outputs}
+    own = tuple(output for output in outputs if runs[output].get("source") is None)
+    others = [output for output in outputs if output not in own]
+    known = [runs[output]["run_id"] for output in others]
+    if twice := [output for output in others if known.count(runs[output]["run_id"]) > 1]:
+        raise UserError(f"{', '.join(twice)} hold the same results; report them once")
+    return [*([own] if own else []), *((output,) for output in others)]
 
 
 def summarise(*outputs: str, margin: float = MARGIN) -> Summary:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
+from rsd import conditions
 from rsd.arms import name_of, read_arm
 from rsd.books import KEY, committed, read_run
-from rsd.delay import STAGES
 from rsd.errors import UserError
+from rsd.latency import CHUNK_COLUMNS, decoded_alone_s
 from rsd.suites import CONTROL_HZ
 from rsd.summary.compute import one_assets, stored_episodes
 from rsd.summary.statistics import PairedComparison, Proportion, compare_pairs, proportion
@@ -59,7 +58,7 @@ def curves(output: str) -> list[Curve]:
 
     Raises UserError for a folder without a run, or one without a late arm.
     """
-    read_run(output)
+    conditions.require_own(read_run(output), output, "how late its chunks were, nobody knows")
     parts = committed(output)
     episodes = stored_episodes(output, parts, _COLUMNS)
     one_assets(output, episodes)
@@ -79,11 +78,16 @@ def curves(output: str) -> list[Curve]:
             f"{output} holds no episode of a late arm, such as speculative+delay=3; `rsd delay` "
             "runs some"
         )
-    latencies = _latencies(parts.all_chunks(["arm", "batch_size", *STAGES]).to_pandas())
+    latencies = decoded_alone_s(parts.all_chunks(CHUNK_COLUMNS).to_pandas())
     return [
-        Curve(base, waiting, _points(on_time.get(base), by_steps), latencies.get(base))
+        Curve(base, waiting, _points(on_time.get(base), by_steps), _ms(latencies.get(base)))
         for (base, waiting), by_steps in sorted(verdicts.items())
     ]
+
+
+def _ms(seconds: float | None) -> float | None:
+    """None also of a policy that takes no time, such as the toy."""
+    return 1000 * seconds if seconds else None
 
 
 def _points(
@@ -95,14 +99,6 @@ def _points(
         Point(steps, proportion(sum(own.values()), len(own)), compare_pairs(first, own))
         for steps, own in sorted(known.items())
     ]
-
-
-def _latencies(chunks: pd.DataFrame) -> dict[str, float]:
-    """Median ms by arm, without its delay, of chunks that were decoded alone."""
-    alone = chunks[chunks["batch_size"] == 1]
-    total_ms = 1000 * alone[list(STAGES)].sum(axis=1)
-    medians = total_ms.groupby(alone["arm"].str.partition("+")[0]).median()
-    return {str(arm): float(value) for arm, value in medians.items() if value > 0}
 
 
 def sentences(found: Sequence[Curve]) -> list[str]:

@@ -15,7 +15,7 @@ from rsd.locking import held
 from rsd.summary.compute import Run, stored_episodes
 from rsd.summary.statistics import Proportion, proportion
 
-State = Literal["running", "finished", "stopped", "unknown"]
+State = Literal["running", "finished", "stopped", "imported", "unknown"]
 WINDOW = timedelta(minutes=15)  # over which a rate is taken
 COLUMNS = (*KEY, "outcome", "attempts", "error", "worker", "node", "finished_at")
 
@@ -55,13 +55,14 @@ class Progress:
 
     output: str
     run_id: str
-    state: State  # unknown: not finished, and no lock says whether anybody works on it
+    state: State  # imported: of other software, which does not say that it is finished; unknown:
+    # not finished, and no lock says whether anybody works on it
     planned: int | None  # episodes; None where older runs did not say
     stored: int
     started_at: datetime  # of the latest session
     sessions: int
     last_at: datetime | None  # newest stored episode
-    per_hour: float | None  # over the last WINDOW of the latest session
+    per_hour: float | None  # over the last WINDOW of the latest session; None of imported results
     left_s: float | None  # to the end at that rate
     arms: list[ArmProgress]
     workers: list[WorkerProgress]
@@ -85,7 +86,8 @@ def progress(run: Run, episodes: pd.DataFrame, now: datetime) -> Progress:
     last_at = episodes["finished_at"].max().to_pydatetime() if len(episodes) else None
     state = _state(run, len(episodes))
     end = now if state in ("running", "unknown") else (last_at or started_at)
-    per_hour = _per_hour(episodes["finished_at"], started_at, end)
+    imported = run.description.get("source") is not None
+    per_hour = None if imported else _per_hour(episodes["finished_at"], started_at, end)
     left = max(0, (run.planned or 0) - len(episodes))
     return Progress(
         output=run.output,
@@ -107,6 +109,8 @@ def progress(run: Run, episodes: pd.DataFrame, now: datetime) -> Progress:
 def _state(run: Run, stored: int) -> State:
     if run.planned is not None and stored >= run.planned:
         return "finished"
+    if run.description.get("source"):
+        return "imported"
     folder = Folder.at(run.output).local
     locked = None if folder is None else held(folder)
     return "unknown" if locked is None else "running" if locked else "stopped"

@@ -73,12 +73,32 @@ def shared_draws(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]
     return [tuple(names) for names in by_mode.values() if len(names) > 1]
 
 
+UNEVEN = (
+    "The arms did not do the same episodes: their rates over all of them are of other worlds. "
+    "Compare suites that both did whole, or pairs."
+)
+
+
+def uneven(summary: Summary) -> bool:
+    """Whether some arm has other tasks than another, or more episodes of one."""
+    done = [
+        {
+            (suite.suite, task.task_id): task.success.finished + task.errors
+            for suite in arm.suites
+            for task in suite.tasks
+        }
+        for arm in summary.arms
+    ]
+    return any(own != done[0] for own in done)
+
+
 def notes(summary: Summary) -> list[str]:
     """The rules behind the tables of a summary, as far as it has anything that they apply to."""
     layers = [layer for arm in summary.arms for layer in arm.acceptance]
     applies = {
         COVERED: bool(summary.arms),
         POOLED: bool(summary.arms),
+        UNEVEN: uneven(summary),
         UNSEEN: any(arm.unseen.finished for arm in summary.arms),
         _compared(summary): any(pair.comparison.pairs for pair in summary.pairs),
         GUESSES: any(layer.drafted for layer in layers),

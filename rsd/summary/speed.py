@@ -1,8 +1,8 @@
 """What passes cost in a run, by the design's cost model, and what speculation saved of it.
 
 A decode costs T = fixed + (passes - 1) x pass: towers, draft and the pass over the context once,
-then as much for every further pass of the target. Times of batches of one size only: of those the
-run has most of.
+then as much for every further pass of the target; the arm `draft`, in no pass, less than that.
+Times of batches of one size only: of those the run has most of.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from rsd.books import KEY, Committed
 from rsd.summary.statistics import RatioSums, ratio_interval
+from rsd.summary.tallies import decodes as decodes_of
 from rsd.summary.values import STAGES
 
 WORK = tuple(f"{stage}_s" for stage in STAGES if stage != "queue")
@@ -32,8 +33,8 @@ class Decodes:
 
 def decodes(parts: Committed) -> Decodes:
     """Of a run; none where nobody decoded, or nobody knows in how many passes."""
-    table = parts.all_chunks(_COLUMNS)
-    table = table.filter(pc.fill_null(pc.greater(table["passes"], 0), False))
+    table = decodes_of(parts.all_chunks(_COLUMNS))
+    table = table.filter(pc.is_valid(table["passes"]))
     sizes = table["batch_size"].value_counts().to_pylist()
     most = max(sizes, key=lambda size: (size["counts"], -size["values"]), default={"values": 0})
     kept = table.filter(pc.equal(table["batch_size"], most["values"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -94,8 +94,11 @@ def widened(table: np.ndarray, layers: int) -> np.ndarray:
     return wide
 
 
-def decodes(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows without an expert's, which are none."""
+_Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
+
+
+def decodes(rows: _Rows) -> _Rows:
+    """Rows without an expert's, which are none. The arm `draft` decodes layers in no pass."""
     some = (pc.not_equal(rows[name], 0) for name in ("passes", "layers"))
     return rows.filter(pc.fill_null(pc.or_(*some), True))
 

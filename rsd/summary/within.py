@@ -23,6 +23,7 @@ from rsd.summary.phases import PHASES, UNKNOWN, motion
 from rsd.summary.statistics import RatioSums, ratio_interval, share_interval
 from rsd.summary.tallies import (
     codes_by_layers,
+    decodes,
     guesses_by_layer,
     lengths_of,
     numbers,
@@ -171,8 +172,7 @@ def within(parts: Committed, decode: Decode | None = None) -> Within:
 
 def _decodes(some: Committed, columns: tuple[str, ...]) -> pa.RecordBatch:
     """Chunk rows but those of experts, in the order of the parts."""
-    table = some.all_chunks(columns)
-    table = table.filter(pc.fill_null(pc.not_equal(table["passes"], 0), True)).combine_chunks()
+    table = decodes(some.all_chunks(columns)).combine_chunks()
     return (table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)])[0]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsd.books import KEY, committed, read_episodes, read_run
 from rsd.outputs import is_address
+from rsd.summary.tallies import decodes
 from rsd.tracking.curves import Curves, summary_values
 from rsd.tracking.trackers import TRACKERS, Tracked, Tracker
 from rsd.types import Outcome
@@ -55,7 +56,10 @@ class _Behind:
         return [self._news.get() for _ in range(self._news.qsize())]
 
     def wait(self, deadline: float) -> None:
-        """Until it has taken everything, failed, or the deadline (monotonic seconds) has come."""
+        """Until it has taken everything, failed, or the deadline (monotonic seconds) has come; not
+        at all for one that was given up before."""
+        if self.over:
+            return
         with contextlib.suppress(queue.Full):  # it is given up below
             self._work.put_nowait(None)
         self._thread.join(max(0.0, deadline - time.monotonic()))
@@ -164,7 +168,7 @@ def replay(output: str, names: Sequence[str], summary: Summary) -> list[str]:
     parts = committed(output)
     episodes = parts.episodes([*KEY, "outcome", "finished_at"]).sort_by("finished_at").to_pylist()
     chunks: dict[tuple[object, ...], list[dict[str, Any]]] = {}
-    for batch in parts.chunks([*KEY, "passes", *_STAGES]):
+    for batch in map(decodes, parts.chunks([*KEY, "passes", "layers", *_STAGES])):
         for row in batch.to_pylist():
             chunks.setdefault(tuple(row[name] for name in KEY), []).append(row)
     log = RunLog(_behind(names, output))

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -176,15 +176,17 @@ _MODULES = {"wandb": "wandb", "tensorboard": "tensorboard", "mlflow": "mlflow"}
 _PACKAGES = {"mlflow": "mlflow-skinny"}  # where it is not called as its module
 
 
-def check(names: Iterable[str]) -> None:
-    """Raises UserError for a name that is none, a package that is missing, a wandb that would ask
-    for a key in the middle of a run, and an MLflow that does not know where to."""
+def check(names: Sequence[str]) -> None:
+    """Raises UserError for a name that is none or there twice, a package that is missing, a wandb
+    that would ask for a key in the middle of a run, and an MLflow that does not know where to."""
+    if repeated := [name for name in TRACKERS if names.count(name) > 1]:
+        raise UserError(f"tracker named twice: {', '.join(repeated)}")
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)
         module = _library(_MODULES[name])
         offline = os.environ.get("WANDB_MODE", "online") != "online"
-        if name == "wandb" and not offline and not module.api.api_key:
+        if name == "wandb" and not offline and not module.login(prompt=False, verify=False):
             raise UserError(
                 "--log wandb: nobody is logged in; run `wandb login`, set WANDB_API_KEY, or set "
                 "WANDB_MODE=offline, which keeps it in the run's folder for `wandb sync`"

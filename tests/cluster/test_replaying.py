@@ -9,7 +9,7 @@ from made_up_recordings import episodes, without_actions, write
 
 from rsd.commands import call
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.usefixtures("no_ray"), pytest.mark.timeout(180)]
 
 
 def test_on_ray_the_same_videos_come_out_and_what_cannot_be_simulated_is_told(

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from remote_servers import FOREIGN, foreign_python
 
 from rsd import results
 from rsd.books import read_episodes, read_run
+from rsd.commands import BAD_REQUEST, call
 from rsd.commands.results import ALL, topics_of
+from rsd.commands.status import look
 from rsd.errors import UserError
 from rsd.exchange import vla_eval
 from rsd.exchange.importing import Imported, import_files
 from rsd.exchange.results import task_called
+from rsd.presentation.evidence import read_evidence
 from rsd.summary.compute import summarise
 from rsd.summary.unpaired import compare_runs
 
@@ -73,6 +77,13 @@ def aggregate(**changes: Any) -> dict[str, Any]:
         "num_errors": 1,
         **changes,
     }
+
+
+def with_episode(**changes: Any) -> dict[str, Any]:
+    """An aggregate whose first episode says this."""
+    content = aggregate()
+    content["tasks"][0]["episodes"][0] |= changes
+    return content
 
 
 def put(path: Path, content: Any) -> Path:
@@ -211,6 +222,10 @@ def refused(path: Path, tmp_path: Path, said: str) -> None:
         (aggregate(num_episodes_total=4), "says 4 episodes and holds 3"),
         (aggregate(tasks="none"), "has no 'tasks' that is a list"),
         ({"per_episode": [], "aggregated": {}}, "before 0.4"),
+        (with_episode(metrics={"success": 0.5}), "no metric 'success' that is true or false"),
+        (with_episode(metrics={"success": float("nan")}), "no metric 'success' that is true"),
+        (with_episode(elapsed_sec=10**400), "elapsed_sec is .*, expected seconds"),
+        (with_episode(suite="\ud800"), "surrogates not allowed"),
         (LEROBOT | {"overall": {"n_episodes": 5}}, "says 5 episodes in `overall` and holds 4"),
         (LEROBOT | {"per_task": [{"task_group": "a", "task_id": -1}]}, "task_id is -1"),
         (LEROBOT | {"per_task": [*LEROBOT["per_task"], LEROBOT["per_task"][0]]}, "overall"),
@@ -220,6 +235,28 @@ def test_a_file_of_something_else_is_told_what_it_looks_like(
     tmp_path: Path, content: Any, said: str
 ) -> None:
     refused(put(tmp_path / "results.json", content), tmp_path, said)
+
+
+def test_nothing_to_import_is_told() -> None:
+    with pytest.raises(UserError, match="there is nothing to import; give vla-eval's"):
+        import_files([], None, None, None)
+
+
+def test_settings_of_another_shape_cost_no_episode(tmp_path: Path) -> None:
+    """What was configured is free text of vla-eval's users; a suite is read where it is one."""
+    for number, params in enumerate([["suite"], {"suite": 7}, {"suite": ""}]):
+        content = aggregate(config={"params": params}, harness_version=None)
+        for episode in content["tasks"][0]["episodes"]:
+            del episode["suite"]
+        done = imported(put(tmp_path / "a_aggregate.json", content), tmp_path / str(number))
+        assert {one.suite for one in done.results.episodes} == {"LIBEROBenchmark_libero_spatial"}
+        assert done.results.source == "vla-eval"
+
+
+def test_a_figure_that_no_float_holds_is_left_out(tmp_path: Path) -> None:
+    content = LEROBOT | {"overall": {"n_episodes": 4, "eval_s": 10**400}}
+    done = imported(put(tmp_path / "eval_info.json", content), tmp_path / "run")
+    assert done.results.says["eval_info.json"]["overall"] == {"n_episodes": 4}
 
 
 def test_a_database_of_something_else_is_told_its_tables(tmp_path: Path) -> None:
@@ -340,6 +377,50 @@ def test_imported_episodes_are_paired_with_nothing_and_counted_as_no_trial(tmp_p
     assert summary.elapsed_s is None and arm.simulator.wall == 4.5
     assert summary.provenance.source is not None
     assert summary.provenance.source.startswith("vla-eval 0.8.0 (a_aggregate.json, sha256 ")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("repeat {run} --policy toy", "names no policy and no world to evaluate again"),
+        ("verify {run}", "holds no actions to simulate again"),
+        ("replay {run} --all", "holds no actions to simulate again"),
+        ("delay --draw {run}", "how late its chunks were, nobody knows"),
+        (
+            "evaluate --dry-run --policy toy --task-suite toy --arms speculative+delay=measured "
+            "--latency {run}",
+            "how long its chunks took, nobody knows",
+        ),
+        ("results export {run} --to vla-eval", "it has the file"),
+        ("report {run} {run}", "hold the same results; report them once"),
+        ("report {run} {own} --html {run}.html", "one table, of results of one software"),
+    ],
+)
+def test_what_needs_to_know_how_episodes_ran_says_that_nobody_knows_of_imported_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, said: str
+) -> None:
+    run = imported(put(tmp_path / "a_aggregate.json", aggregate()), tmp_path / "run").output
+    own = made_up.write(tmp_path / "own", [made_up.result(made_up.key(0))])
+    name, *words = command.format(run=run, own=own).split()
+    assert call(name, words) == BAD_REQUEST
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_imported_run_has_no_pace_and_is_not_resumed(tmp_path: Path) -> None:
+    """Its rows are as old as the import, whenever the episodes ran."""
+    whole = imported(put(tmp_path / "a.json", aggregate()), tmp_path / "whole").output
+    part = imported(put(tmp_path / "b.json", aggregate(partial=True)), tmp_path / "part").output
+    assert (look(whole).state, look(whole).per_hour) == ("finished", None)
+    assert (look(part).state, look(part).per_hour) == ("imported", None)
+    evidence = read_evidence([whole], 2.0, datetime.now(UTC))
+    assert evidence.timeline is None
+
+
+def test_a_number_that_the_compact_form_cannot_hold_is_told(tmp_path: Path) -> None:
+    content = with_episode(task_id=40_000, suite="zoo")
+    run = imported(put(tmp_path / "a_aggregate.json", content), tmp_path / "run").output
+    with pytest.raises(UserError, match="a number that the compact form cannot"):
+        results.keep(run, tmp_path / "kept.parquet")
 
 
 def test_arms_of_two_runs_are_compared_on_the_tasks_that_both_did(tmp_path: Path) -> None:

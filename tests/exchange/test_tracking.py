@@ -147,7 +147,6 @@ def test_a_tracker_that_hangs_costs_the_run_nothing_and_its_end_a_bounded_wait(
     run: str, made: list[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log, "BACKLOG", 5)
-    monkeypatch.setattr(log, "PATIENCE_S", 0.2)
     run_log = RunLog.open(["hanging"], run)
     started = time.monotonic()
     for _ in range(20):
@@ -169,6 +168,19 @@ def test_a_tracker_that_hangs_at_the_end_is_left_behind(
     assert "it has not taken everything in time" in told
 
 
+def test_an_experts_episode_has_no_chunk_in_the_curves(
+    tmp_path: Path, made: list[Recorder]
+) -> None:
+    episodes = [made_up.of_expert(made_up.key(0, "expert")), made_up.unjudged(made_up.key(0, "d"))]
+    output = made_up.write(tmp_path, episodes)
+    assert replay(output, ["good"], summarise(output)) == []
+    values = {name: value for _, point in made[0].points for name, value in point.items()}
+    assert values["passes_a_chunk/d"] == 0 and values["chunk_latency_ms/d"] == pytest.approx(6)
+    assert "success/expert" in values and "passes_a_chunk/expert" not in values
+    traces = [[chunk.trace.is_decode for chunk in one.chunks] for one in episodes]
+    assert traces == [[False], [True] * 3]
+
+
 def test_a_run_that_nobody_logs_does_nothing_for_it(run: str) -> None:
     run_log = RunLog.open([], run)
     add(run_log)
@@ -182,6 +194,8 @@ def test_a_run_that_nobody_logs_does_nothing_for_it(run: str) -> None:
 def test_a_tracker_that_there_is_not_is_named() -> None:
     with pytest.raises(UserError, match="did you mean 'tensorboard'"):
         trackers.check(["tensorbord"])
+    with pytest.raises(UserError, match="tracker named twice: mlflow"):
+        trackers.check(["mlflow", "mlflow"])
 
 
 def test_a_missing_package_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +205,7 @@ def test_a_missing_package_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_wandb_without_a_login_is_refused_before_it_would_ask(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("wandb")
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
@@ -199,6 +213,9 @@ def test_wandb_without_a_login_is_refused_before_it_would_ask(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(UserError, match="WANDB_MODE=offline"):
         trackers.check(["wandb"])
+    assert capsys.readouterr().err == ""  # of its own warnings
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    trackers.check(["wandb"])
 
 
 def test_mlflow_without_a_place_is_refused(run: str) -> None:

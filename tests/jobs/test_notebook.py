@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from made_up_runs import key, of_numbers, paired_results, result, write
+from made_up_runs import key, of_numbers, paired_results, result, unjudged, write
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -25,7 +25,7 @@ def execute(name: str, monkeypatch: pytest.MonkeyPatch, *runs: str, last: str = 
     notebook.cells.append(nbformat.v4.new_code_cell(last))
     location = {"metadata": {"path": str(ROOT / "analysis")}}
     return NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources=location
+        notebook, timeout=600, kernel_name="python3", resources=location
     ).execute()
 
 
@@ -68,6 +68,21 @@ def test_acceptance_of_recorded_actions_needs_no_torch(
     run = write(tmp_path, paired_results(tasks=3, trials=2))
     executed = execute("acceptance", monkeypatch, run, last=TORCHLESS)
     assert len(outputs(executed, "image/png")) == 4
+
+
+def test_an_arm_without_passes_is_in_the_notebooks_that_count_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one whose passes never vary, which no cost model fits."""
+    arms = {"autoregressive": of_numbers, "draft": unjudged, "parallel": of_numbers}
+    episodes = [made(key(trial, arm)) for arm, made in arms.items() for trial in range(3)]
+    run = write(tmp_path, [*episodes, *(result(key(trial)) for trial in range(3))])
+    executed = execute("acceptance", monkeypatch, run, last="print(sorted(speed_ups['arm']))")
+    said = printed(executed)
+    assert "['draft', 'parallel', 'speculative']" in said
+    assert "draft takes 0.00 passes a chunk and is 3.33 times as fast as autoregressive" in said
+    cells = "print([list(numbers), summary.arms[1].arm])"
+    assert "[[0, 1, 2, 3], 'draft']" in printed(execute("rollouts", monkeypatch, run, last=cells))
 
 
 def test_compare_pairs_what_is_the_same_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,18 @@ def test_a_server_that_comes_back_is_asked_again_after_pauses_that_grow(servers:
     assert grown == sorted(grown) and grown[0] == 0.1 and len(grown) < 10
 
 
+def test_what_a_lost_server_costs_is_waiting_and_not_decoding(servers: Servers) -> None:
+    """Or robots of `+delay=measured` would stand still for as long as a server is away."""
+    policy = servers.policy("test://a:1")
+    servers.down = {1}
+    policy._pause = lambda seconds: time.sleep(min(seconds, 0.02))
+    came_back = threading.Timer(0.2, servers.down.clear)
+    came_back.start()
+    (chunk,) = policy.act(requests(SEEN[:1]))
+    came_back.join()
+    assert chunk.trace.queue_s > 0.15 and chunk.trace.decode_s < 0.1
+
+
 def test_without_a_server_questions_are_given_back_and_the_next_ones_at_once(
     servers: Servers,
 ) -> None:

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,10 @@ from remote_servers import observations, requests, serving
 from rsd.errors import PolicyAwayError, UserError
 from rsd.models import inspect_policy, load_policy
 from rsd.models.remote import wire
+from rsd.models.remote.act import ActLine, fields_oft
+from rsd.models.remote.address import Access, Endpoint
 from rsd.models.remote.dialect import ServerError
+from rsd.models.remote.looks import looks_like
 
 msgpack = pytest.importorskip("msgpack", reason="pip install -r requirements-remote.txt")
 zmq = pytest.importorskip("zmq", reason="pip install -r requirements-remote.txt")
@@ -438,3 +441,41 @@ def test_nobody_there_is_told_at_once() -> None:
         for scheme in ("ws", "vla-eval", "groot", "http"):
             with pytest.raises(UserError, match=r"no server of the policy at .*refused; start it"):
                 inspect_policy(f"{scheme}://127.0.0.1:{port}?chunk=8")
+
+
+@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00" * 100])
+def test_a_server_that_speaks_first_is_told_to_be_no_websocket(
+    said: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def speak() -> None:
+        with suppress(OSError):  # the listener is closed
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=speak, daemon=True).start()
+        with pytest.raises(UserError, match="ws://127"):
+            inspect_policy(f"ws://127.0.0.1:{listener.getsockname()[1]}")
+        listener.shutdown(socket.SHUT_RDWR)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("described", [b"[]", b"3", b'{"paths": null}', b"[" * 100_000])
+def test_a_description_of_another_shape_says_nothing(described: bytes) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/openapi.json" else 405)
+            self.end_headers()
+            self.wfile.write(described)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = Endpoint("ws", "127.0.0.1", server.server_port)
+        assert looks_like(place) == ""
+        assert ActLine(place, Access(), fields_oft).metadata == {}
+        server.shutdown()

@@ -54,6 +54,8 @@ def test_conventions_may_stand_in_a_file_and_the_spec_wins(tmp_path: Path) -> No
         ("grot://a", "did you mean 'groot'"),
         ("ws://", "is written ws://HOST:PORT"),
         ("ws://a:99999", "'a:99999' is no host and port"),
+        ("http://a..b:1/act", "'a..b:1/act' is no host and port"),
+        (f"ws://{'a' * 64}:1", "aaa:1' is no host and port"),
         ("ws://a,http://b", "'http://b' is no host"),
         ("ws://a,a", "names a server twice"),
         ("http://me:secret@a/act", r"\*\*\* is no host and port \(an API key goes into a file"),

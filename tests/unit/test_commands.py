@@ -39,6 +39,7 @@ STARTS = {
         "ray",
     ),
     "delay": (["jobs/delay.py"], "tyro"),
+    "ablate": (["jobs/ablate.py"], "tyro"),
     "report": (["-m", "rsd.report", "nothing"], "pandas"),
     "rsd": (["-m", "rsd", "evaluate"], "tyro"),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_runs import RUN, key, result
+from made_up_runs import RUN, key, result, write
 
 from rsd.arms import arm_of
 from rsd.books import Books
@@ -261,7 +261,8 @@ def test_milliseconds_become_control_steps() -> None:
         ("1001", "21 control steps; a chunk may be 20 late at most"),
         ("-3", "a finite number from 0 on"),
         ("nan", "a finite number from 0 on"),
-        ("/nowhere", "/nowhere"),
+        ("/nowhere", "neither milliseconds a chunk, as in --latency 120, nor the folder of a run"),
+        ("120ms", "neither milliseconds a chunk"),
     ],
 )
 def test_a_latency_that_means_nothing_is_told(latency: str, told: str) -> None:
@@ -285,6 +286,9 @@ def test_a_run_says_how_long_its_arms_decode_where_they_do_it_alone(tmp_path: Pa
         settled("autoregressive+delay=measured", "--latency", run)
     with pytest.raises(UserError, match="it holds no chunk of parallel"):
         settled("parallel+delay=measured", "--latency", run)
+    begun = write(tmp_path / "begun", [], planned=2)
+    with pytest.raises(UserError, match=r"it holds no chunk of parallel \(but of none\)"):
+        settled("parallel+delay=measured", "--latency", begun)
 
 
 # -- the sweep -----------------------------------------------------------------------------------
@@ -310,6 +314,11 @@ def test_a_sweep_is_one_run_of_every_arm_at_every_delay() -> None:
     ]
     assert swept("--arms", "parallel", "--delays", "3", "--meanwhile", "hold") == [
         "parallel+delay=3+hold"
+    ]
+    arms = ["--arms", "speculative-exact", "speculative", "--rule", "sampling"]
+    assert swept(*arms, "--delays", "3", "--meanwhile", "hold") == [
+        "speculative+delay=3+hold",
+        "speculative-sampling+delay=3+hold",
     ]
 
 

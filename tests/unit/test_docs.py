@@ -40,6 +40,13 @@ def test_the_map_of_the_code_names_what_is_there() -> None:
     assert len(paths) > 10 and [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_the_design_names_every_package_and_module() -> None:
+    shape = (ROOT / "docs" / "DESIGN.md").read_text().split("## 10. ")[1].split("\n## ")[0]
+    named = {word.rstrip("/") for word in re.findall(r"`(?:rsd/)?([\w./]+)`", shape)}
+    modules = {path.name for path in (ROOT / "rsd").iterdir() if path.name[0] not in "._"}
+    assert modules - named == set()
+
+
 def test_the_index_of_decisions_names_every_section() -> None:
     page = ROOT / "docs" / "decisions.md"
     index = re.findall(r"^- \[(.+)\]\(#", page.read_text(), re.MULTILINE)

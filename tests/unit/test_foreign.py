@@ -110,6 +110,8 @@ def test_settings_can_come_through_a_pipe(tmp_path: Path) -> None:
         ('{"a":' * 150 + "1" + "}" * 150, "nested more than 100"),
         ('{"a": 1, "b": 2, "a": 3}', "'a' is there twice"),
         ('{"a": {"b": 1, "b": 1}}', "'b' is there twice"),
+        ('{"a": ["\\ud83d"]}', "surrogates not allowed"),
+        ('{"\\uDE00": 1}', "surrogates not allowed"),
         ("{" + ",".join(f'"{i % 10**5}": 0' for i in range(10**5 + 1)) + "}", "'0' is there twice"),
         (b"\xff\xfe{", "codec can't decode"),
         ("9" * 5000, "4300 digits"),
@@ -120,6 +122,7 @@ def test_hostile_json_is_refused(content: str | bytes, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         parse_json(content)
     assert parse_json('{"a": [{"b": null}]}') == {"a": [{"b": None}]}
+    assert parse_json('"\\ud83d\\ude00"') == "\U0001f600"
 
 
 def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_runs import RUN, key, paired_results, result, sha, write
+from made_up_runs import RUN, key, paired_results, result, sha, unjudged, write
 
 from rsd.books import Books, read_chunks
 from rsd.commands import call
@@ -27,8 +27,8 @@ from rsd.presentation import charts, interactive, paper, tables, verdict
 from rsd.presentation.evidence import Evidence, read_evidence
 from rsd.presentation.page import page, parted
 from rsd.presentation.timeline import timeline
-from rsd.summary.compute import Rows, summary_of
-from rsd.summary.rules import EVERY_TWO
+from rsd.summary.compute import Rows, summarise, summary_of
+from rsd.summary.rules import EVERY_TWO, notes
 from rsd.summary.values import Provenance
 from rsd.types import EpisodeResult
 
@@ -474,6 +474,23 @@ def test_every_chart_can_be_drawn_both_ways(draw: Any, tmp_path: Path) -> None:
     made = charts.charts(of(write(tmp_path, paired_results())))
     assert {chart.kind for chart in made} == set(charts.Kind.__args__)
     assert all(draw(chart) for chart in made)
+
+
+def test_arms_that_did_other_episodes_are_not_set_side_by_side_in_silence(tmp_path: Path) -> None:
+    """Neither on the page, beside its numbers, nor on the terminal."""
+    even = write(tmp_path / "even", [result(key(0, arm)) for arm in ("a", "b")])
+    uneven = write(tmp_path / "uneven", [result(key(0, "a")), result(key(0, "b", task_id=1))])
+    said = "The arms did not do the same episodes"
+    for run, times in ((even, 0), (uneven, 2)):
+        assert Text(html(run)).seen.count(said) == times
+        assert any(said in note for note in notes(summarise(run))) == bool(times)
+
+
+def test_an_arm_that_takes_no_pass_is_in_the_figure_of_passes(tmp_path: Path) -> None:
+    run = write(tmp_path, [*paired_results(tasks=1), unjudged(key(0, "draft"))])
+    (drawn,) = (chart for chart in charts.charts(of(run)) if chart.name == "passes")
+    (own,) = (series for series in drawn.series if series.name.startswith("draft"))
+    assert (own.name, own.x, own.y) == ("draft, mean 0.00", [0.0], [100.0])
 
 
 def test_the_numbers_in_a_page_are_those_of_its_tables(tmp_path: Path) -> None:

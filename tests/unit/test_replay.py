@@ -176,6 +176,11 @@ def test_what_is_not_recorded_is_told_with_what_is(asked: Filter, told: str) -> 
         asked.of(OUTCOMES)
 
 
+def test_where_nothing_is_recorded_yet_no_name_is_blamed() -> None:
+    with pytest.raises(UserError, match=r"^no episode is recorded there yet$"):
+        Filter(arm=("draft",)).of({})
+
+
 def test_numbers_are_told_in_ranges() -> None:
     assert choice.ranges([0, 1, 2, 5, 7, 8]) == "0 to 2, 5, 7 to 8"
 
@@ -206,6 +211,7 @@ def test_arms_part_where_their_actions_first_differ() -> None:
             [strip.KEPT, strip.REJECTED, strip.ANEW, strip.NOT_DRAFTED],
         ),
         (DecodeTrace((), (), 1, 3), [strip.NOT_DRAFTED] * 3),
+        (DecodeTrace((0, 0), (0, 0), 0, 2), [strip.UNJUDGED] * 2),
         (DecodeTrace((), (), 0, 0), []),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from made_up_runs import LAYERS, RUN, key, of_numbers, paired_results, result, write
+from made_up_runs import LAYERS, RUN, key, of_numbers, paired_results, result, unjudged, write
 
 from rsd import results
 from rsd.books import Books, read_chunks, read_episodes
@@ -138,6 +138,13 @@ def test_a_policy_of_numbers_is_published_beside_one_of_codes(tmp_path: Path) ->
     text = "\n".join(markdown.section(shown, tasks=True))
     assert "| served | 2 | 0 | 2 | -100.0 " in text and "| libero_spatial | served | 0/2 |" in text
     assert all(layer.majority is not None for layer in shown.arms[0].acceptance)
+
+
+def test_passes_of_a_draft_that_nobody_judges_are_none_and_not_unknown(tmp_path: Path) -> None:
+    episodes = [result(key(0, arm)) for arm in EXACT] + [unjudged(key(0, "draft"))]
+    results.keep(write(tmp_path / "run", episodes), tmp_path / "small.parquet")
+    arms = {arm.arm: arm for arm in said(tmp_path / "small.parquet").arms}
+    assert (arms["draft"].cost.passes, arms["draft"].cost.passes_mean) == ({0: 3}, 0)
 
 
 def test_a_run_from_before_a_column_is_summarised_and_kept(run: str, tmp_path: Path) -> None:

@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_runs import STEPS, TOKENS, key, of_numbers, paired_results, result, write
+from made_up_runs import (
+    STEPS,
+    TOKENS,
+    key,
+    of_expert,
+    of_numbers,
+    paired_results,
+    result,
+    unjudged,
+    write,
+)
 
 from rsd.books import committed, read_chunks, read_episodes
 from rsd.episode import sha256_of
@@ -177,6 +187,12 @@ def test_a_policy_of_numbers_has_passes_and_no_layers(tmp_path: Path) -> None:
     assert found.passes("episode")["passes"].tolist() == [1.0]
 
 
+def test_what_no_pass_decoded_is_a_decode_and_what_an_expert_did_is_none(tmp_path: Path) -> None:
+    run = write(tmp_path, [unjudged(key(0, "draft")), of_expert(key(0, "expert"))])
+    found = within(committed(run)).passes("episode")
+    assert found[["arm", "chunks", "passes"]].to_numpy().tolist() == [["draft", 3, 0.0]]
+
+
 def test_the_actions_of_an_episode_are_its_chunks_in_order(run: str) -> None:
     episodes = list(actions_of_episodes(committed(run), "speculative"))
     assert {len(actions) for actions in episodes} == {3 * STEPS} and len(episodes) == 11
@@ -223,6 +239,17 @@ def test_a_speed_up_is_the_ratio_of_mean_times_over_shared_worlds(run: str) -> N
     wanted = means["autoregressive"].sum() / means["speculative"].sum()
     assert measured.worlds == len(means) and measured.ratio == pytest.approx(wanted)
     assert measured.low < measured.ratio < measured.high
+
+
+def test_an_arm_without_passes_has_a_speed_up_and_an_expert_has_none(tmp_path: Path) -> None:
+    """`draft` takes 6 ms a chunk; a policy of numbers 20."""
+    arms = {"autoregressive": of_numbers, "draft": unjudged, "expert": of_expert}
+    episodes = [made(key(trial, arm)) for arm, made in arms.items() for trial in range(2)]
+    found = speed.decodes(committed(write(tmp_path, episodes)))
+    assert set(found.rows["arm"]) == {"autoregressive", "draft"}
+    measured = speed.speed_up(found, "autoregressive", "draft")
+    assert (measured.worlds, measured.ratio) == (2, pytest.approx(20 / 6))
+    assert found.rows.groupby("arm", observed=True)["passes"].max().to_dict()["draft"] == 0
 
 
 def test_a_run_without_decodes_has_no_costs(tmp_path: Path) -> None:

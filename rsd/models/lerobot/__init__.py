@@ -18,6 +18,7 @@ def _inspect(spec: str) -> PolicyInfo:
         images=ImageSpec(*found.image),
         batches=False,  # what one samples would depend on who is asked beside it
         clips=True,
+        protocol="lerobot",
     )
 
 

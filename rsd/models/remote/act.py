@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rsd.errors import brief
+from rsd.foreign import parse_json
 from rsd.models.remote import wire
 from rsd.models.remote.address import Access, Endpoint
 from rsd.models.remote.conventions import Conventions, View
@@ -69,7 +70,7 @@ class ActLine:
         """Name and version, where the server's framework tells them."""
         status, body = self._exchange("GET", url)
         try:
-            told = json.loads(body) if status == 200 else {}
+            told = parse_json(body) if status == 200 else {}
             return {"info": told["info"]} if isinstance(told, dict) and "info" in told else {}
         except ValueError:
             return {}

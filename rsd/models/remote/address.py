@@ -117,7 +117,8 @@ def _word(file: str, name: str, value: object) -> str:
 def _endpoint(spec: str, scheme: str, written: str, port: int) -> Endpoint:
     """Written with or without the scheme, which all of a spec share."""
     found = _ENDPOINT.fullmatch(written.removeprefix(f"{scheme}://"))
-    if found is None or (found[2] and not 1 <= int(found[2]) <= 65535):
+    is_host = found is not None and _is_host(found[1].strip("[]"))
+    if found is None or not is_host or (found[2] and not 1 <= int(found[2]) <= 65535):
         secret = " (an API key goes into a file: api_key_file=PATH)" if "@" in written else ""
         shown = "***" if "@" in written else repr(written)
         raise UserError(
@@ -125,6 +126,14 @@ def _endpoint(spec: str, scheme: str, written: str, port: int) -> Endpoint:
             f"{scheme}://HOST:PORT,HOST:PORT; {shown} is no host and port{secret}"
         )
     return Endpoint(scheme, found[1].strip("[]"), int(found[2] or port), found[3] or "")
+
+
+def _is_host(name: str) -> bool:
+    """Whether a resolver takes it: each part of it has 1 to 63 letters."""
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def _access(spec: str, words: dict[str, str]) -> Access:

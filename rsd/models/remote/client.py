@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from rsd.errors import PolicyAwayError
 from rsd.models.remote import conventions
@@ -50,6 +50,14 @@ def meet(dialect: Dialect, address: Address, line: Line) -> Server:
 
 class _LostOverError(Exception):
     """A server was there, was asked, and then was not there any more."""
+
+
+class _Answered(NamedTuple):
+    """What a server said, a row a question."""
+
+    endpoint: Endpoint
+    answers: list[Any]
+    seconds: float  # from the question that was answered to the answer
 
 
 @dataclass(eq=False)
@@ -145,28 +153,33 @@ class RemotePolicy:
         names = [request.draws for request in requests]
         started = time.perf_counter()
         try:
-            endpoint, answers = self._ask(views, names, given_up)
+            asked = self._ask(views, names, given_up)
         except _LostOverError:  # over whichever of them: the others get their answers
             return [self._answer([request], given_up)[0] for request in requests]
-        seconds = time.perf_counter() - started
+        waited_s = time.perf_counter() - started - asked.seconds
         try:
-            read = [conventions.actions(settled, answer) for answer in answers]
+            read = [conventions.actions(settled, answer) for answer in asked.answers]
         except ValueError as error:
-            raise ServerError(f"{endpoint}: {error}") from error
+            raise ServerError(f"{asked.endpoint}: {error}") from error
         return [
             Chunk(
                 each.values,
                 None,
                 DecodeTrace(
-                    (), (), 1, 0, batch_size=len(read), target_s=seconds, clipped=each.clipped
+                    drafted=(),
+                    accepted=(),
+                    passes=1,
+                    layers=0,
+                    batch_size=len(read),
+                    queue_s=waited_s,
+                    target_s=asked.seconds,
+                    clipped=each.clipped,
                 ),
             )
             for each in read
         ]
 
-    def _ask(
-        self, views: Sequence[View], names: Sequence[str], given_up: list[str]
-    ) -> tuple[Endpoint, list[Any]]:
+    def _ask(self, views: Sequence[View], names: Sequence[str], given_up: list[str]) -> _Answered:
         """Whoever answers first of those that are asked one after the other. `given_up`: why
         another question of the batch was; those that have not been asked yet are, too. Raises
         _LostOverError for several questions that have to be asked one by one."""
@@ -180,7 +193,7 @@ class RemotePolicy:
                     if given_up:
                         raise PolicyAwayError(given_up[0])
                     self._pause(max(0.0, seat.rests_until - started))
-                    return seat.endpoint, self._put(seat, views, names, alone)
+                    return self._put(seat, views, names, alone)
                 except ServerError as error:
                     self._lost = None
                     seat.hang_up()  # it may have hung up itself, as openpi's do
@@ -211,12 +224,13 @@ class RemotePolicy:
 
     def _put(
         self, seat: _Seat, views: Sequence[View], names: Sequence[str], alone: bool
-    ) -> list[Any]:
+    ) -> _Answered:
         """Ask a server. Raises LostError where it is lost, RefusedError, and ServerError, also for
         a question that servers die of."""
         if alone:
             seat.hang_up()  # so that a server that was lost before is not lost over this
         line = self._line(seat)
+        started = time.perf_counter()
         try:
             answers = line.ask(views, self._server.settled)
         except LostError as error:
@@ -227,11 +241,12 @@ class RemotePolicy:
                     f"and once before: {error}"
                 ) from error
             raise
+        seconds = time.perf_counter() - started
         self._lost = None
         seat.failures, seat.rests_until = 0, 0.0
         for name in names:
             self._losses.pop(name, None)
-        return answers
+        return _Answered(seat.endpoint, answers, seconds)
 
     def _rest(self, seat: _Seat, asked: float) -> float:
         """After a question in vain, asked at `asked`; returns how long none had an answer."""

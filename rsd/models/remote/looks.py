@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import socket
 
+from rsd.foreign import parse_json
 from rsd.models.remote.address import Endpoint
 
 _LOOK_S = 1.0
@@ -22,7 +22,8 @@ def looks_like(endpoint: Endpoint) -> str:
             return "it looks like vla-eval's: vla-eval://HOST:PORT?chunk=N"
         if _get(endpoint, "/healthz").startswith(b"OK"):
             return "it looks like openpi's or starVLA's: ws://HOST:PORT?dialect=openpi|starvla"
-        if "/act" in json.loads(_get(endpoint, "/openapi.json") or b"{}").get("paths", {}):
+        described = parse_json(_get(endpoint, "/openapi.json") or b"{}")
+        if isinstance(described, dict) and "/act" in (described.get("paths") or ()):
             return "it looks like OpenVLA's or OFT's: http://HOST:PORT/act?dialect=openvla|oft"
     return ""
 

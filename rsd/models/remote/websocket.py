@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 
 from rsd.models.remote.address import Access, Endpoint
 from rsd.models.remote.dialect import CONNECT_S, LostError, RefusedError
 from rsd.models.remote.wire import MOST_BYTES, library
+
+_SILENT = logging.Logger("websockets", logging.CRITICAL)  # whatever it logs is raised, too
 
 
 class Socket:
@@ -33,6 +36,7 @@ class Socket:
                     close_timeout=1.0,
                     ping_interval=None,  # a server that compiles its model answers no ping
                     proxy=None,
+                    logger=_SILENT,
                 )
             )
         except self._errors.InvalidStatus as error:
@@ -49,7 +53,8 @@ class Socket:
             raise LostError(f"{self._where} does not answer within {CONNECT_S:g} s") from error
         except OSError as error:
             raise LostError(f"{self._where}: {error.strerror or error}") from error
-        except self._errors.WebSocketException as error:
+        # AssertionError: websockets' own, of a server that speaks before it is asked
+        except (self._errors.WebSocketException, AssertionError) as error:
             raise RefusedError(f"{self._where} is no websocket: {error}") from error
 
     def send(self, message: bytes) -> None:
