@@ -118,7 +118,7 @@ def test_a_policy_drives_in_varied_light_and_the_expert_labels(tmp_path: Path) -
         (["--workers", "0"], "--workers 0: at least 1"),
         (["--driver-share", "1.5"], "--driver-share 1.5: above 0 and at most 1"),
         (["--driver-share", "0.5"], "nobody shares"),
-        (["--driver", "nowhere"], "no checkpoint"),
+        (["--driver", "nowhere"], "unknown policy or folder"),
         (["--driver", "spatial", "--samples", "4"], "reads frames drawn as"),
     ],
 )
