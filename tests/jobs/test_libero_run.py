@@ -70,4 +70,4 @@ def test_the_run_names_what_it_was_made_with(run: str) -> None:
 
 
 def test_the_notebook_reads_it(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(outputs(execute(run, monkeypatch), "image/png")) == 5
+    assert len(outputs(execute("rollouts", monkeypatch, run), "image/png")) == 5
