@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsd.arms import DEFAULT_ARMS, MODES, NAMES, WAITING, described, read_arm, read_rule
+from rsd.arms import (
+    DEFAULT_ARMS,
+    MODES,
+    NAMES,
+    WAITING,
+    described,
+    is_lossy,
+    read_arm,
+    read_rule,
+)
 from rsd.config import EpisodesConfig, EvaluateConfig, settings
 from rsd.envs import FAMILIES, Family, family_of
 from rsd.errors import UserError, unknown
 from rsd.flags import Least, check_least
-from rsd.models import for_suites
+from rsd.models import PolicyInfo, for_suites
 from rsd.outputs import check_address, check_name
 from rsd.protocols import Protocol, get_protocol
 from rsd.suites import TRIALS_PER_TASK, Suite
@@ -208,24 +217,37 @@ def _check_places(config: EvaluateConfig) -> None:
         raise UserError("--resume needs --output: the folder of the run to go on with")
 
 
-def check_layers(plan: Plan, available: int) -> None:
-    """Check the arms against the layers that the policy has; raises UserError."""
-    for arm in plan.arms.values():
-        check_depth(arm, plan.config.policy.policy, available)
-
-
-def check_depth(arm: Arm, policy: str, available: int) -> None:
-    """Check one arm against the layers that a policy has; raises UserError."""
-    decoding, lacks = arm.decoding, MODES[arm.decoding.mode].lacks
-    for asked, most in (
-        (decoding.layers, available - lacks),
-        (decoding.draft_layers, available),
-    ):
-        if asked is not None and not 1 <= asked <= most:
+def check_arms(arms: Iterable[Arm], spec: str, policy: PolicyInfo) -> None:
+    """Raises UserError for an arm that the policy does not decode: its mode, rule or layers."""
+    for arm in arms:
+        if arm.decoding.mode not in policy.modes:
             raise UserError(
-                f"arm {arm.name!r} asks for {asked} layers; policy {policy!r} has 1 to {most}"
-                + (f" in this mode, {available} in others" if lacks else "")
+                f"arm {arm.name!r}: policy {spec!r} decodes {', '.join(policy.modes)} only; leave "
+                "the arm out, or choose another policy"
+                + (f" ({policy.other_modes})" if policy.other_modes else "")
             )
+        if is_lossy(arm.decoding.rule) and not policy.lossy_rules:
+            raise UserError(
+                f"arm {arm.name!r}: policy {spec!r} has no tokens that are the gripper's alone, "
+                "which a lossy rule must never change; choose the rule exact or sampling, or a "
+                "policy whose tokeniser has no encoder (latent_dim 7, hidden 0)"
+            )
+        _check_depth(arm, spec, policy.layers)
+
+
+def _check_depth(arm: Arm, spec: str, available: int) -> None:
+    decoding, lacks = arm.decoding, MODES[arm.decoding.mode].lacks
+    most = available - lacks
+    if decoding.layers is not None and not 1 <= decoding.layers <= most:
+        raise UserError(
+            f"arm {arm.name!r} asks for {decoding.layers} layers; policy {spec!r} has 1 to {most}"
+            + (f" in this mode, {available} in others" if lacks else "")
+        )
+    if decoding.draft_layers is not None and not 1 <= decoding.draft_layers < available:
+        raise UserError(
+            f"arm {arm.name!r} of policy {spec!r}, {decoding.draft_layers} draft layers: of "
+            f"{available} layers a draft has all but the finest; choose 1 to {available - 1}"
+        )
 
 
 def identity(plan: Plan) -> dict[str, Any]:

@@ -11,14 +11,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rsd import arithmetic
-from rsd.arms import is_lossy
 from rsd.books import Books, holds_a_run
 from rsd.config import EvaluateConfig
 from rsd.errors import UserError
 from rsd.latency import settled
 from rsd.models import PolicyInfo, inspect_policy
 from rsd.outputs import lasting
-from rsd.plan import Plan, check_layers, execution, identity, resolve
+from rsd.plan import Plan, check_arms, execution, identity, resolve
 from rsd.protocols import recorded
 from rsd.provenance import provenance
 from rsd.suites import SUITES, get_task
@@ -54,10 +53,10 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     suites = list(config.episodes.task_suite)
     policy = inspect_policy(plan.config.policy.policy)
     plan = _with_arms(_pinned(plan, policy), policy)
-    _check_modes(plan, policy)
+    asking = [arm for arm in plan.arms.values() if arm.decoding.mode != "expert"]
+    check_arms(asking, plan.config.policy.policy, policy)
     _check_tasks(plan, policy)
     _check_patience(plan, policy)
-    check_layers(plan, policy.layers)
     _check_experts(plan)
     plan = _with_latency(plan)
     return RunPlan(
@@ -100,24 +99,6 @@ def _with_latency(plan: Plan) -> Plan:
             f"{', '.join(arm.name for arm in arms.values())}; leave one out"
         )
     return dataclasses.replace(plan, arms={arm.name: arm for arm in arms.values()}, keys=keys)
-
-
-def _check_modes(plan: Plan, policy: PolicyInfo) -> None:
-    """Raises UserError for an arm that the policy does not decode, or not by its rule."""
-    known = (*policy.modes, "expert")
-    for arm in plan.arms.values():
-        if arm.decoding.mode not in known:
-            raise UserError(
-                f"arm {arm.name!r}: policy {plan.config.policy.policy!r} decodes "
-                f"{', '.join(policy.modes)} only; leave the arm out, or choose another policy"
-                + (f" ({policy.other_modes})" if policy.other_modes else "")
-            )
-        if is_lossy(arm.decoding.rule) and not policy.lossy_rules:
-            raise UserError(
-                f"arm {arm.name!r}: policy {plan.config.policy.policy!r} has no tokens that are "
-                "the gripper's alone, which a lossy rule must never change; choose the rule exact "
-                "or sampling, or a policy whose tokeniser has no encoder (latent_dim 7, hidden 0)"
-            )
 
 
 def _check_tasks(plan: Plan, policy: PolicyInfo) -> None:

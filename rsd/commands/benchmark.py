@@ -30,11 +30,11 @@ from rsd.flags import Least, check_least, read
 from rsd.models import inspect_policy, load_policy
 from rsd.models.remote.wire import library
 from rsd.outputs import prove_writable, write_file
-from rsd.plan import check_depth
+from rsd.plan import check_arms
 from rsd.provenance import hardware
 from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
 from rsd.tables import Grid, print_grid
-from rsd.types import Decoding, Observation
+from rsd.types import Arm, Decoding, Observation
 
 if TYPE_CHECKING:
     from rsd.models.benchmark import Latency
@@ -197,8 +197,7 @@ class Decode:
                 "trials have no more",
                 **PLAIN,
             )
-        arms = [read_arm(name, draft_layers=self.draft_layers) for name in self.arms]
-        decodings = {arm.name: arm.decoding for arm in arms}
+        decodings = {arm.name: arm.decoding for arm in self._arms()}
         rows = benchmark(policy, observations, decodings, self.batches, self.repeats)
         for table in _decoding_tables(
             rows, f"{self.policy}, {self.device}, {self.threads} thread(s)"
@@ -227,20 +226,12 @@ class Decode:
             raise UserError("--batches needs a number")
         if not self.arms:
             raise UserError("--arms needs a name")
-        policy = inspect_policy(self.policy)
-        for arm in map(read_arm, self.arms):
-            if arm.decoding.mode not in policy.modes:
-                raise UserError(
-                    f"--arms {arm.name}: {self.policy!r} decodes {', '.join(policy.modes)} only"
-                )
-            check_depth(arm, self.policy, policy.layers)
-        layers = policy.layers
-        if self.draft_layers is not None and self.draft_layers > layers:
-            raise UserError(
-                f"--draft-layers {self.draft_layers}: {self.policy!r} has {layers} layers"
-            )
+        check_arms(self._arms(), self.policy, inspect_policy(self.policy))
         get_suite(self.suite)
         _check_renderer(self.renderer)
+
+    def _arms(self) -> list[Arm]:
+        return [read_arm(name, draft_layers=self.draft_layers) for name in self.arms]
 
     def _observations(self, policy: Any) -> list[tuple[Observation, np.ndarray | None]]:
         """What the policy sees along its own autoregressive episodes: trial 0 of task 0, 1, ...

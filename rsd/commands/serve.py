@@ -18,14 +18,13 @@ from rsd.commands import DONE, as_called, called
 from rsd.console import PLAIN
 from rsd.errors import UserError, unknown
 from rsd.flags import Least, check_least, read
-from rsd.models import PolicyInfo, inspect_policy, load_policy
+from rsd.models import inspect_policy, load_policy
 from rsd.models.remote.address import api_key
 from rsd.models.remote.wire import library
-from rsd.plan import check_depth
+from rsd.plan import check_arms
 from rsd.serving import PROTOCOLS
 from rsd.serving.served import Served
 from rsd.serving.server import Server
-from rsd.types import Arm
 
 DESCRIPTION = """\
 Serve a policy over a websocket, so that other harnesses evaluate it and other programs use it.
@@ -108,7 +107,8 @@ def main(words: Sequence[str], console: Console) -> int:
     library("websockets")
     key = api_key(config.api_key_file)
     info = inspect_policy(config.policy)
-    arm = _arm(config, info)
+    arm = read_arm(config.arm or info.modes[0])
+    check_arms([arm], config.policy, info)
     with commands.importing():  # torch takes seconds, and so may weights
         policy = load_policy(
             config.policy, deterministic=config.deterministic, device=config.device
@@ -134,11 +134,3 @@ async def _until_stopped(
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, server.stop)
     await server.run(config.host, config.port, started)
-
-
-def _arm(config: ServeConfig, info: PolicyInfo) -> Arm:
-    arm = read_arm(config.arm or info.modes[0])
-    if arm.decoding.mode not in info.modes:
-        raise UserError(f"--arm {arm.name}: the policy decodes {', '.join(info.modes)} only")
-    check_depth(arm, config.policy, info.layers)
-    return arm

@@ -47,3 +47,7 @@ def test_arms_that_the_policy_cannot_decode_are_not_measured(
     ):
         assert call("benchmark", ["decoding", "--arms", "autoregressive", arm]) == 2
         assert told in " ".join(capsys.readouterr().err.split())
+    assert call("benchmark", ["decoding", "--draft-layers", "6"]) == 2
+    assert "a draft has all but the finest; choose 1 to 5" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -20,7 +20,7 @@ from remote_servers import observations, requests, rsd_serve, serving
 from rsd.batching import BatchLimits, MicroBatcher
 from rsd.commands import BAD_REQUEST, call
 from rsd.errors import PolicyAwayError, UserError
-from rsd.models import inspect_policy, load_policy
+from rsd.models import PolicyInfo, inspect_policy, load_policy
 from rsd.models.remote import vla_eval, wire
 from rsd.models.remote.dialect import ServerError
 from rsd.types import Chunk, ChunkRequest, Deliver
@@ -211,6 +211,16 @@ def test_the_command_answers_what_was_asked_before_it_ends() -> None:
 def test_what_cannot_be_served_is_told(words: list[str], message: str, capfd) -> None:
     assert call("serve", words) == BAD_REQUEST
     assert message in " ".join(capfd.readouterr().err.split())
+
+
+def test_a_lossy_rule_that_could_turn_the_gripper_is_not_served(
+    monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    encoded = PolicyInfo(modes=("speculative",), layers=3)
+    monkeypatch.setattr("rsd.commands.serve.inspect_policy", lambda spec: encoded)
+    words = ["--policy", "encoded", "--arm", "speculative-relaxed=1"]
+    assert call("serve", words) == BAD_REQUEST
+    assert "no tokens that are the gripper's alone" in " ".join(capfd.readouterr().err.split())
 
 
 def test_a_port_that_is_taken_is_told(capfd) -> None:

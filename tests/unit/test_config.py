@@ -8,7 +8,8 @@ import pytest
 from rsd.arms import NAMES
 from rsd.config import EvaluateConfig, parse
 from rsd.errors import UserError
-from rsd.plan import check_layers, identity, resolve
+from rsd.models import PolicyInfo
+from rsd.plan import check_arms, identity, resolve
 from rsd.types import EpisodeKey
 
 
@@ -160,17 +161,24 @@ def test_names_that_only_a_file_can_spell_are_refused(
         resolve(parse(["--config", str(file)]))
 
 
+def check_asked(flags: list[str], layers: int) -> None:
+    policy = PolicyInfo(modes=("speculative", "autoregressive", "parallel", "draft"), layers=layers)
+    check_arms(resolve(parse(flags)).arms.values(), "some policy", policy)
+
+
 def test_more_layers_than_the_policy_has_are_refused() -> None:
-    plan = resolve(parse(["--arms", "parallel@8"]))
-    check_layers(plan, available=8)
+    check_asked(["--arms", "parallel@8"], layers=8)
     with pytest.raises(UserError, match="has 1 to 7"):
-        check_layers(plan, available=7)
+        check_asked(["--arms", "parallel@8"], layers=7)
 
 
 def test_the_finest_layer_is_no_drafts() -> None:
-    check_layers(resolve(parse(["--arms", "draft@7", "autoregressive@8"])), available=8)
+    check_asked(["--arms", "draft@7", "autoregressive@8"], layers=8)
     with pytest.raises(UserError, match=r"'draft@8' .* has 1 to 7 in this mode, 8 in others"):
-        check_layers(resolve(parse(["--arms", "draft@8"])), available=8)
+        check_asked(["--arms", "draft@8"], layers=8)
+    check_asked(["--draft-layers", "7"], layers=8)
+    with pytest.raises(UserError, match=r"8 draft layers: of 8 layers .* choose 1 to 7"):
+        check_asked(["--draft-layers", "8"], layers=8)
 
 
 def test_every_arm_of_the_table_can_be_asked_for() -> None:
