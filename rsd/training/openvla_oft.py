@@ -22,7 +22,7 @@ from rsd.errors import UserError, writing
 from rsd.models.openvla_oft import description, folder
 from rsd.models.openvla_oft.description import Trained
 from rsd.models.openvla_oft.folder import Checkpoint
-from rsd.models.openvla_oft.inputs import ImagePath, Units, jpeg_round_trips
+from rsd.models.openvla_oft.inputs import ImagePath, Units
 from rsd.models.openvla_oft.options import DEFAULT
 from rsd.models.openvla_oft.prompts import Prompts
 from rsd.models.small_vla.architecture import SmallVLAConfig
@@ -36,7 +36,6 @@ from rsd.types import ImageSpec
 
 WORDS = 128  # tokens of a prompt, at most
 NOTHING = -1  # stands where a prompt has not begun
-OWN = ("target.code_heads.", "draft.", "tokeniser.")  # that no base has
 LORA_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -60,22 +59,14 @@ class OFTReader:
 
     def __call__(self, demo: Demonstration, frames: np.ndarray) -> dict[str, np.ndarray]:
         seen = np.stack([demo.agentview[frames], demo.wrist[frames]], axis=1)
+        sized = self._pixels.sized(seen.reshape(-1, *seen.shape[2:])).numpy()
         prompt, _ = self._prompts([demo.instruction])
         words = np.full((len(seen), WORDS), NOTHING)
         words[:, -prompt.shape[1] :] = prompt
         suites = np.full(len(seen), self._suites.index(demo.suite))
         proprio = self._units.proprio(demo.proprio[demo.frame_steps[frames]], suites)
-        return {"images": self._resized(seen), "words": words, "proprio": proprio}
-
-    def _resized(self, frames: np.ndarray) -> np.ndarray:
-        """As `ImagePath` has it before it crops."""
-        size = self._pixels.size
-        if frames.shape[2:4] == (size, size):
-            return frames
-        resized = self._pixels.resized(
-            torch.from_numpy(jpeg_round_trips(frames.reshape(-1, *frames.shape[2:])))
-        )
-        return resized.numpy().reshape(len(frames), 2, size, size, 3)
+        images = sized.reshape(*seen.shape[:2], *sized.shape[1:])
+        return {"images": images, "words": words, "proprio": proprio}
 
 
 class OFTLearner:
@@ -86,22 +77,20 @@ class OFTLearner:
     def __init__(
         self, checkpoint: Checkpoint, how: OFTTrainConfig, suites: list[str], device: torch.device
     ) -> None:
-        """Loads the base onto the device: in float32 where all of it is trained, and on a CPU."""
+        """Loads the base, described with what is new, onto the device: in float32 where all of it
+        is trained, and on a CPU."""
         from rsd.models.openvla_oft.loading import load_model
 
-        base = replace(
-            checkpoint.config, tokeniser=how.tokeniser, draft=how.draft, step_width=how.step_width
-        )
         on_gpu = device.type == "cuda"
         self._kept_dtype = torch.bfloat16 if on_gpu else torch.float32  # that it will run in
         dtype = torch.float32 if how.backbone == "all" else self._kept_dtype
-        loaded = load_model(replace(checkpoint, config=base), device, dtype)
+        loaded = load_model(checkpoint, device, dtype)
         self.model = loaded.model
         self.model.vision_backbone.side_by_side = False  # gradients keep to one stream
-        self.base_sha256 = loaded.sha256
+        self.checkpoint, self.base_sha256 = checkpoint, loaded.sha256
         self.how, self.regresses, self.knows_tokeniser = how, how.l1_head, False
         self._keeps_features = False
-        self.pixels = ImagePath(base.image_size, checkpoint.normalisations, device)
+        self.pixels = ImagePath(checkpoint.config.image_size, checkpoint.normalisations, device)
         self.units, self.suite = Units(checkpoint.statistics, device), suites[0]
         _begin_anew(self.model, device, fresh_l1=how.l1_head and not checkpoint.regresses)
         if how.backbone == "lora":
@@ -123,7 +112,7 @@ class OFTLearner:
         return {
             name: tensor
             for name, tensor in self.model.state_dict().items()
-            if name.startswith(OWN) or name in self.changed
+            if name.startswith(folder.OWN) or name in self.changed
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -333,14 +322,13 @@ def check(job: TrainJob) -> None:
         _require(module, why)
     if job.oft.backbone == "lora":
         _require("peft", "--oft.backbone lora")
-    base = folder.describe(job.base)
+    base = _described(job)
     if base.heads:
         raise UserError(f"{job.base} has heads already; give what they were trained on as --base")
     if base.options != DEFAULT:
         raise UserError(
             f"--base {job.base}: {base.options.suffix!r} is for evaluation; leave it out"
         )
-    decided(job)
 
 
 def _require(module: str, why: str) -> None:
@@ -349,24 +337,22 @@ def _require(module: str, why: str) -> None:
 
 
 def decided(job: TrainJob) -> TrainJob:
-    """As it is. Raises UserError for sizes that no policy has."""
-    base = folder.describe(_base(job))
-    try:
-        replace(base.config, tokeniser=job.oft.tokeniser)
-    except ValueError as error:
-        raise UserError(f"--oft.tokeniser: {error}") from error
-    return job
-
-
-def _base(job: TrainJob) -> str:
-    assert job.base is not None, "checked"
-    return job.base
+    """With a base that is named for good: a branch of the hub may move while it is trained on.
+    Raises UserError for sizes that no policy has."""
+    return replace(job, base=_described(job).spec)
 
 
 def _described(job: TrainJob) -> Checkpoint:
-    """The base with the sizes that the job adds."""
-    base = folder.describe(_base(job))
-    return replace(base, config=replace(base.config, tokeniser=job.oft.tokeniser))
+    """The base with the sizes that the job adds. Raises UserError for those that no policy has."""
+    assert job.base is not None, "checked"
+    base, how = folder.describe(job.base), job.oft
+    try:
+        config = replace(
+            base.config, tokeniser=how.tokeniser, draft=how.draft, step_width=how.step_width
+        )
+    except ValueError as error:
+        raise UserError(f"--oft.tokeniser: {error}") from error
+    return replace(base, config=config)
 
 
 def examples(job: TrainJob) -> Examples:
@@ -376,7 +362,7 @@ def examples(job: TrainJob) -> Examples:
 
 def learner(job: TrainJob, examples: Examples, device: torch.device) -> tuple[OFTLearner, Examples]:
     """The base with new heads, and the examples with features of its towers if these are kept."""
-    checkpoint = folder.describe(_base(job))
+    checkpoint = _described(job)
     suites: Any = examples.origin["suites"]
     kinds = {checkpoint.statistics[suite].action for suite in suites}
     if job.oft.l1_head and len(kinds) > 1:
@@ -399,7 +385,7 @@ def earlier(job: TrainJob, learner: OFTLearner) -> dict[str, Any]:
 
 def save(learner: OFTLearner, job: TrainJob, examples: Examples, origin: dict[str, Any]) -> None:
     """Write heads, low-rank changes and the description, that one last."""
-    checkpoint, output = folder.describe(_base(job)), job.output
+    checkpoint, output = learner.checkpoint, job.output
     plain = {n: t for n, t in learner.state().items() if ".lora_" not in n}
     for name, tensor in plain.items():
         if not bool(torch.isfinite(tensor).all()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import shutil
 from contextlib import nullcontext
@@ -141,12 +142,27 @@ def test_what_is_trained_acts_in_every_mode(kind: str, request: pytest.FixtureRe
 
 def test_a_frozen_backbone_stays_the_bases(frozen: Path, base: Path) -> None:
     written = load_file(frozen / "heads.safetensors")
-    assert all(name.startswith(openvla_oft.OWN) for name in written)
+    assert all(name.startswith(folder.OWN) for name in written)
     before = load_model(folder.describe(str(base)), "cpu", torch.float32).model.state_dict()
     now = load_model(folder.describe(str(frozen)), "cpu", torch.float32).model
     for name, tensor in now.state_dict().items():
         expected = written if name in written else before
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_branch_that_moves_while_it_is_trained_on_is_recorded_as_it_was_when_training_began(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe, commits = folder.describe, itertools.count()
+
+    def described(spec: str) -> folder.Checkpoint:
+        pinned = spec if "@" in spec else f"{spec}@{next(commits)}"
+        return dataclasses.replace(describe(str(base)), spec=pinned)
+
+    monkeypatch.setattr(folder, "describe", described)
+    run(dataclasses.replace(job_of(base, data, tmp_path / "policy"), base="hf://owner/base"))
+    told = json.loads((tmp_path / "policy" / "config.json").read_text())
+    assert told["base"] == "hf://owner/base@1"  # 0: when the request was checked
 
 
 def test_a_backbone_that_was_trained_stands_for_the_bases(whole: Path, base: Path) -> None:

@@ -45,6 +45,7 @@ ADAPTER = "lora_adapter/adapter_model.safetensors"
 ADAPTER_CONFIG = "lora_adapter/adapter_config.json"
 HEADS = "heads.safetensors"
 L1_HEAD = "target.l1_head."  # tensors in it begin so
+OWN = ("target.code_heads.", "draft.", "tokeniser.")  # and those that no published checkpoint has
 PARTS = {names.ACTION_HEAD: "action_head--", names.PROPRIO: "proprio_projector--"}
 _UNSUPPORTED = {
     "noisy_action_projector--": "a diffusion head",

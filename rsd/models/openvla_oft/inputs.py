@@ -171,13 +171,14 @@ class ImagePath:
 
     def __call__(self, frames: np.ndarray) -> Tensor:
         """uint8 (B, images, H, W, 3) -> float32 (B, images * towers * 3, size, size)."""
-        batch, images, height, width, _ = frames.shape
-        frames = frames.reshape(batch * images, height, width, 3)
-        if (height, width) == (self.size, self.size):  # as the published code has it
-            pixels = self._sent(frames)
-        else:
-            pixels = self.resized(self._sent(jpeg_round_trips(frames)))
-        return self.normalised(self.cropped(pixels)).reshape(batch, -1, self.size, self.size)
+        pixels = self.sized(frames.reshape(-1, *frames.shape[2:]))
+        return self.normalised(self.cropped(pixels)).reshape(len(frames), -1, self.size, self.size)
+
+    def sized(self, frames: np.ndarray) -> Tensor:
+        """uint8 (N, H, W, 3) -> uint8 (N, size, size, 3), on the device, not cropped yet."""
+        if frames.shape[1:3] == (self.size, self.size):  # as the published code has it
+            return self._sent(frames)
+        return self.resized(self._sent(jpeg_round_trips(frames)))
 
     def _sent(self, frames: np.ndarray) -> Tensor:
         sent = torch.from_numpy(np.ascontiguousarray(frames))

@@ -118,18 +118,15 @@ def _check_places(
                 )
             found.add(place)
     left = sorted(places.keys() - found)
-    optional = () if checkpoint.heads else _OF_CODES
+    optional = () if checkpoint.heads else folder.OWN
     if not checkpoint.regresses:
-        optional = (*optional, "target.l1_head.")
+        optional = (*optional, folder.L1_HEAD)
     if missing := [name for name in left if not name.startswith(optional)]:
         raise UserError(
             f"{checkpoint.spec} has no {missing[0]}"
             + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else "")
             + "; copy or train it again"
         )
-
-
-_OF_CODES = ("target.code_heads.", "draft.", "tokeniser.")
 
 
 def _filled(
