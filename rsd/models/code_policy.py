@@ -3,6 +3,7 @@ every family of such models; knows no Ray."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ class CodePolicy:
         self.images = images
         self.checkpoint_sha256 = checkpoint_sha256
         self.chunk_steps = chunk_steps
+        self._leeway = functools.cache(model.leeway)  # of weights that stay as they are
 
     @torch.inference_mode()
     def act(self, requests: list[ChunkRequest], deliver: Deliver | None = None) -> list[Chunk]:
@@ -72,7 +74,7 @@ class CodePolicy:
         return Job(
             self.model,
             requests,
-            make_rule(decoding.rule, self.model.leeway),
+            make_rule(decoding.rule, self._leeway),
             layers,
             min(drafted, layers - 1),
             Stopwatch(self.model.device),
@@ -91,7 +93,7 @@ class CodePolicy:
         codes = self._padded(decoded.codes)
         moved: Sequence[tuple[float | None, ...]] = [(None, None)] * len(answer.rows)
         if not job.rule.lossless:
-            moved = self.model.leeway().bound(decoded.off).tolist()
+            moved = self._leeway().bound(decoded.off).tolist()
         seconds: dict[str, Any] = {f"{name}_s": stopwatch.seconds[name] for name in _STAGES}
         for place, row in enumerate(answer.rows):
             yield (
