@@ -31,14 +31,17 @@ def _load(spec: str, deterministic: bool, device: str) -> Policy:
     loaded = load_model(
         checkpoint, device, torch.float32 if on_cpu else torch.bfloat16, settles=settles
     )
-    eager = OFTCodeModel(loaded.model, checkpoint, images, device)
-    graphed = StaticOFTCodeModel(loaded.model, checkpoint, images, device, graphed=True)
+    model: OFTCodeModel | StaticOFTCodeModel
+    if checkpoint.options.graphs:
+        model = StaticOFTCodeModel(loaded.model, checkpoint, images, device, graphed=True)
+    else:
+        model = OFTCodeModel(loaded.model, checkpoint, images, device)
     return CodePolicy(
-        graphed if checkpoint.options.graphs else eager,
+        model,
         images,
         loaded.sha256,
         chunk_steps=checkpoint.config.tokeniser.steps,
-        precise=eager.doubled() if settles else None,
+        precise=model.doubled() if settles else None,
     )
 
 
