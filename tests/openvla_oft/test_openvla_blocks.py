@@ -51,6 +51,10 @@ def context_of(model: OpenVLAOFT, inputs: Inputs) -> Context:
         return model.context(model.vision_backbone(inputs.pixels), inputs)
 
 
+def placeholders_of(model: OpenVLAOFT, inputs: Inputs) -> Tensor:
+    return model.target.placeholders(context_of(model, inputs))
+
+
 def random_codes(config: OFTConfig, batch: int, layers: int) -> Tensor:
     codes = config.tokeniser
     return torch.randint(codes.levels, (batch, codes.steps, codes.latent_dim, layers))
@@ -119,7 +123,7 @@ def test_regression_is_the_published_forward_and_the_l1_head_by_hand(
     config: OFTConfig, model: OpenVLAOFT
 ) -> None:
     inputs = inputs_of(config, 3)
-    ours = model.target.regressed(context_of(model, inputs))
+    ours = model.target.l1_head(placeholders_of(model, inputs))
     torch.testing.assert_close(ours, by_hand(model, published(model, inputs)), **CLOSE)
 
 
@@ -130,7 +134,7 @@ def test_a_causal_mask_swapped_towers_or_an_unshifted_slice_would_be_noticed(
 ) -> None:
     inputs = inputs_of(config, 3)
     inputs.pixels[:, 3::6] += 1  # the towers' channels differ
-    ours = model.target.regressed(context_of(model, inputs))
+    ours = model.target.l1_head(placeholders_of(model, inputs))
     hidden = published(model, inputs, causal=wrong == "causal", swap=wrong == "swap")
     other = by_hand(model, hidden, shift=0 if wrong == "unshifted" else 1)
     assert (ours - other).abs().max() > 1e-3
@@ -146,7 +150,7 @@ def test_bins_are_decoded_as_published(config: OFTConfig, model: OpenVLAOFT) -> 
     centres = (points[1:] + points[:-1]) / 2
     index = (config.llama.vocabulary - 64 - ids - 1).clamp(0, 254)
     wanted = centres[index].reshape(3, -1, 7).float()
-    torch.testing.assert_close(model.target.binned(context_of(model, inputs)), wanted)
+    torch.testing.assert_close(model.target.bins(placeholders_of(model, inputs)), wanted)
 
 
 @torch.no_grad()
@@ -270,7 +274,8 @@ def test_programs_decode_as_the_loops_do(config: OFTConfig, model: OpenVLAOFT) -
         at_once = reference.target.parallel_logits(context).argmax(dim=-1)
         assert torch.equal(programs.codes, at_once.permute(0, 2, 3, 1))
         programs.regression()
-        torch.testing.assert_close(programs.actions, reference.target.regressed(context), **CLOSE)
+        said = reference.target.l1_head(reference.target.placeholders(context))
+        torch.testing.assert_close(programs.actions, said, **CLOSE)
 
 
 def test_a_verdict_stops_at_the_first_wrong_token_of_each_row() -> None:

@@ -123,7 +123,8 @@ def ours(model: OpenVLAOFT, prepared: Prepared) -> Tensor:
         torch.zeros(batch, codes.steps, codes.latent_dim, codes.layers, dtype=torch.int64),
         torch.zeros(batch, dtype=torch.bool),
     )
-    return model.target.regressed(model.context(model.vision_backbone(inputs.pixels), inputs))
+    context = model.context(model.vision_backbone(inputs.pixels), inputs)
+    return model.target.l1_head(model.target.placeholders(context))
 
 
 def observations() -> list[Observation]:

@@ -150,17 +150,9 @@ class Target(nn.Module):
         hidden = self.hidden(cache, context, self.no_codes(len(context), context.device))
         return self.of_placeholders(hidden, cache)
 
-    def regressed(self, context: Context) -> Tensor:
-        """Actions (B, T, 7), normalised, of the published L1 head."""
-        actions: Tensor = self.l1_head(self.placeholders(context))
-        return actions
-
-    def binned(self, context: Context) -> Tensor:
-        """Actions (B, T, 7), normalised, of the published discrete decode."""
-        return self.bins(self.placeholders(context))
-
     def bins(self, placeholders: Tensor) -> Tensor:
-        """Hidden states (B, 7 T, W) -> actions (B, T, 7), normalised."""
+        """Hidden states (B, 7 T, W) -> actions (B, T, 7), normalised, of the published discrete
+        decode."""
         logits = self.lm_head(placeholders)
         return heads.actions_of_bins(logits, self.centres, self.config.llama.padding)
 

@@ -62,15 +62,3 @@ def _whole(weight: Tensor) -> nn.Parameter:
     """Of NF4, or of integers with scales."""
     nf4 = getattr(weight, "get_original_weight", None)
     return nn.Parameter((nf4() if nf4 else weight.dequantize()).double(), requires_grad=False)
-
-
-def held_bytes(module: nn.Module) -> int:
-    """Of its parameters, as they are stored."""
-    return sum(_bytes(each) for each in module.parameters())
-
-
-def _bytes(tensor: Tensor) -> int:
-    if not hasattr(tensor, "__tensor_flatten__"):
-        return tensor.numel() * tensor.element_size()
-    names, _ = tensor.__tensor_flatten__()
-    return sum(_bytes(getattr(tensor, name)) for name in names)
