@@ -12,6 +12,7 @@ from rsd.decoding.contracts import Backbone, Context
 from rsd.rfsq import RFSQ
 from rsd.training.config import TrainJob
 from rsd.training.data import Examples
+from rsd.training.objective import Lesson, cross_entropy
 
 
 class Outputs(NamedTuple):
@@ -22,6 +23,19 @@ class Outputs(NamedTuple):
     loss: Tensor  # nats per token
     parallel_loss: Tensor  # of the independent heads
     regression_loss: Tensor  # of the regression head: mean L1 of what it says; 0 without one
+
+
+def outputs(
+    taught: Lesson, logits: Tensor, independent: Tensor, regression_loss: Tensor | None
+) -> Outputs:
+    """Of what the target says after a lesson, and its heads that see no codes: (B, L, T, D, V)."""
+    return Outputs(
+        logits,
+        taught.labels,
+        cross_entropy(logits, taught.labels),
+        cross_entropy(independent, taught.clean),
+        logits.new_zeros(()) if regression_loss is None else regression_loss,
+    )
 
 
 class Learner(Protocol):

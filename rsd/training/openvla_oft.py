@@ -30,7 +30,7 @@ from rsd.outputs import aside, write_file
 from rsd.rfsq import RFSQ
 from rsd.training.config import OFTTrainConfig, TrainJob
 from rsd.training.data import Examples, load_examples
-from rsd.training.learner import Outputs
+from rsd.training.learner import Outputs, outputs
 from rsd.training.objective import cross_entropy, lesson
 from rsd.types import ImageSpec
 
@@ -262,22 +262,15 @@ class TargetObjective(nn.Module):
     ) -> Outputs:
         """A batch's tensors, on the model's device."""
         model, learner = self.model, self._learner
-        _, clean, codes, labels = lesson(model.tokeniser, actions, shifts)
-        patches, inputs = learner.seen(images, words, proprio)
-        context = model.context(patches, inputs)
-        logits, placeholders = model.target.taught(context, codes[..., :-1])
+        taught = lesson(model.tokeniser, actions, shifts)
+        context = model.context(*learner.seen(images, words, proprio))
+        logits, placeholders = model.target.taught(context, taught.codes[..., :-1])
         independent = model.target.code_heads.all_at_once(placeholders)
-        regression = torch.zeros((), device=actions.device)
+        regression = None
         if learner.regresses:
             said = model.target.l1_head(placeholders).float()
             regression = F.l1_loss(said, learner.units.numbers(actions, learner.suite))
-        return Outputs(
-            logits,
-            labels,
-            cross_entropy(logits, labels),
-            cross_entropy(independent, clean),
-            regression,
-        )
+        return outputs(taught, logits, independent, regression)
 
 
 class DraftObjective(nn.Module):

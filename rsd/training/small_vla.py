@@ -20,7 +20,7 @@ from rsd.models.small_vla.transformer import CodeTransformer
 from rsd.rfsq import RFSQ
 from rsd.training.config import OFTTrainConfig, TrainJob
 from rsd.training.data import Examples, load_examples
-from rsd.training.learner import Outputs
+from rsd.training.learner import Outputs, outputs
 from rsd.training.objective import cross_entropy, lesson
 from rsd.types import ImageSpec
 
@@ -115,20 +115,13 @@ class TargetObjective(nn.Module):
     ) -> Outputs:
         """A batch's tensors, on the model's device."""
         model = self.model
-        latent, clean, codes, labels = lesson(model.tokeniser, actions, shifts)
+        taught = lesson(model.tokeniser, actions, shifts)
         context = model.target_context(model.features(images, words, proprio))
-        logits, hidden = model.target(context, codes[..., :-1])
-        independent = model.independent_heads(hidden)
-        regression = torch.zeros((), device=actions.device)
+        logits, hidden = model.target(context, taught.codes[..., :-1])
+        regression = None
         if model.config.regression:
-            regression = F.l1_loss(model.regressed(hidden).float(), latent)
-        return Outputs(
-            logits,
-            labels,
-            cross_entropy(logits, labels),
-            cross_entropy(independent, clean),
-            regression,
-        )
+            regression = F.l1_loss(model.regressed(hidden).float(), taught.latent)
+        return outputs(taught, logits, model.independent_heads(hidden), regression)
 
 
 class DraftObjective(nn.Module):
