@@ -207,11 +207,11 @@ class Journal:
             "identity": self._identity,
             "state": self._workers.gathered(vars(state)),
         }
-        self._saved = time.monotonic()
         if self._log:
             whole = io.BytesIO()
             torch.save(content, whole)
             write_file(self._path, whole.getvalue())
+        self._saved = time.monotonic()
 
     def close(self) -> None:
         """Nothing is lost without it."""
