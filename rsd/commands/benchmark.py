@@ -406,7 +406,7 @@ def make_page(output: str) -> None:
     from rsd.presentation.page import page
     from rsd.summary.rules import MARGIN
 
-    assert page(read_evidence([output], MARGIN, datetime.now(UTC)), Path("page.html"), "")
+    page(read_evidence([output], MARGIN, datetime.now(UTC)), Path("page.html"), "")
 
 
 @dataclass(frozen=True)
