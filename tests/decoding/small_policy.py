@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rsd.models.code_policy import CodePolicy
 from rsd.models.small_vla import weights
 from rsd.models.small_vla.architecture import DraftConfig, SmallVLAConfig, TransformerConfig
 from rsd.models.small_vla.model import SmallVLA
@@ -42,6 +43,18 @@ def small_model(seed: int = 0) -> SmallVLA:
 def small_checkpoint(path: Path, seed: int = 0) -> Path:
     weights.save(small_model(seed), path, IMAGES, {"data": "none"})
     return path
+
+
+def policy_of_a_tied_draft() -> CodePolicy:
+    """Of a draft whose levels are tied in single precision, 5 ahead of all in double precision."""
+    model = small_model()
+    with torch.no_grad():
+        model.draft.heads.weight.zero_()
+        model.draft.heads.bias.fill_(1.0)
+    policy = weights.policy_of(model, IMAGES, "none")
+    bias = policy.precise.model.draft.heads.bias.data
+    bias[..., 5 :: CONFIG.tokeniser.levels] += 1e-9
+    return policy
 
 
 def requests(count: int, decoding: Decoding, seed: int = 0) -> list[ChunkRequest]:

@@ -20,7 +20,7 @@ from rsd.rfsq import RFSQ, Leeway
 from rsd.rfsq_config import RFSQConfig
 from rsd.types import Decoding
 from tests.decoding.backbones import D, L, T, TableBackbone, V, avalanche, row_context, speculate
-from tests.decoding.small_policy import IMAGES, requests, small_model
+from tests.decoding.small_policy import IMAGES, policy_of_a_tied_draft, requests, small_model
 
 BATCH = 6
 TOKENISER = RFSQConfig(steps=8, latent_dim=7, layers=L, levels=V, hidden=0, overlap=3.0)
@@ -195,14 +195,7 @@ def test_a_policys_lossy_answers_depend_on_the_request_alone_and_are_bounded(
 
 
 def test_near_ties_of_the_draft_are_settled_where_its_guesses_decide_codes() -> None:
-    """A draft whose two best levels are tied in single precision, 5 ahead in double precision."""
-    model = small_model()
-    with torch.no_grad():
-        model.draft.heads.weight.zero_()
-        model.draft.heads.bias.fill_(1.0)
-    policy = policy_of(model, IMAGES, "none")
-    bias = policy.precise.model.draft.heads.bias.data
-    bias[..., 5 :: model.config.tokeniser.levels] += 1e-9
+    policy = policy_of_a_tied_draft()
     for chunk in policy.act(requests(BATCH, Decoding("speculative", "relaxed=6"))):
         assert chunk.trace.canonical and (chunk.codes[..., :6, :3] == 5).all()
     assert not any(c.trace.canonical for c in policy.act(requests(BATCH, Decoding("speculative"))))

@@ -19,7 +19,14 @@ from rsd.models.small_vla import checkpoint, weights
 from rsd.models.small_vla.model import SmallVLA
 from rsd.models.small_vla.weights import policy_of
 from rsd.types import Chunk, Decoding, Mode
-from tests.decoding.small_policy import CONFIG, IMAGES, requests, small_checkpoint, small_model
+from tests.decoding.small_policy import (
+    CONFIG,
+    IMAGES,
+    policy_of_a_tied_draft,
+    requests,
+    small_checkpoint,
+    small_model,
+)
 
 AUTOREGRESSIVE = Decoding("autoregressive")
 SPECULATIVE = Decoding("speculative")
@@ -232,14 +239,7 @@ def test_fewer_layers_of_the_draft_are_the_first_of_all(small: CodePolicy) -> No
 
 
 def test_near_ties_of_the_draft_are_settled_in_double_precision() -> None:
-    model = small_model()
-    with torch.no_grad():
-        model.draft.heads.weight.zero_()
-        model.draft.heads.bias.fill_(1.0)
-    policy = policy_of(model, IMAGES, "none")
-    bias = policy.precise.model.draft.heads.bias.data
-    bias[..., 5 :: model.config.tokeniser.levels] += 1e-9
-    for chunk in policy.act(requests(BATCH, DRAFT)):
+    for chunk in policy_of_a_tied_draft().act(requests(BATCH, DRAFT)):
         assert chunk.trace.canonical and (chunk.codes[..., :3] == 5).all()
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing import spawn
 
@@ -24,6 +23,7 @@ from rsd.training.metrics import Progress
 from rsd.training.objective import TrainingState
 from rsd.training.small_vla import SmallVLALearner
 from rsd.training.target import TargetTraining
+from tests import training_group
 from tests.decoding.small_policy import CONFIG, IMAGES
 from tests.decoding.test_training import made_up_examples
 
@@ -64,18 +64,16 @@ def _first_gradients(workers: Workers, examples: Examples) -> dict[str, Tensor |
 
 
 def _worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    found = _first_gradients(Workers.joined(), made_up_examples())
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    with training_group.joined(rank, folder):
+        found = _first_gradients(Workers.joined(), made_up_examples())
+        torch.save(found, Path(folder) / f"{rank}.pt")
 
 
 @pytest.mark.timeout(300)
 def test_two_workers_with_half_a_batch_each_have_the_gradients_of_one_with_all(
     tmp_path: Path,
 ) -> None:
-    spawn(_worker, (str(tmp_path),), nprocs=2)
+    spawn(_worker, (str(tmp_path),), nprocs=training_group.SIZE)
     one = _first_gradients(ALONE, made_up_examples())
     leader, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert one.keys() == leader.keys() and len(one) > 100
@@ -109,13 +107,11 @@ def _curve(workers: Workers, state: TrainingState | None = None) -> dict[str, An
 
 
 def _sharded_worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    workers = Workers.joined(shard=True)
     alone = torch.load(Path(folder) / "alone.pt")
-    found = [_curve(workers), _curve(workers, TrainingState(**alone["half"]))]
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    with training_group.joined(rank, folder):
+        workers = Workers.joined(shard=True)
+        found = [_curve(workers), _curve(workers, TrainingState(**alone["half"]))]
+        torch.save(found, Path(folder) / f"{rank}.pt")
 
 
 @pytest.mark.timeout(300)
@@ -124,7 +120,7 @@ def test_sharded_weights_learn_as_whole_ones_do_and_go_on_in_groups_of_another_s
 ) -> None:
     alone = _curve(ALONE)
     torch.save(alone, tmp_path / "alone.pt")
-    spawn(_sharded_worker, (str(tmp_path),), nprocs=2)
+    spawn(_sharded_worker, (str(tmp_path),), nprocs=training_group.SIZE)
     (sharded, went_on), (other, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     back = _curve(ALONE, TrainingState(**sharded["half"]))
     assert len(alone["losses"]) == 6 and alone["losses"][-1] < alone["losses"][0]

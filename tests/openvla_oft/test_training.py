@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from openvla_oft import published
 from openvla_oft.test_family import requests
 from safetensors.torch import load_file
@@ -37,6 +36,7 @@ from rsd.training.learner import Outputs
 from rsd.training.metrics import Progress
 from rsd.training.run import Journal, reserved, train
 from rsd.types import Decoding, ImageSpec
+from tests import training_group
 from tests.made_up_demonstrations import made_up_demonstration, made_up_folder
 
 SETTINGS = TrainConfig(
@@ -216,22 +216,12 @@ def test_a_training_killed_in_either_phase_goes_on_to_the_same_weights(
 
 def _sharded_worker(rank: int, folder: str, job: TrainJob, die_at: tuple[str, int] | None) -> None:
     """One of two that each keep a part of the weights."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    reports: list[Progress] = []
-
-    def report(progress: Progress) -> None:
-        reports.append(progress)
-
-    workers = Workers.joined(job.shard)
-    with pytest.MonkeyPatch.context() as patched:
+    with training_group.joined(rank, folder), pytest.MonkeyPatch.context() as patched:
         if die_at:
             patched.setattr(Journal, "keep", _keep_and_die(die_at))
+        workers = Workers.joined(job.shard)
         with nullcontext() if die_at is None else pytest.raises(Killed):
-            train(job, "rsd train", report, lambda line: None, workers=workers)
-    if workers.leads:
-        torch.save([r.loss for r in reports if r.phase == "target"], Path(folder) / "losses.pt")
-    dist.destroy_process_group()
+            train(job, "rsd train", lambda _: None, lambda line: None, workers=workers)
 
 
 def _keep_and_die(at: tuple[str, int]) -> Any:
@@ -255,11 +245,12 @@ def test_sharded_weights_are_trained_to_the_policy_of_one_process_which_can_go_o
     job = dataclasses.replace(job, shard=True)
     job.output.mkdir()
     expected = load_file(whole / "heads.safetensors")
-    spawn(_sharded_worker, (str(tmp_path), job, ("target", 4)), nprocs=2)
+    two = training_group.SIZE
+    spawn(_sharded_worker, (str(tmp_path), job, ("target", 4)), nprocs=two)
     (tmp_path / "meeting").unlink(missing_ok=True)
     interrupted = tmp_path / "alone"
     shutil.copytree(job.output, interrupted)
-    spawn(_sharded_worker, (str(tmp_path), job, None), nprocs=2)
+    spawn(_sharded_worker, (str(tmp_path), job, None), nprocs=two)
     run(dataclasses.replace(job, output=interrupted, resume=True, shard=False))
     for output in (job.output, interrupted):
         found = load_file(output / "heads.safetensors")
