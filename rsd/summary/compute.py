@@ -130,7 +130,7 @@ def read_rows_of(runs: Sequence[Run], columns: Sequence[str] = COLUMNS) -> Rows:
     if twice.any():
         raise UserError(
             f"{int(twice.sum())} episodes are in two of {', '.join(run.output for run in runs)}, "
-            f"such as {tuple(episodes.loc[twice, KEY].iloc[0])}; report each once"
+            f"such as {first_key(episodes[twice])}; report each once"
         )
     one_assets(_outputs(runs), episodes)
     tallies = tally(run.parts for run in runs)
@@ -182,10 +182,16 @@ def stored_episodes(
     if twice.any():
         raise UserError(
             f"{output} holds {int(twice.sum())} episodes twice, such as "
-            f"{tuple(episodes.loc[twice, KEY].iloc[0])}: two runs wrote into it at once; give each "
-            "an --output of its own"
+            f"{first_key(episodes[twice])}: two runs wrote into it at once; give each an --output "
+            "of its own"
         )
     return episodes
+
+
+def first_key(rows: pd.DataFrame, key: Sequence[str] = KEY) -> tuple[Any, ...]:
+    """Of some rows, as a message shows it: words and numbers, none of numpy's."""
+    first: tuple[Any, ...] = next(rows[list(key)].itertuples(index=False, name=None))
+    return first
 
 
 def one_assets(output: str, episodes: pd.DataFrame) -> str:

@@ -401,8 +401,9 @@ def test_runs_that_cannot_be_compared_name_the_field(tmp_path: Path) -> None:
 def test_an_episode_of_two_runs_is_counted_once_or_not_at_all(tmp_path: Path) -> None:
     first = write(tmp_path / "a", [result(key(0)), result(key(1))])
     second = write(tmp_path / "b", [result(key(1))])
-    with pytest.raises(UserError, match=r"1 episodes are in two of .*a, .*b"):
+    with pytest.raises(UserError, match=r"1 episodes are in two of .*a, .*b") as refused:
         of(first, second)
+    assert "('speculative', 'libero_spatial', 0, 1, 0); report each once" in str(refused.value)
 
 
 def test_runs_together_say_what_one_run_of_both_would(tmp_path: Path) -> None:
