@@ -19,6 +19,7 @@ from rsd.console import PLAIN
 from rsd.flags import Least, check_least, read
 from rsd.summary.compute import open_runs
 from rsd.summary.progress import Progress, progress_of
+from rsd.summary.terminal import success_cells
 from rsd.tables import Grid, print_grid
 
 DESCRIPTION = """\
@@ -131,10 +132,7 @@ def _pace(progress: Progress) -> str:
 def _arms(progress: Progress) -> Grid:
     grid = Grid("Success so far", ("arm", "successes", "%", "95 % interval", "errors"))
     for arm in progress.arms:
-        rate = arm.success
-        share = "–" if rate.rate is None else f"{100 * rate.rate:.1f}"
-        interval = f"{100 * rate.low:.1f} to {100 * rate.high:.1f}"
-        grid.add(arm.arm, f"{rate.successes}/{rate.finished}", share, interval, str(arm.errors))
+        grid.add(arm.arm, *success_cells(arm.success), str(arm.errors))
     return grid
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rsd.console import PLAIN
 from rsd.summary import unpaired
 from rsd.summary.rules import LOOKED_AT, notes
+from rsd.summary.statistics import PairedComparison, Proportion, UnpairedComparison
 from rsd.summary.values import SIMULATOR_PARTS, STAGES, Summary, Unpaired
 from rsd.tables import Grid, print_grid
 
@@ -32,21 +33,25 @@ def _seconds(value: float | None) -> str:
     return _number(value, "{:.2f}")
 
 
+def _interval(of: Proportion | PairedComparison | UnpairedComparison) -> str:
+    """In percent; of nothing there is none."""
+    value = of.rate if isinstance(of, Proportion) else of.difference
+    return _NOTHING if value is None else f"{_percent(of.low)} to {_percent(of.high)}"
+
+
+def success_cells(rate: Proportion) -> tuple[str, str, str]:
+    """Successes of finished ones, the rate in percent and its interval."""
+    return f"{rate.successes}/{rate.finished}", _percent(rate.rate), _interval(rate)
+
+
 def _success_table(summary: Summary) -> Grid:
     table = Grid(
         "Success",
         ("arm", "successes", "%", "95 % interval", f"trials\n{LOOKED_AT} on, %", "errors"),
     )
     for arm in summary.arms:
-        success = arm.success
-        table.add(
-            arm.arm,
-            f"{success.successes}/{success.finished}",
-            _percent(success.rate),
-            f"{_percent(success.low)} to {_percent(success.high)}",
-            _percent(arm.unseen.rate),
-            str(arm.errors),
-        )
+        unseen = _percent(arm.unseen.rate)
+        table.add(arm.arm, *success_cells(arm.success), unseen, str(arm.errors))
         if arm.errors:
             table.styles[len(table.rows) - 1, 5] = "red"
     return table
@@ -78,7 +83,7 @@ def _paired_table(summary: Summary) -> Grid:
             str(comparison.only_first),
             str(comparison.only_second),
             _percent(comparison.difference),
-            f"{_percent(comparison.low)} to {_percent(comparison.high)}",
+            _interval(comparison),
             f"{comparison.p_value:.2g}",
             f"{pair.p_adjusted:.2g}",
             str(pair.identical_final_states),
@@ -169,7 +174,7 @@ def _unpaired_table(found: Sequence[Unpaired]) -> Grid:
             f"{one.tasks}{'' if one.even else '*'}",
             *(f"{rate.successes}/{rate.finished}" for rate in rates),
             _percent(one.comparison.difference),
-            f"{_percent(one.comparison.low)} to {_percent(one.comparison.high)}",
+            _interval(one.comparison),
             f"{one.comparison.p_value:.2g}",
         )
     return table
