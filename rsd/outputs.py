@@ -164,8 +164,10 @@ def write_file(path: Path, content: bytes | str, flag: str = "--output") -> None
 
 
 def prove_writable(path: Path, flag: str) -> None:
-    """Raises CannotWriteError where a file could not be kept; before hours are spent on it."""
+    """Raises CannotWriteError where a file could not be kept; before hours are spent on it. Makes
+    the folder where it is missing, as the writing would."""
     with writing(path, flag):
+        path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()
         path.open("a").close()
         if new:

@@ -435,6 +435,22 @@ def test_a_damaged_or_older_run_is_refused_and_leaves_no_page(
     assert not (tmp_path / "x.html").exists()
 
 
+def test_a_place_for_no_page_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reading this run would fail, too."""
+    output = write(tmp_path / "run", [result(key(0))])
+    (part,) = (tmp_path / "run" / "chunks").iterdir()
+    part.write_bytes(b"")
+    (tmp_path / "file").touch()
+    for flag, place in (("--html", tmp_path), ("--paper", tmp_path / "file")):
+        assert call("report", [output, flag, str(place)]) == 2
+        assert f"choose another {flag}" in " ".join(capsys.readouterr().err.split())
+    new = tmp_path / "new" / "page.html"
+    assert call("report", [output, "--html", str(new)]) == 2
+    assert "cannot be read" in " ".join(capsys.readouterr().err.split()) and not new.exists()
+
+
 # --- print ---------------------------------------------------------------------------------------
 
 
