@@ -150,7 +150,8 @@ def write(cells: Sequence[Cell], folder: Folder, console: Console) -> None:
     """Put Parquet, table and pictures of a finished study into its folder."""
     with commands.importing():
         from rsd.ablation import curves, page, study_parquet, table  # pandas takes a second
-        from rsd.presentation.ablations import FORMATS, picture
+        from rsd.presentation.ablations import picture
+        from rsd.presentation.figures import FORMATS
 
     found = curves(cells)
     files = {"study.parquet": study_parquet(cells), "study.md": page(found, FORMATS).encode()}

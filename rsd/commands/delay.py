@@ -109,7 +109,8 @@ def evaluation(config: DelayConfig) -> EvaluateConfig:
 def draw(output: str, console: Console) -> None:
     """Put the pictures of a run into its folder. Raises UserError for a run without late arms."""
     with commands.importing():
-        from rsd.presentation.delays import FORMATS, picture  # takes seconds
+        from rsd.presentation.delays import picture  # takes seconds
+        from rsd.presentation.figures import FORMATS
         from rsd.summary import delays
 
     found = delays.curves(output)
