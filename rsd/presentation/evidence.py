@@ -51,11 +51,6 @@ class Story:
     difference: Difference | None
     videos: Mapping[str, Path]  # by what they show: an arm, or `one vs other`
 
-    @property
-    def disagreement(self) -> bool:
-        """Whether one arm solved it and another one did not."""
-        return {"success", "timeout"} <= set(self.outcomes.values())
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -76,14 +71,14 @@ class Evidence:
     made_at: datetime
 
     @property
-    def complete(self) -> bool:
-        """Whether every run is finished."""
-        return all(run.finished for run in self.progress)
-
-    @property
     def arms(self) -> list[str]:
         """In the summary's order."""
         return [arm.arm for arm in self.summary.arms]
+
+    @property
+    def suites(self) -> list[str]:
+        """By name."""
+        return sorted({suite for suite, _ in self.instructions})
 
 
 def read_evidence(outputs: Sequence[str], margin: float, now: datetime) -> Evidence:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -126,8 +127,11 @@ def _content(evidence: Evidence, path: Path, command: str) -> dict[str, Any]:
         "stories": stories.rows(),
         "more_stories": evidence.unsolved > len(evidence.stories),
         "videos": stories.videos(),
-        "replay": [f"rsd replay {run.output} --failures" for run in evidence.runs]
-        + [f"rsd replay {run.output} --disagreements" for run in evidence.runs],
+        "replay": [
+            shlex.join(["rsd", "replay", run.output, which])
+            for which in ("--failures", "--disagreements")
+            for run in evidence.runs
+        ],
         "facts": _facts(evidence),
         "notes": notes(evidence.summary),
         "runs": [
@@ -159,12 +163,11 @@ def _policy(scripts: Sequence[str]) -> str:
 
 
 def _title(evidence: Evidence) -> str:
-    suites = sorted({suite for suite, _ in evidence.instructions})
     policies = sorted(
         {str(run.description["config"].get("policy", "")) for run in evidence.runs} - {""}
     )
-    named = f"{', '.join(policies) or evidence.summary.names[0]}"
-    return f"{named} on {', '.join(suites)}" if suites else named
+    named = ", ".join(policies) or evidence.summary.names[0]
+    return f"{named} on {', '.join(evidence.suites)}" if evidence.suites else named
 
 
 def _tiles(evidence: Evidence) -> list[Tile]:

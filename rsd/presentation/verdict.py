@@ -97,13 +97,12 @@ def counts(rate: Proportion) -> str:
 def what_ran(evidence: Evidence) -> str:
     """Arms, suites, tasks and episodes in a sentence."""
     summary = evidence.summary
-    suites = sorted({suite for suite, _ in evidence.instructions})
     tasks = len(evidence.instructions)
     if not summary.episodes:
         return "No episode is stored yet."
     return (
         f"{plural(summary.episodes, 'episode')} of {plural(len(summary.arms), 'arm')} "
-        f"({', '.join(evidence.arms)}) on {plural(tasks, 'task')} of {', '.join(suites)}, "
+        f"({', '.join(evidence.arms)}) on {plural(tasks, 'task')} of {', '.join(evidence.suites)}, "
         f"{plural(summary.errors, 'error')}."
     )
 

@@ -206,7 +206,8 @@ def test_a_disagreement_is_told_with_the_first_moment_and_what_differs(tmp_path:
     lossless = [with_chunks(1, arm, ["x"]) for arm in ("autoregressive", "speculative")]
     evidence = of(write(tmp_path, [first, second, *lossless]))
     (story,) = evidence.stories
-    assert (evidence.unsolved, evidence.disagreements, story.disagreement) == (1, 1, True)
+    assert (evidence.unsolved, evidence.disagreements) == (1, 1)
+    assert {"success", "timeout"} <= set(story.outcomes.values())
     told = (
         "autoregressive and speculative: chunk 1, control step 11, layer 2 (5 of 64 tokens), "
         "actions up to 0.25 apart"
@@ -288,8 +289,9 @@ def test_videos_beside_the_run_are_linked_to_their_episodes(tmp_path: Path) -> N
 
 
 def test_without_videos_the_command_that_makes_them_is_told(tmp_path: Path) -> None:
-    output = write(tmp_path, paired_results())
-    assert f"rsd replay {output} --disagreements" in Text(html(output)).seen
+    """As a shell reads it."""
+    output = write(tmp_path / "my run", paired_results())
+    assert f"rsd replay '{output}' --disagreements" in Text(html(output)).seen
 
 
 # --- one file, for everybody ---------------------------------------------------------------------
