@@ -19,6 +19,7 @@ from rsd.summary.compute import (
     Rows,
     Run,
     open_runs,
+    own_rows,
     read_rows_of,
     summary_of_runs,
 )
@@ -98,7 +99,7 @@ def read_evidence(outputs: Sequence[str], margin: float, now: datetime) -> Evide
     told = pd.concat([unsolved[apart], unsolved[~apart]]).head(MOST_WORLDS)
     return Evidence(
         runs=runs,
-        progress=[progress(run, _of(run, runs, episodes), now) for run in runs],
+        progress=[progress(run, own_rows(run, runs, episodes), now) for run in runs],
         summary=summary,
         instructions=_instructions(episodes),
         latencies=latencies,
@@ -111,10 +112,6 @@ def read_evidence(outputs: Sequence[str], margin: float, now: datetime) -> Evide
         disagreements=int(apart.sum()),
         made_at=now,
     )
-
-
-def _of(run: Run, runs: Sequence[Run], episodes: pd.DataFrame) -> pd.DataFrame:
-    return episodes if len(runs) == 1 else episodes[episodes["run_id"] == run.run_id]
 
 
 def _sessions(runs: Sequence[Run]) -> list[datetime]:

@@ -158,15 +158,16 @@ def summary_of_runs(runs: Sequence[Run], rows: Rows, margin: float) -> Summary:
     )
     if made_by.source is not None:  # nobody knows when it ran
         return replace(summary, output=_outputs(runs))
-    own = episodes["run_id"] if len(runs) > 1 else None
     elapsed_s = sum(
-        _elapsed_s(
-            run.description["sessions"], episodes if own is None else episodes[own == run.run_id]
-        )
-        for run in runs
+        _elapsed_s(run.description["sessions"], own_rows(run, runs, episodes)) for run in runs
     )
     rate = 3600 * len(episodes) / elapsed_s if elapsed_s > 0 else None
     return replace(summary, output=_outputs(runs), elapsed_s=elapsed_s, episodes_per_hour=rate)
+
+
+def own_rows(run: Run, runs: Sequence[Run], episodes: pd.DataFrame) -> pd.DataFrame:
+    """Those of one of the runs, of the rows of all."""
+    return episodes if len(runs) == 1 else episodes[episodes["run_id"] == run.run_id]
 
 
 def _outputs(runs: Sequence[Run]) -> str:
