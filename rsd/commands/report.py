@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shlex
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ def main(words: Sequence[str], console: Console) -> int:
         _write(config, margin, console)
         return DONE
     summaries = [summarise(*runs, margin=margin) for runs in tables_of(config.runs)]
-    found = compare_runs(summaries)
+    found = compare_runs(itertools.combinations(summaries, 2))
     if config.json:
         console.print(json.dumps(_as_json(summaries, found), indent=2), **PLAIN)
         return DONE

@@ -427,7 +427,7 @@ def test_arms_of_two_runs_are_compared_on_the_tasks_that_both_did(tmp_path: Path
     own = made_up.write(tmp_path / "own", made_up.paired_results(tasks=3, trials=5))
     theirs = imported(put(tmp_path / "a_aggregate.json", aggregate()), tmp_path / "run").output
     ours = summarise(own)
-    found = compare_runs([ours, summarise(theirs)])
+    found = compare_runs([(ours, summarise(theirs))])
     assert [(one.first, one.second, one.suite, one.tasks) for one in found] == [
         ("autoregressive", "theirs", "libero_spatial", 1),
         ("speculative", "theirs", "libero_spatial", 1),
