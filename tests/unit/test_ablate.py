@@ -337,6 +337,7 @@ def test_every_factor_has_its_picture(study: list[Cell]) -> None:
     for curve in curves(study):
         assert picture(curve, "png").startswith(b"\x89PNG")
         assert picture(curve, "svg").startswith(b"<?xml")
+        assert picture(curve, "svg") == picture(curve, "svg")
 
 
 # -- the command ---------------------------------------------------------------------------------
