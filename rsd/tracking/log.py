@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsd.books import KEY, committed, read_episodes, read_run
+from rsd.delay import STAGES
+from rsd.foreign import expanded
 from rsd.outputs import is_address
-from rsd.summary.tallies import decodes
 from rsd.tracking.curves import Curves, summary_values
 from rsd.tracking.trackers import TRACKERS, Tracked, Tracker
 from rsd.types import Outcome
@@ -157,7 +157,7 @@ def _behind(names: Sequence[str], output: str) -> list[_Behind]:
     """Trackers of the run in `output`. What they keep on the disk lies beside its books, or where
     the run would be were its books no address."""
     run = read_run(output)
-    folder = Path(f"results/{run['run_id']}" if is_address(output) else output).expanduser()
+    folder = expanded(f"results/{run['run_id']}" if is_address(output) else output)
     tracked = Tracked(run["run_id"], run, folder / "log")
     return [_Behind(name, tracked) for name in names]
 
@@ -165,10 +165,13 @@ def _behind(names: Sequence[str], output: str) -> list[_Behind]:
 def replay(output: str, names: Sequence[str], summary: Summary) -> list[str]:
     """Log a stored run from its first episode on, a point for every hundredth part of it; returns
     what went wrong."""
+    from rsd.summary.tallies import decodes  # scipy takes a second, which no live run needs here
+
     parts = committed(output)
     episodes = parts.episodes([*KEY, "outcome", "finished_at"]).sort_by("finished_at").to_pylist()
     chunks: dict[tuple[object, ...], list[dict[str, Any]]] = {}
-    for batch in map(decodes, parts.chunks([*KEY, "passes", "layers", *_STAGES])):
+    waited = ("queue_s", *STAGES)
+    for batch in map(decodes, parts.chunks([*KEY, "passes", "layers", *waited])):
         for row in batch.to_pylist():
             chunks.setdefault(tuple(row[name] for name in KEY), []).append(row)
     log = RunLog(_behind(names, output))
@@ -179,11 +182,8 @@ def replay(output: str, names: Sequence[str], summary: Summary) -> list[str]:
             row["suite"],
             row["outcome"],
             [chunk["passes"] for chunk in own],
-            [sum(chunk[stage] for stage in _STAGES) for chunk in own],
+            [sum(chunk[stage] for stage in waited) for chunk in own],
         )
         if number * 100 // len(episodes) > (number - 1) * 100 // len(episodes):
             log.show(now=True)
     return log.close(summary, over=True)
-
-
-_STAGES = ("queue_s", "vision_s", "draft_s", "target_s", "detokenise_s")
