@@ -14,9 +14,8 @@ from rsd.books import KEY, committed, read_episodes, read_run
 from rsd.delay import STAGES
 from rsd.foreign import expanded
 from rsd.outputs import is_address
-from rsd.tracking.curves import Curves, summary_values
+from rsd.tracking.curves import Curves, Finished, summary_values
 from rsd.tracking.trackers import TRACKERS, Tracked, Tracker
-from rsd.types import Outcome
 
 if TYPE_CHECKING:
     from rsd.summary.values import Summary
@@ -102,17 +101,9 @@ class RunLog:
         recorded = ((row["arm"], row["suite"], row["outcome"]) for row in rows)
         return cls(_behind(names, output), Curves(recorded))
 
-    def add(
-        self,
-        arm: str,
-        suite: str,
-        outcome: Outcome,
-        passes: Sequence[int],
-        latencies_s: Sequence[float],
-    ) -> None:
-        """A finished episode, as `Curves.add` has it."""
+    def add(self, episode: Finished) -> None:
         if self.trackers:
-            self.curves.add(arm, suite, outcome, passes, latencies_s)
+            self.curves.add(episode)
 
     def show(
         self, standing: Callable[[], Mapping[str, float]] = dict, *, now: bool = False
@@ -177,13 +168,9 @@ def replay(output: str, names: Sequence[str], summary: Summary) -> list[str]:
     log = RunLog(_behind(names, output))
     for number, row in enumerate(episodes, start=1):
         own = chunks.get(tuple(row[name] for name in KEY), [])
-        log.add(
-            row["arm"],
-            row["suite"],
-            row["outcome"],
-            [chunk["passes"] for chunk in own],
-            [sum(chunk[stage] for stage in waited) for chunk in own],
-        )
+        passes = [chunk["passes"] for chunk in own]
+        latencies_s = [sum(chunk[stage] for stage in waited) for chunk in own]
+        log.add(Finished(row["arm"], row["suite"], row["outcome"], passes, latencies_s))
         if number * 100 // len(episodes) > (number - 1) * 100 // len(episodes):
             log.show(now=True)
     return log.close(summary, over=True)
