@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -199,8 +200,8 @@ def test_a_tracker_that_there_is_not_is_named() -> None:
 
 
 def test_a_missing_package_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(trackers._MODULES, "mlflow", "no_such_module")
-    with pytest.raises(UserError, match=r"'no_such_module'.*pip install 'rsd\[log\]'"):
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"'mlflow-skinny'.*pip install 'rsd\[log\]'"):
         trackers.check(["mlflow"])
 
 
