@@ -406,6 +406,18 @@ def test_what_needs_to_know_how_episodes_ran_says_that_nobody_knows_of_imported_
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+def test_the_report_of_an_imported_run_has_no_table_of_what_nobody_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = made_up.write(tmp_path / "own", made_up.paired_results(tasks=1, trials=1))
+    theirs = imported(put(tmp_path / "eval_info.json", LEROBOT), tmp_path / "run").output
+    measured = ("Passes a chunk", "Chunk latency", "Simulator")
+    for run, has in ((theirs, False), (own, True)):
+        assert call("report", [run]) == 0
+        shown = capsys.readouterr().out
+        assert "Success" in shown and [name in shown for name in measured] == [has] * 3
+
+
 def test_an_imported_run_has_no_pace_and_is_not_resumed(tmp_path: Path) -> None:
     """Its rows are as old as the import, whenever the episodes ran."""
     whole = imported(put(tmp_path / "a.json", aggregate()), tmp_path / "whole").output
