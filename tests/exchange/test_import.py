@@ -242,6 +242,12 @@ def test_nothing_to_import_is_told() -> None:
         import_files([], None, None, None)
 
 
+def test_an_arm_that_records_cannot_hold_is_called_an_arm(tmp_path: Path) -> None:
+    file = put(tmp_path / "eval_info.json", LEROBOT)
+    with pytest.raises(UserError, match=r"'a\\x1bb' cannot be the name of a run's arm here"):
+        imported(file, tmp_path / "run", "a\x1bb")
+
+
 def test_settings_of_another_shape_cost_no_episode(tmp_path: Path) -> None:
     """What was configured is free text of vla-eval's users; a suite is read where it is one."""
     for number, params in enumerate([["suite"], {"suite": 7}, {"suite": ""}]):
