@@ -117,11 +117,14 @@ def _acceptance_table(summary: Summary) -> Grid:
 
 
 def _passes_table(summary: Summary) -> Grid:
+    """Arms that decoded, as far as their rows say."""
     table = Grid(
         "Passes a chunk; near ties, % of chunks",
         ("arm", "chunks", "mean", "median", "near ties"),
     )
     for arm in summary.arms:
+        if not arm.cost.chunks:
+            continue
         table.add(
             arm.arm,
             str(arm.cost.chunks),
@@ -133,8 +136,11 @@ def _passes_table(summary: Summary) -> Grid:
 
 
 def _latency_table(summary: Summary) -> Grid:
+    """The same arms."""
     table = Grid("Chunk latency, ms", ("arm", "", "total", *STAGES), names=2)
     for arm in summary.arms:
+        if not arm.cost.chunks:
+            continue
         cells = [arm.cost.total, *arm.cost.stages.values()]
         medians = [_milliseconds(cell.median) for cell in cells]
         tails = [_milliseconds(cell.p95) for cell in cells]
@@ -144,10 +150,12 @@ def _latency_table(summary: Summary) -> Grid:
 
 
 def _simulator_table(summary: Summary) -> Grid:
+    """Arms whose episodes say it: not those of other software."""
     table = Grid("Simulator, s an episode: mean", ("arm", "total", *SIMULATOR_PARTS))
     for arm in summary.arms:
-        parts = [_seconds(arm.simulator.parts[part]) for part in SIMULATOR_PARTS]
-        table.add(arm.arm, _seconds(arm.simulator.total), *parts)
+        parts = [arm.simulator.parts[part] for part in SIMULATOR_PARTS]
+        if any(part is not None for part in parts):
+            table.add(arm.arm, *map(_seconds, (arm.simulator.total, *parts)))
     return table
 
 
