@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,7 +11,7 @@ from rsd import arithmetic, commands, provenance
 from rsd.cluster.address import check_cluster, cluster_address
 from rsd.commands import DONE, INTERRUPTED, STOPPED, as_called, called, go_on
 from rsd.config import EvaluateConfig, parse
-from rsd.console import PLAIN, complain
+from rsd.console import PLAIN, complain, duration
 from rsd.errors import RunStoppedError, UserError
 from rsd.leaving import is_left_behind
 from rsd.preflight import RunPlan, check_output, open_books, output_of, prepare
@@ -149,7 +148,7 @@ def _forecast_lines(run: RunPlan) -> list[str]:
         f"cluster  {plan.cluster}",
         f"workers  {workers.change}: {workers.reason}",
         f"replicas {replicas.change} {kind}: {replicas.reason}",
-        f"time     about {timedelta(seconds=round(plan.seconds))} if every episode takes all steps",
+        f"time     about {duration(plan.seconds)} if every episode takes all steps",
         "dry run: nothing was started",
     ]
 

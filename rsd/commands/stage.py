@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +19,7 @@ from rsd.cluster.replayer import Replayed, Replayer
 from rsd.cluster.worker import WorkerSettings
 from rsd.commands import DONE, STOPPED, importing
 from rsd.config import ClusterConfig
-from rsd.console import PLAIN
+from rsd.console import PLAIN, duration
 from rsd.envs import FAMILIES, family_of
 from rsd.envs.rendering import NO_RENDERER, process_variables
 from rsd.errors import UserError
@@ -69,7 +68,7 @@ class Standing:
         left = elapsed * (self.planned - self.done) / self.done if self.done else None
         return (
             f"{self.done}/{self.planned} {self.what}, {self.differing} differ, {self.failed} "
-            f"failed, {'?' if left is None else timedelta(seconds=round(left))} left"
+            f"failed, {duration(left)} left"
         )
 
     def panel(self) -> Text:

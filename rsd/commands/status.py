@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
 import tyro
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from rsd.cluster.display import make_display
 from rsd.commands import DONE, as_called, called
-from rsd.console import PLAIN
+from rsd.console import PLAIN, duration
 from rsd.flags import Least, check_least, read
 from rsd.summary.compute import open_runs
 from rsd.summary.progress import Progress, progress_of
@@ -126,7 +126,7 @@ def _pace(progress: Progress) -> str:
     rate = "no episode lately" if progress.per_hour is None else f"{progress.per_hour:,.0f} an hour"
     if progress.left_s is None or progress.finished:
         return rate
-    return f"{rate}, {timedelta(seconds=round(progress.left_s))} left"
+    return f"{rate}, {duration(progress.left_s)} left"
 
 
 def _arms(progress: Progress) -> Grid:

@@ -22,6 +22,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from rsd.console import duration
 from rsd.presentation import interactive, tables, verdict
 from rsd.presentation.charts import Chart, charts
 from rsd.presentation.evidence import Difference, Evidence, Story
@@ -179,7 +180,7 @@ def _tiles(evidence: Evidence) -> list[Tile]:
             interval = f"{100 * rate.low:.1f} to {100 * rate.high:.1f}, n = {rate.finished:,}"
             found.append(Tile(arm.arm, f"{100 * rate.rate:.1f} %", interval))
     if summary.episodes_per_hour and summary.elapsed_s:
-        took = f"in {verdict.duration(summary.elapsed_s)}"
+        took = f"in {duration(summary.elapsed_s)}"
         found.append(Tile("episodes an hour", f"{summary.episodes_per_hour:,.0f}", took))
     return found
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
+from rsd.console import duration
 from rsd.presentation.evidence import Evidence
 from rsd.summary.progress import Progress
 from rsd.summary.rules import BASELINE
@@ -130,8 +129,3 @@ UNFINISHED = (
     "What solves its task ends early, and suites come one after the other: rates of a part are no "
     "rates of the whole."
 )
-
-
-def duration(seconds: float) -> str:
-    """`1:02:03`."""
-    return str(timedelta(seconds=round(seconds)))

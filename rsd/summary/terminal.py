@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 
 from rich.console import Console
 
-from rsd.console import PLAIN
+from rsd.console import PLAIN, duration
 from rsd.summary import unpaired
 from rsd.summary.rules import LOOKED_AT, notes
 from rsd.summary.statistics import PairedComparison, Proportion, UnpairedComparison
@@ -211,7 +210,7 @@ def print_unpaired(found: Sequence[Unpaired], console: Console) -> None:
 def _pace(summary: Summary) -> str:
     if summary.elapsed_s is None:
         return ""
-    elapsed = timedelta(seconds=round(summary.elapsed_s))
+    elapsed = duration(summary.elapsed_s)
     rate = _number(summary.episodes_per_hour, "{:,.0f}")
     return f", in {elapsed}: {rate} episodes per hour"
 
