@@ -16,6 +16,7 @@ from rsd.delay import STAGES
 from rsd.preflight import output_of
 from rsd.study import FACTORS, Cell, Point, Value
 from rsd.summary.compute import paired
+from rsd.summary.markdown import head, row
 from rsd.summary.rules import COVERED, MARGIN
 from rsd.summary.statistics import Proportion
 from rsd.summary.values import ArmPair, ArmSummary
@@ -173,11 +174,9 @@ NOTES = (
 
 def table(curve: Curve) -> list[str]:
     """Lines of Markdown; the base's row is in bold."""
-    head = [curve.factor, *_COLUMNS]
     return [
-        f"| {' | '.join(head)} |",
-        f"|{'---|' * len(head)}",
-        *(f"| {' | '.join(_cells(level))} |" for level in curve.levels),
+        *head([curve.factor, *_COLUMNS]),
+        *(row(_cells(level)) for level in curve.levels),
     ]
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from rsd import conditions, results
-from rsd.books import committed, holds_a_run, read_run
+from rsd.books import holds_a_run
 from rsd.errors import UserError
-from rsd.summary.compute import paired, stored_episodes, summarise
+from rsd.summary.compute import open_runs, paired, read_rows_of, summary_of_runs
 from rsd.summary.origin import origin_of
 from rsd.summary.rules import MARGIN
 from rsd.summary.values import ArmPair, Summary
@@ -39,9 +39,10 @@ def read(path: str) -> Source:
             f"{path} is neither a run (it has no run.json) nor a file of `rsd results keep` (it "
             f"does not end in {results.SUFFIX}); name the folder that --output named"
         )
-    return _source(
-        summarise(path), stored_episodes(path, committed(path)), origin_of(read_run(path))
-    )
+    runs = open_runs([path])
+    rows = read_rows_of(runs)
+    summary = summary_of_runs(runs, rows, MARGIN)
+    return _source(summary, rows.episodes, origin_of(runs[0].description))
 
 
 def _source(summary: Summary, episodes: pd.DataFrame, origin: dict[str, Any]) -> Source:

@@ -30,8 +30,7 @@ _ROW = (
     "simulator",
     "source",  # of imported results; None: our own
 )
-_STATE = ("assets_fingerprint", "arithmetic", "simulator")
-_WORLD = ("assets_fingerprint", "arithmetic", "simulator")
+_STATE = ("assets_fingerprint", "arithmetic", "simulator")  # beside WORLD_PACKAGES
 _DRAWS = ("env_seed", "reseeds", "wait_steps")  # of a protocol, that make a world
 _ROW_OF_CONFIG = ("deterministic",)
 _RUN = ("config", "schema_version", "assets")
@@ -48,10 +47,9 @@ def of_rows(run: Mapping[str, Any]) -> dict[str, Any]:
 def of_world(run: Mapping[str, Any]) -> dict[str, Any] | None:
     """What makes the world of a (suite, task, trial), whoever acts in it. None where a part of it
     was not recorded: nobody knows whether two of its worlds are the same."""
-    packages = versions(run.get("packages") or {}, WORLD_PACKAGES)
     draws = {name: _protocol(run).get(name) for name in _DRAWS}
-    world = {name: run.get(name) for name in _WORLD} | packages | draws
-    return None if None in world.values() else world
+    world = of_states(run) | draws
+    return None if None in flat(world).values() else world
 
 
 def of_run(run: Mapping[str, Any]) -> dict[str, Any]:

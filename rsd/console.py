@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+from datetime import timedelta
 from typing import IO, Any, cast
 
 from rich.console import Console
@@ -102,3 +103,8 @@ class _Lasting:
         if not isinstance(error, BrokenPipeError) and self._stream is sys.stdout:
             with contextlib.suppress(OSError, ValueError):
                 print(f"standard output cannot be written: {error}", file=sys.stderr)
+
+
+def duration(seconds: float | None) -> str:
+    """`1:02:03`; ? of what nobody knows yet."""
+    return "?" if seconds is None else str(timedelta(seconds=round(seconds)))

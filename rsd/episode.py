@@ -93,7 +93,7 @@ def run_episode(
             move = schedule.move()
             still_steps += move.still
             executed[move.chunk].append(move.action)
-            rollout.play(move.action[None])
+            rollout.step(move.action)
     result = rollout.result(wait_s, list(map(_with_actions, records, executed)))
     if arm.delay is None:
         return result
@@ -137,10 +137,11 @@ def run_expert_episode(
     rollout = _Rollout(env, key, max_steps, clock)
     steps = []
     while not rollout.over:
-        action = act()[None]
-        check_actions(action)
-        steps.append(rollout.play(action))
-    executed = np.concatenate(steps)
+        action = act()
+        check_actions(action[None])
+        rollout.step(action)
+        steps.append(action)
+    executed = np.stack(steps)
     record = ChunkRecord(0, _UNDECODED, sha256_of(executed), actions=executed)
     return rollout.result(wait_s=0.0, chunks=[record])
 
@@ -161,16 +162,9 @@ class _Rollout:
     def over(self) -> bool:
         return self._success or self._steps >= self._max_steps
 
-    def play(self, actions: np.ndarray) -> np.ndarray:
-        """Execute actions float32 (T, 7) until the episode is over; returns those that were (n, 7),
-        without a copy."""
-        before = self._steps
-        for action in actions:
-            self._steps += 1
-            self._success = self._env.step(action)
-            if self.over:
-                break
-        return actions[: self._steps - before]
+    def step(self, action: np.ndarray) -> None:
+        self._steps += 1
+        self._success = self._env.step(action)
 
     def result(self, wait_s: float, chunks: list[ChunkRecord]) -> EpisodeResult:
         env = self._env

@@ -70,15 +70,16 @@ def check_address(output: str) -> None:
         _refuse_look_alikes(output)
 
 
-def check_name(name: str) -> None:
-    """Raises UserError for a path that is empty, begins or ends with a space, or holds characters
-    that cannot be written down: control characters and undecodable bytes."""
+def check_name(name: str, of: str = "folder") -> None:
+    """Raises UserError for a path, or the name of something else that is recorded, which is empty,
+    begins or ends with a space, or holds characters that cannot be written down: control characters
+    and undecodable bytes. `of`: what it names, for people."""
     if not name.strip():
-        raise UserError(f"{name!r} names no folder: it is empty; name one, or leave the flag out")
+        raise UserError(f"{name!r} names no {of}: it is empty; name one, or leave the flag out")
     odd = [char for char in name if unicodedata.category(char) in ("Cc", "Cs")]
     if odd:
         raise UserError(
-            f"{name!a} cannot be the name of a folder here: it holds {odd[0]!a}, a character that "
+            f"{name!a} cannot be the name of a {of} here: it holds {odd[0]!a}, a character that "
             "records cannot hold; choose another"
         )
     if name != name.strip():
@@ -164,8 +165,10 @@ def write_file(path: Path, content: bytes | str, flag: str = "--output") -> None
 
 
 def prove_writable(path: Path, flag: str) -> None:
-    """Raises CannotWriteError where a file could not be kept; before hours are spent on it."""
+    """Raises CannotWriteError where a file could not be kept; before hours are spent on it. Makes
+    the folder where it is missing, as the writing would."""
     with writing(path, flag):
+        path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()
         path.open("a").close()
         if new:

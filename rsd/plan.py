@@ -209,8 +209,8 @@ def _check_numbers(config: EvaluateConfig) -> None:
 
 
 def _check_places(config: EvaluateConfig) -> None:
-    for name in (config.policy.policy, config.simulator.assets):
-        check_name(name)
+    check_name(config.policy.policy, "policy")
+    check_name(config.simulator.assets)
     if config.output.output is not None:
         check_address(config.output.output)
     if config.output.resume and config.output.output is None:

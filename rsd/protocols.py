@@ -62,10 +62,10 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             "lerobot",
-            "lerobot 0.4.4 envs/libero.py: 280 steps on libero_spatial, the others are OFT's; "
-            "scripts/lerobot_eval.py with its defaults (seed 1000, 50 trials in 50 environments): "
-            "trial k's own environment is seeded with 1000 + k. How much of a chunk is executed is "
-            "its policy's n_action_steps",
+            "lerobot 0.6.1 envs/libero.py: 280 steps on libero_spatial, the others are OFT's; "
+            "scripts/lerobot_eval.py with its default seed 1000: trial k starts with its "
+            "environment seeded with 1000 + k. How much of a chunk is executed is its policy's "
+            "n_action_steps",
             env_seed=1000,
             reseeds=True,
             max_steps={"libero_spatial": 280},

@@ -23,7 +23,7 @@ from rsd import conditions
 from rsd.books import Column, Committed, committed, read_rows, read_run
 from rsd.errors import UserError
 from rsd.outputs import write_file
-from rsd.summary.compute import Rows, one_assets, stored_episodes, summary_of
+from rsd.summary.compute import Rows, first_key, one_assets, stored_episodes, summary_of
 from rsd.summary.origin import decodings, origin_of, provenance
 from rsd.summary.rules import AGAINST_BASELINE, MARGIN
 from rsd.summary.tallies import (
@@ -297,7 +297,7 @@ def _together(files: dict[Path, tuple[dict[str, Any], pd.DataFrame]]) -> Publish
     if len(twice):
         raise UserError(
             f"{len(twice)} episodes are in two of {', '.join(map(str, files))}, such as "
-            f"{tuple(twice.iloc[0][KEY])}; keep each once"
+            f"{first_key(twice, KEY)}; keep each once"
         )
     return Published(
         tuple(path.stem for path in files), tuple(origin for origin, _ in files.values()), rows

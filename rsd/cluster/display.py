@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -14,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rsd.console import LINE_PERIOD_S
+from rsd.console import LINE_PERIOD_S, duration
 
 FRAMES_PER_S = 2
 
@@ -84,7 +83,7 @@ class Standing:
     def line(self) -> str:
         """Counts, rates and arms."""
         arms = "; ".join(f"{name} {_rate(*self.arm(name))}" for name in self.arms)
-        left = _duration(self.left_s)
+        left = duration(self.left_s)
         return (
             f"{self.recorded}/{self.planned} episodes, {arms or 'none finished'}, "
             f"{self.per_hour:,.0f} an hour, {left} left"
@@ -94,7 +93,7 @@ class Standing:
         """Bar, rates and a row an arm."""
         rates = Text(
             f"{self.recorded}/{self.planned} episodes   {self.per_hour:,.0f} an hour   "
-            f"{_duration(self.left_s)} left   {self.running} running on {self.workers} workers"
+            f"{duration(self.left_s)} left   {self.running} running on {self.workers} workers"
         )
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("arm", "success so far"):
@@ -113,10 +112,6 @@ class Standing:
 def _rate(successes: int, finished: int, errors: int) -> str:
     share = f" ({100 * successes / finished:.0f} %)" if finished else ""
     return f"{successes}/{finished}{share}" + (f", {errors} errors" if errors else "")
-
-
-def _duration(seconds: float | None) -> str:
-    return "?" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 class Display(Protocol):

@@ -28,6 +28,7 @@ from rsd.cluster.watch import Interrupts, beside
 from rsd.cluster.worker import NoReplicaError, WorkerSettings, error_result
 from rsd.envs import suite_of
 from rsd.preflight import RunPlan
+from rsd.tracking.curves import Finished
 from rsd.tracking.log import UNLOGGED, RunLog
 from rsd.types import EpisodeResult
 
@@ -190,13 +191,10 @@ class EvaluationRun:
         self._outcomes[result.key.arm, result.outcome] += 1
         self._metrics.record(result, self._remaining)
         traces = [chunk.trace for chunk in result.chunks if chunk.trace.is_decode]
-        self._log.add(
-            result.key.arm,
-            result.key.suite,
-            result.outcome,
-            [trace.passes for trace in traces],
-            [latency_s(trace) for trace in traces],
-        )
+        passes = [trace.passes for trace in traces]
+        latencies_s = [latency_s(trace) for trace in traces]
+        key = result.key
+        self._log.add(Finished(key.arm, key.suite, result.outcome, passes, latencies_s))
 
     def _memory_is_short(self, error: Exception | None) -> bool:
         """Whether a worker was killed for memory, and no episode has come back since the one before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ from rsd.errors import UserError
 from rsd.replay.choice import Take
 from rsd.types import EpisodeResult
 
+Read = Callable[[Take], list[EpisodeResult]]
+Came = Callable[[Take, Replayed | None, str], None]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -35,12 +38,12 @@ class Job:
 
 
 def replay_on_ray(
-    takes: list[Take],
-    read: Callable[[Take], list[EpisodeResult]],
+    takes: Sequence[Take],
+    read: Read,
     settings: WorkerSettings,
     draws: bool,
     workers: int,
-    came: Callable[[Take, Replayed | None, str], None],
+    came: Came,
     say: Callable[[str], None],
 ) -> None:
     """Simulate all takes on the cluster of RAY_ADDRESS or one of our own. `came` is told of each,
@@ -51,9 +54,27 @@ def replay_on_ray(
     Raises RunStoppedError where the cluster cannot do it or is lost, KeyboardInterrupt where the
     user interrupts, and what `read` and `came` raise.
     """
+
+    def make(footprint: Footprint) -> ActorHandle:
+        return start_worker(Replayer, footprint, settings, draws)
+
+    leases = Leases(
+        (take.key for take in takes),
+        ClusterConfig.retries,
+        max_steps=lambda suite: settings.protocol.most_steps(suite_of(suite)),
+    )
     with connected(), Interrupts(say) as interrupts:
-        run = _ReplayRun(takes, read, settings, draws, workers, came, say)
-        beside(lambda: run.run(lambda: interrupts.finish), lambda: interrupts.leave)
+        pool = WorkerPool[Job, Replayed](
+            make,
+            takes[0].key.suite,
+            2 * settings.time_limit_s,  # of a pair
+            ClusterConfig.episodes_per_worker,
+        )
+        grows = cluster_address() is not None
+        wishes = Wishes(workers, 0, 0.0, ClusterConfig.worker_memory_gb, 1, grows)
+        run = _ReplayRun(takes, read, leases, pool, came, say)
+        staffing = Staffing(wishes, pool, None, say)
+        beside(lambda: run.run(staffing, lambda: interrupts.finish), lambda: interrupts.leave)
         if interrupts.finish:
             raise KeyboardInterrupt
 
@@ -63,39 +84,26 @@ class _ReplayRun:
 
     def __init__(
         self,
-        takes: list[Take],
-        read: Callable[[Take], list[EpisodeResult]],
-        settings: WorkerSettings,
-        draws: bool,
-        workers: int,
-        came: Callable[[Take, Replayed | None, str], None],
+        takes: Sequence[Take],
+        read: Read,
+        leases: Leases,
+        pool: WorkerPool[Job, Replayed],
+        came: Came,
         say: Callable[[str], None],
     ) -> None:
         self._takes = {take.key: take for take in takes}
         self._read = read
+        self._leases = leases
+        self._pool = pool
         self._came = came
         self._say = say
-        self._leases = Leases(
-            self._takes, ClusterConfig.retries, max_steps=lambda suite: suite_of(suite).max_steps
-        )
 
-        def make(footprint: Footprint) -> ActorHandle:
-            return start_worker(Replayer, footprint, settings, draws)
-
-        self._pool = WorkerPool[Job, Replayed](
-            make,
-            takes[0].key.suite,
-            2 * settings.time_limit_s,  # of a pair
-            ClusterConfig.episodes_per_worker,
-        )
-        grows = cluster_address() is not None
-        wishes = Wishes(workers, 0, 0.0, ClusterConfig.worker_memory_gb, 1, grows)
-        self._staffing = Staffing(wishes, self._pool, None, say)
-
-    def run(self, stop: Callable[[], bool]) -> None:
-        with self._staffing:
+    def run(self, staffing: Staffing, stop: Callable[[], bool]) -> None:
+        with staffing:
             while remaining := self._leases.held + (0 if stop() else self._leases.waiting):
-                self._staffing.tend(remaining)
+                if stop():
+                    staffing.wind_down()
+                staffing.tend(remaining)
                 if not stop():
                     self._hand_out()
                 for report in self._pool.reports(TICK_S):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from rsd.books.folder import Folder
 from rsd.commands import DONE, as_called, called, go_on
 from rsd.commands.evaluate import WITH_ERRORS, carry_out, check_place
 from rsd.config import ClusterConfig, OutputConfig
-from rsd.console import PLAIN
+from rsd.console import PLAIN, duration
 from rsd.errors import UserError
 from rsd.flags import WITHOUT_GROUPS, read
 from rsd.outputs import lasting
@@ -126,10 +125,8 @@ def forecast_lines(cells: Sequence[Cell], console: Console) -> None:
     for cell in cells:
         seconds = forecast(cell.run).seconds
         total += seconds
-        console.print(f"{cell.name}: about {timedelta(seconds=round(seconds))}", **PLAIN)
-    console.print(
-        f"time: about {timedelta(seconds=round(total))} if every episode takes all steps", **PLAIN
-    )
+        console.print(f"{cell.name}: about {duration(seconds)}", **PLAIN)
+    console.print(f"time: about {duration(total)} if every episode takes all steps", **PLAIN)
     console.print("dry run: nothing was started", **PLAIN)
 
 
@@ -150,7 +147,8 @@ def write(cells: Sequence[Cell], folder: Folder, console: Console) -> None:
     """Put Parquet, table and pictures of a finished study into its folder."""
     with commands.importing():
         from rsd.ablation import curves, page, study_parquet, table  # pandas takes a second
-        from rsd.presentation.ablations import FORMATS, picture
+        from rsd.presentation.ablations import picture
+        from rsd.presentation.figures import FORMATS
 
     found = curves(cells)
     files = {"study.parquet": study_parquet(cells), "study.md": page(found, FORMATS).encode()}

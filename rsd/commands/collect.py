@@ -8,7 +8,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +21,7 @@ from rsd.cluster.display import make_display
 from rsd.commands import DONE, INTERRUPTED, STOPPED, as_called, called, go_on
 from rsd.conditions import WORLD_PACKAGES
 from rsd.config import ClusterConfig
-from rsd.console import PLAIN
+from rsd.console import PLAIN, duration
 from rsd.demos import (
     FIRST_SEED,
     CollectionSettings,
@@ -387,7 +386,7 @@ class CollectionStanding:
         now = sum(task.done_now for task in tasks)
         failed = sum(task.failed_now for task in tasks)
         errors = sum(task.errors_now for task in tasks)
-        left = timedelta(seconds=round(self.elapsed_s * (wanted - done) / now)) if now else "?"
+        left = duration(self.elapsed_s * (wanted - done) / now if now else None)
         return (
             f"{done}/{wanted} demonstrations, {failed} placements not solved, {errors} errors, "
             f"{3600 * now / self.elapsed_s:,.0f} an hour, {left} left"

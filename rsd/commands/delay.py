@@ -14,12 +14,12 @@ from rsd import commands
 from rsd.arms import UNNAMED, WAITING, read_arm
 from rsd.books.folder import Folder
 from rsd.commands import DONE, as_called, called, go_on
-from rsd.commands.evaluate import WITH_ERRORS, carry_out, check_place, describe
+from rsd.commands.evaluate import WITH_ERRORS, carry_out, ready
 from rsd.config import EvaluateConfig, parse_tree
 from rsd.console import PLAIN
 from rsd.errors import UserError, unknown
 from rsd.plan import resolve_arms
-from rsd.preflight import check_output, output_of, prepare
+from rsd.preflight import output_of
 
 DESCRIPTION = """\
 How success falls with the delay of chunks: arms x delays x what the robot does meanwhile, on the
@@ -65,11 +65,7 @@ def main(words: Sequence[str], console: Console) -> int:
     if config.sweep.draw is not None:
         draw(config.sweep.draw, console)
         return DONE
-    run = prepare(evaluation(config))
-    check_place(run)
-    if run.config.output.dry_run:
-        check_output(run)
-    describe(run, console)
+    run = ready(evaluation(config), console)
     if run.config.output.dry_run:
         return DONE
     code = carry_out(run, console, go_on("delay", f"--output {output_of(run)}"))
@@ -109,7 +105,8 @@ def evaluation(config: DelayConfig) -> EvaluateConfig:
 def draw(output: str, console: Console) -> None:
     """Put the pictures of a run into its folder. Raises UserError for a run without late arms."""
     with commands.importing():
-        from rsd.presentation.delays import FORMATS, picture  # takes seconds
+        from rsd.presentation.delays import picture  # takes seconds
+        from rsd.presentation.figures import FORMATS
         from rsd.summary import delays
 
     found = delays.curves(output)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,8 +10,8 @@ from rich.console import Console
 from rsd import arithmetic, commands, provenance
 from rsd.cluster.address import check_cluster, cluster_address
 from rsd.commands import DONE, INTERRUPTED, STOPPED, as_called, called, go_on
-from rsd.config import parse
-from rsd.console import PLAIN, complain
+from rsd.config import EvaluateConfig, parse
+from rsd.console import PLAIN, complain, duration
 from rsd.errors import RunStoppedError, UserError
 from rsd.leaving import is_left_behind
 from rsd.preflight import RunPlan, check_output, open_books, output_of, prepare
@@ -47,14 +46,21 @@ nothing was started; 3 every episode is recorded, some as errors; 130 interrupte
 
 def main(words: Sequence[str], console: Console) -> int:
     """Parse, check, plan, run, summarise; returns the exit code that `--help` explains."""
-    run = prepare(parse(words, called("evaluate"), as_called(DESCRIPTION)))
+    run = ready(parse(words, called("evaluate"), as_called(DESCRIPTION)), console)
+    if run.config.output.dry_run:
+        return DONE
+    return carry_out(run, console, go_on("evaluate", f"--output {output_of(run)}"))
+
+
+def ready(config: EvaluateConfig, console: Console) -> RunPlan:
+    """The run that was asked for, checked and told. Raises UserError where it cannot be carried
+    out."""
+    run = prepare(config)
     check_place(run)
     if run.config.output.dry_run:
         check_output(run)
     describe(run, console)
-    if run.config.output.dry_run:
-        return DONE
-    return carry_out(run, console, go_on("evaluate", f"--output {output_of(run)}"))
+    return run
 
 
 def check_place(run: RunPlan) -> None:
@@ -142,7 +148,7 @@ def _forecast_lines(run: RunPlan) -> list[str]:
         f"cluster  {plan.cluster}",
         f"workers  {workers.change}: {workers.reason}",
         f"replicas {replicas.change} {kind}: {replicas.reason}",
-        f"time     about {timedelta(seconds=round(plan.seconds))} if every episode takes all steps",
+        f"time     about {duration(plan.seconds)} if every episode takes all steps",
         "dry run: nothing was started",
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shlex
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from rsd.commands import DONE, as_called, called, importing
 from rsd.console import PLAIN
 from rsd.errors import UserError
 from rsd.flags import LocalFolder, read
-from rsd.outputs import write_file
+from rsd.outputs import prove_writable, write_file
 from rsd.summary.compute import summarise, tables_of
 from rsd.summary.rules import MARGIN, margin_of
 from rsd.summary.terminal import print_summary, print_unpaired
@@ -69,7 +70,7 @@ def main(words: Sequence[str], console: Console) -> int:
         _write(config, margin, console)
         return DONE
     summaries = [summarise(*runs, margin=margin) for runs in tables_of(config.runs)]
-    found = compare_runs(summaries)
+    found = compare_runs(itertools.combinations(summaries, 2))
     if config.json:
         console.print(json.dumps(_as_json(summaries, found), indent=2), **PLAIN)
         return DONE
@@ -101,6 +102,10 @@ def _write(config: ReportConfig, margin: float, console: Console) -> None:
             "a page and figures hold one table, of results of one software: leave --html and "
             f"--paper out, which compares {tables[-1][0]} with the others, or report it apart"
         )
+    if config.html:
+        prove_writable(config.html, "--html")
+    if config.paper:
+        prove_writable(config.paper / ".writable", "--paper")
     evidence = read_evidence(config.runs, margin, datetime.now(UTC))
     console.print(verdict.headline(evidence), **PLAIN)
     if config.html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -98,7 +99,8 @@ def topics_of(files: Sequence[Path], margin: float, tasks: bool = False) -> dict
     for summary in summaries:
         lines += [*markdown.section(summary, tasks), ""]
     notes = markdown.all_notes(summaries)
-    if found := unpaired.compare_runs(summaries, unpaired.one_is_imported):
+    two = itertools.combinations(summaries, 2)
+    if found := unpaired.compare_runs(pair for pair in two if unpaired.one_is_imported(*pair)):
         lines += [*markdown.unpaired_table(found), ""]
         notes += unpaired.notes(found)
     lines += ["\n\n".join(notes)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
 import tyro
@@ -15,10 +15,11 @@ from rich.text import Text
 
 from rsd.cluster.display import make_display
 from rsd.commands import DONE, as_called, called
-from rsd.console import PLAIN
+from rsd.console import PLAIN, duration
 from rsd.flags import Least, check_least, read
 from rsd.summary.compute import open_runs
 from rsd.summary.progress import Progress, progress_of
+from rsd.summary.terminal import success_cells
 from rsd.tables import Grid, print_grid
 
 DESCRIPTION = """\
@@ -125,16 +126,13 @@ def _pace(progress: Progress) -> str:
     rate = "no episode lately" if progress.per_hour is None else f"{progress.per_hour:,.0f} an hour"
     if progress.left_s is None or progress.finished:
         return rate
-    return f"{rate}, {timedelta(seconds=round(progress.left_s))} left"
+    return f"{rate}, {duration(progress.left_s)} left"
 
 
 def _arms(progress: Progress) -> Grid:
     grid = Grid("Success so far", ("arm", "successes", "%", "95 % interval", "errors"))
     for arm in progress.arms:
-        rate = arm.success
-        share = "–" if rate.rate is None else f"{100 * rate.rate:.1f}"
-        interval = f"{100 * rate.low:.1f} to {100 * rate.high:.1f}"
-        grid.add(arm.arm, f"{rate.successes}/{rate.finished}", share, interval, str(arm.errors))
+        grid.add(arm.arm, *success_cells(arm.success), str(arm.errors))
     return grid
 
 

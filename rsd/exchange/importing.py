@@ -157,7 +157,7 @@ def import_files(
     files = read_files(paths)
     results = _merged(files, version)
     name = arm or results.software
-    check_name(name)
+    check_name(name, "run's arm")
     run = _record(files, results, name)
     output = output or f"results/{run['run_id']}"
     resume = holds_a_run(output)

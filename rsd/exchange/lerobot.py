@@ -11,6 +11,7 @@ from typing import Any
 from rsd.errors import UserError, brief
 from rsd.exchange.results import Episode, Results, count, member, suite_name
 from rsd.foreign import finite
+from rsd.types import Outcome
 
 SOFTWARE = "lerobot"
 
@@ -60,7 +61,7 @@ def read(body: Any, shown: str) -> Results:
     return Results(SOFTWARE, None, episodes, complete=True, says={"overall": figures})
 
 
-def _outcome(verdict: Any, what: str) -> Any:
+def _outcome(verdict: Any, what: str) -> Outcome:
     if not isinstance(verdict, bool):
         raise UserError(f"{what} is {brief(verdict)}, expected true or false")
     return "success" if verdict else "timeout"

@@ -33,6 +33,7 @@ from rsd.exchange.results import (
 )
 from rsd.foreign import parse_json, read_bytes
 from rsd.suites import SUITES
+from rsd.types import Outcome
 
 SOFTWARE = "vla-eval"
 WAIT_S = 5.0  # for a lock on a recording
@@ -273,7 +274,7 @@ def _error(said: Mapping[str, Any]) -> str:
 # --- steps of episodes ---------------------------------------------------------------------------
 
 _STEM = re.compile(r"task(\d{4,})_ep(\d{4,})_(success|fail|error)")  # DEFAULT_FILENAME_STEM
-_OUTCOMES: dict[str, Any] = {"success": "success", "fail": "timeout", "error": "error"}
+_OUTCOMES: dict[str, Outcome] = {"success": "success", "fail": "timeout", "error": "error"}
 
 
 def read_steps(files: Sequence[Path], shown: str) -> Results:

@@ -27,7 +27,7 @@ def names() -> list[str]:
     return sorted(entry_points(group=GROUP).names)
 
 
-def place(offer: EntryPoint) -> str:
+def _place(offer: EntryPoint) -> str:
     """For people: the package, its version, and what it offers there."""
     package = f"{offer.dist.name} {offer.dist.version}" if offer.dist else "a package"
     return f"{offer.value} of {package}"
@@ -35,10 +35,10 @@ def place(offer: EntryPoint) -> str:
 
 def _offer(name: str) -> EntryPoint:
     """Raises UserError where several packages offer a policy of that name."""
-    offers = sorted(entry_points(group=GROUP, name=name), key=place)
+    offers = sorted(entry_points(group=GROUP, name=name), key=_place)
     if len(offers) > 1:
         raise UserError(
-            f"policy {name!r} is offered by several packages: {', '.join(map(place, offers))}; "
+            f"policy {name!r} is offered by several packages: {', '.join(map(_place, offers))}; "
             "name the one that you mean as MODULE:FACTORY"
         )
     return offers[0]
@@ -48,7 +48,7 @@ def refuse_doubles(name: str) -> None:
     """Raises UserError where a package offers a policy by a name that RSD has itself."""
     for offer in entry_points(group=GROUP, name=name):
         raise UserError(
-            f"policy {name!r} is one of RSD's own, and {place(offer)} has the same name: type the "
+            f"policy {name!r} is one of RSD's own, and {_place(offer)} has the same name: type the "
             f"latter as {offer.value}, or remove the package to get RSD's"
         )
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rsd.ablation import Curve, Level
+from rsd.presentation.figures import as_file
 
-FORMATS = ("png", "svg")
 _LONGEST = 24  # characters of a level's name
 _COLOUR, _BASE = "C0", "C3"
 
@@ -19,7 +17,6 @@ _COLOUR, _BASE = "C0", "C3"
 def picture(curve: Curve, format: str) -> bytes:
     """Success with its interval, passes and latency against the levels; the base stands out."""
     figure = Figure(figsize=(11, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
     success, passes, latency = figure.subplots(1, 3)
     levels = [level for level in curve.levels if level.value is not None or not curve.number]
     places = _places(curve, levels)
@@ -50,11 +47,7 @@ def picture(curve: Curve, format: str) -> bytes:
             axes.set_xticks(places, labels)
         else:
             axes.set_xticks(places, labels, rotation=25, ha="right", fontsize=8)
-    content = io.BytesIO()
-    figure.savefig(
-        content, format=format, dpi=150, metadata={"Date": None} if format == "svg" else {}
-    )
-    return content.getvalue()
+    return as_file(figure, format)
 
 
 def _draw(

@@ -53,6 +53,7 @@ class Chart:
     rows: tuple[str, ...] = ()
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
+    times: bool = False  # x are seconds since 1970
     marks: tuple[tuple[str, float], ...] = ()  # name, and x of a line across
 
 
@@ -114,7 +115,7 @@ def _floor(series: Sequence[Series]) -> float:
 
 def success_by_suite(evidence: Evidence) -> Iterator[Chart]:
     """One chart of all suites."""
-    suites = sorted({suite for suite, _ in evidence.instructions})
+    suites = evidence.suites
     found: list[dict[int, Success]] = [
         {suites.index(suite.suite): suite for suite in arm.suites} for arm in evidence.summary.arms
     ]
@@ -124,7 +125,7 @@ def success_by_suite(evidence: Evidence) -> Iterator[Chart]:
 
 def success_by_task(evidence: Evidence) -> Iterator[Chart]:
     """One chart a suite."""
-    for suite in sorted({suite for suite, _ in evidence.instructions}):
+    for suite in evidence.suites:
         tasks = sorted(task for name, task in evidence.instructions if name == suite)
         rows = [f"{task}: {evidence.instructions[suite, task]}" for task in tasks]
         found: list[dict[int, Success]] = [
@@ -390,6 +391,7 @@ def cluster(evidence: Evidence) -> Iterator[Chart]:
         "their busy shares are in the table.",
         kind="heat",
         x_title="UTC",
+        times=True,
         y_title="",
         series=tuple(
             Series(lane.name, middles, [100 * share for share in lane.busy], 0)
@@ -418,6 +420,7 @@ def cluster(evidence: Evidence) -> Iterator[Chart]:
         told=f"Up to {most:,.0f} episodes an hour; tried again: {len(again):,}.",
         kind="lines",
         x_title="UTC",
+        times=True,
         y_title="episodes an hour",
         series=(
             Series("stored", middles, line.per_hour, 0, told=told),
@@ -440,7 +443,6 @@ MAKERS: tuple[Callable[[Evidence], Iterator[Chart]], ...] = (
     partings,
 )
 MOST_NAMED = 3  # sessions, whose names would else lie on one another
-TIMES = ("cluster", "rate")  # charts whose x are seconds since 1970
 
 
 def wrapped(label: str, width: int = 44) -> list[str]:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rsd.delay import steps_of
+from rsd.presentation.figures import as_file
 from rsd.suites import CONTROL_HZ
 from rsd.summary.delays import STEP_MS, Curve
 
-FORMATS = ("png", "svg")
 _LINES = {"continue": "-", "hold": "--"}
 
 
 def picture(found: Sequence[Curve], format: str) -> bytes:
     """Success against control steps, and against milliseconds with each arm's own decode marked."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     by_steps, by_ms = figure.subplots(1, 2, sharey=True)
     arms = list(dict.fromkeys(curve.arm for curve in found))
     for place, curve in enumerate(found):
@@ -44,11 +41,7 @@ def picture(found: Sequence[Curve], format: str) -> bytes:
     by_steps.legend(fontsize=8, loc="lower left")
     for axes in (by_steps, by_ms):
         axes.grid(alpha=0.3)
-    content = io.BytesIO()
-    figure.savefig(
-        content, format=format, dpi=150, metadata={"Date": None} if format == "svg" else {}
-    )
-    return content.getvalue()
+    return as_file(figure, format)
 
 
 def _draw(axes: Any, curve: Curve, unit: int, colour: str, width: float) -> None:

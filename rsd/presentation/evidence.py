@@ -19,6 +19,7 @@ from rsd.summary.compute import (
     Rows,
     Run,
     open_runs,
+    own_rows,
     read_rows_of,
     summary_of_runs,
 )
@@ -51,11 +52,6 @@ class Story:
     difference: Difference | None
     videos: Mapping[str, Path]  # by what they show: an arm, or `one vs other`
 
-    @property
-    def disagreement(self) -> bool:
-        """Whether one arm solved it and another one did not."""
-        return {"success", "timeout"} <= set(self.outcomes.values())
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -76,14 +72,14 @@ class Evidence:
     made_at: datetime
 
     @property
-    def complete(self) -> bool:
-        """Whether every run is finished."""
-        return all(run.finished for run in self.progress)
-
-    @property
     def arms(self) -> list[str]:
         """In the summary's order."""
         return [arm.arm for arm in self.summary.arms]
+
+    @property
+    def suites(self) -> list[str]:
+        """By name."""
+        return sorted({suite for suite, _ in self.instructions})
 
 
 def read_evidence(outputs: Sequence[str], margin: float, now: datetime) -> Evidence:
@@ -103,7 +99,7 @@ def read_evidence(outputs: Sequence[str], margin: float, now: datetime) -> Evide
     told = pd.concat([unsolved[apart], unsolved[~apart]]).head(MOST_WORLDS)
     return Evidence(
         runs=runs,
-        progress=[progress(run, _of(run, runs, episodes), now) for run in runs],
+        progress=[progress(run, own_rows(run, runs, episodes), now) for run in runs],
         summary=summary,
         instructions=_instructions(episodes),
         latencies=latencies,
@@ -116,10 +112,6 @@ def read_evidence(outputs: Sequence[str], margin: float, now: datetime) -> Evide
         disagreements=int(apart.sum()),
         made_at=now,
     )
-
-
-def _of(run: Run, runs: Sequence[Run], episodes: pd.DataFrame) -> pd.DataFrame:
-    return episodes if len(runs) == 1 else episodes[episodes["run_id"] == run.run_id]
 
 
 def _sessions(runs: Sequence[Run]) -> list[datetime]:

@@ -5,6 +5,7 @@ Colours of text and lines are the page's (page.css), so that light and dark are 
 
 from __future__ import annotations
 
+import functools
 import html
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from rsd.presentation.charts import SYMBOLS, TIMES, Chart, Series, color_of, wrapped
+from rsd.presentation.charts import SYMBOLS, Chart, Series, color_of, wrapped
 
 ROW_HEIGHT = 26  # px a series in a row of a chart of rows
 _MARGIN = {"l": 8, "r": 16, "t": 44, "b": 8}  # on top: buttons, and names of marks
@@ -26,7 +27,7 @@ def as_json(chart: Chart) -> str:
         places = list(range(len(lines)))
         figure.update_yaxes(tickvals=places, ticktext=lines, range=[len(lines) - 0.5, -0.5])
     for place, (name, x) in enumerate(chart.marks):
-        at = _time(x) if chart.name in TIMES else x
+        at = _time(x) if chart.times else x
         figure.add_shape(type="line", x0=at, x1=at, y0=0, y1=1, yref="paper", line={"dash": "dot"})
         figure.add_annotation(
             x=at,
@@ -120,10 +121,9 @@ def _intervals(chart: Chart) -> list[go.Scatter]:
 
 
 def _lines(chart: Chart) -> list[go.Scatter]:
-    times = chart.name in TIMES
     return [
         go.Scatter(
-            x=[_time(x) for x in series.x] if times else series.x,
+            x=[_time(x) for x in series.x] if chart.times else series.x,
             y=series.y,
             mode=_mode(series),
             line={
@@ -168,28 +168,14 @@ def _points(chart: Chart) -> list[go.Scatter]:
     return drawn
 
 
-def _bars(chart: Chart) -> list[go.Bar]:
+def _bars(chart: Chart, **sideways: Any) -> list[go.Bar]:
     return [
         go.Bar(
             x=series.x,
             y=series.y,
             textposition="none",
             marker={"color": color_of(series)},
-            **_common(series),
-        )
-        for series in chart.series
-    ]
-
-
-def _stack(chart: Chart) -> list[go.Bar]:
-    return [
-        go.Bar(
-            x=series.x,
-            y=series.y,
-            orientation="h",
-            width=0.6,
-            textposition="none",
-            marker={"color": color_of(series)},
+            **sideways,
             **_common(series),
         )
         for series in chart.series
@@ -221,6 +207,6 @@ _DRAWN: Mapping[str, Callable[[Chart], list[Any]]] = {
     "lines": _lines,
     "points": _points,
     "bars": _bars,
-    "stack": _stack,
+    "stack": functools.partial(_bars, orientation="h", width=0.6),
     "heat": _heat,
 }

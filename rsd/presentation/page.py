@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,6 +22,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from rsd.console import duration
 from rsd.presentation import interactive, tables, verdict
 from rsd.presentation.charts import Chart, charts
 from rsd.presentation.evidence import Difference, Evidence, Story
@@ -126,8 +128,11 @@ def _content(evidence: Evidence, path: Path, command: str) -> dict[str, Any]:
         "stories": stories.rows(),
         "more_stories": evidence.unsolved > len(evidence.stories),
         "videos": stories.videos(),
-        "replay": [f"rsd replay {run.output} --failures" for run in evidence.runs]
-        + [f"rsd replay {run.output} --disagreements" for run in evidence.runs],
+        "replay": [
+            shlex.join(["rsd", "replay", run.output, which])
+            for which in ("--failures", "--disagreements")
+            for run in evidence.runs
+        ],
         "facts": _facts(evidence),
         "notes": notes(evidence.summary),
         "runs": [
@@ -159,12 +164,11 @@ def _policy(scripts: Sequence[str]) -> str:
 
 
 def _title(evidence: Evidence) -> str:
-    suites = sorted({suite for suite, _ in evidence.instructions})
     policies = sorted(
         {str(run.description["config"].get("policy", "")) for run in evidence.runs} - {""}
     )
-    named = f"{', '.join(policies) or evidence.summary.names[0]}"
-    return f"{named} on {', '.join(suites)}" if suites else named
+    named = ", ".join(policies) or evidence.summary.names[0]
+    return f"{named} on {', '.join(evidence.suites)}" if evidence.suites else named
 
 
 def _tiles(evidence: Evidence) -> list[Tile]:
@@ -176,7 +180,7 @@ def _tiles(evidence: Evidence) -> list[Tile]:
             interval = f"{100 * rate.low:.1f} to {100 * rate.high:.1f}, n = {rate.finished:,}"
             found.append(Tile(arm.arm, f"{100 * rate.rate:.1f} %", interval))
     if summary.episodes_per_hour and summary.elapsed_s:
-        took = f"in {verdict.duration(summary.elapsed_s)}"
+        took = f"in {duration(summary.elapsed_s)}"
         found.append(Tile("episodes an hour", f"{summary.episodes_per_hour:,.0f}", took))
     return found
 

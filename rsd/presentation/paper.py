@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +14,9 @@ from matplotlib.figure import Figure
 
 from rsd.outputs import write_file
 from rsd.presentation import tables
-from rsd.presentation.charts import TIMES, Chart, Series, charts, color_of, wrapped
+from rsd.presentation.charts import Chart, Series, charts, color_of, wrapped
 from rsd.presentation.evidence import Evidence
+from rsd.presentation.figures import as_file
 
 WIDTH = 6.3  # inches, of a text column
 STYLE: dict[Any, Any] = {
@@ -29,7 +29,6 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text
     "svg.fonttype": "none",
-    "svg.hashsalt": "rsd",  # the same file of the same run
     "errorbar.capsize": 2,
 }
 _DASHES = {"solid": "-", "dash": "--", "dot": ":"}
@@ -43,10 +42,8 @@ def write(evidence: Evidence, folder: Path) -> list[Path]:
     with mpl.rc_context(STYLE):
         for chart in charts(evidence):
             figure = drawn(chart)
-            for kind, metadata in (("pdf", {"CreationDate": None}), ("svg", {"Date": None})):
-                content = io.BytesIO()
-                figure.savefig(content, format=kind, metadata=metadata)
-                files[f"{chart.name}.{kind}"] = content.getvalue()
+            for kind in ("pdf", "svg"):
+                files[f"{chart.name}.{kind}"] = as_file(figure, kind)
     for make in tables.PAPER:
         table = make(evidence)
         if table.rows:
@@ -73,7 +70,7 @@ def drawn(chart: Chart) -> Figure:
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.grid(axis="y", visible=False)
-    if chart.name in TIMES:
+    if chart.times:
         locator = AutoDateLocator()
         ax.xaxis.set_major_locator(locator)
         ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
@@ -107,7 +104,7 @@ def _height(chart: Chart) -> float:
 
 
 def _place(chart: Chart, x: float) -> Any:
-    return datetime.fromtimestamp(x, UTC) if chart.name in TIMES else x
+    return datetime.fromtimestamp(x, UTC) if chart.times else x
 
 
 def _marker(series: Series) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from rsd.presentation.evidence import Evidence
+from rsd.summary.rules import LOOKED_AT
 from rsd.summary.statistics import Proportion
 from rsd.summary.values import SIMULATOR_PARTS, STAGES, Success
 
@@ -126,7 +127,7 @@ def _success(found: Success) -> tuple[Cell, ...]:
 
 def success_by_suite(evidence: Evidence) -> Table:
     """A row an arm and suite, and one of all."""
-    columns = ("arm", "suite", *_SUCCESS, "trials 10 on, %", "errors")
+    columns = ("arm", "suite", *_SUCCESS, f"trials {LOOKED_AT} on, %", "errors")
     table = Table("success", "Success by suite and arm, Wilson's 95 % interval.", columns, names=2)
     for arm in evidence.summary.arms:
         parts = [(suite.suite, suite) for suite in arm.suites]
@@ -298,8 +299,8 @@ def runs(evidence: Evidence) -> Table:
     """A row a run."""
     columns = ("run", "folder", "episodes", "planned", "sessions", "began", "last episode")
     table = Table("runs", "Runs of this page.", columns, names=2)
-    for run in evidence.progress:
-        began = evidence.runs[list(evidence.progress).index(run)].description["sessions"][0]
+    for stored, run in zip(evidence.runs, evidence.progress, strict=True):
+        began = stored.description["sessions"][0]
         last = f"{run.last_at:%Y-%m-%d %H:%M:%S} UTC" if run.last_at else NOTHING
         table.add(
             run.run_id,

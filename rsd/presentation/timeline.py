@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 import numpy as np
 import pandas as pd
 
+from rsd.summary.progress import name_of
+
 MOST_BINS = 180
 
 
@@ -89,7 +91,6 @@ def timeline(episodes: pd.DataFrame, sessions: list[datetime]) -> Timeline | Non
         )
         lanes.append(lane)
         for row in own[own["attempts"] > 1].itertuples():
-            episode = f"{row.arm}, {row.suite} {row.task_id}, trial {row.trial}"
             at = row.finished_at.to_pydatetime()
-            again.append(Again(at, lane.name, episode, int(row.attempts)))
+            again.append(Again(at, lane.name, name_of(row), int(row.attempts)))
     return Timeline(origin, width, (3600 * stored / width).tolist(), lanes, again, sessions)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
+from rsd.console import duration
 from rsd.presentation.evidence import Evidence
 from rsd.summary.progress import Progress
 from rsd.summary.rules import BASELINE
@@ -97,13 +96,12 @@ def counts(rate: Proportion) -> str:
 def what_ran(evidence: Evidence) -> str:
     """Arms, suites, tasks and episodes in a sentence."""
     summary = evidence.summary
-    suites = sorted({suite for suite, _ in evidence.instructions})
     tasks = len(evidence.instructions)
     if not summary.episodes:
         return "No episode is stored yet."
     return (
         f"{plural(summary.episodes, 'episode')} of {plural(len(summary.arms), 'arm')} "
-        f"({', '.join(evidence.arms)}) on {plural(tasks, 'task')} of {', '.join(suites)}, "
+        f"({', '.join(evidence.arms)}) on {plural(tasks, 'task')} of {', '.join(evidence.suites)}, "
         f"{plural(summary.errors, 'error')}."
     )
 
@@ -131,8 +129,3 @@ UNFINISHED = (
     "What solves its task ends early, and suites come one after the other: rates of a part are no "
     "rates of the whole."
 )
-
-
-def duration(seconds: float) -> str:
-    """`1:02:03`."""
-    return str(timedelta(seconds=round(seconds)))

@@ -11,9 +11,10 @@ from PIL import Image, ImageDraw
 
 from rsd.replay.again import Ending, parting, replay
 from rsd.replay.strip import INK, LINE, MARGIN, PAPER, PARTED, USUAL, Strip, length, write
+from rsd.suites import CONTROL_HZ
 from rsd.types import Environment, EpisodeResult
 
-HZ = 20  # pictures a second: one a control step (PROTOCOL 5), in real time
+HZ = CONTROL_HZ  # pictures a second: one a control step, in real time
 STAY = 20  # pictures that the end stays
 GOOD, BAD = "#1a7f37", "#b3261e"
 HEADING = LINE + 6  # px, above all

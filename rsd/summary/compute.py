@@ -130,7 +130,7 @@ def read_rows_of(runs: Sequence[Run], columns: Sequence[str] = COLUMNS) -> Rows:
     if twice.any():
         raise UserError(
             f"{int(twice.sum())} episodes are in two of {', '.join(run.output for run in runs)}, "
-            f"such as {tuple(episodes.loc[twice, KEY].iloc[0])}; report each once"
+            f"such as {first_key(episodes[twice])}; report each once"
         )
     one_assets(_outputs(runs), episodes)
     tallies = tally(run.parts for run in runs)
@@ -158,15 +158,16 @@ def summary_of_runs(runs: Sequence[Run], rows: Rows, margin: float) -> Summary:
     )
     if made_by.source is not None:  # nobody knows when it ran
         return replace(summary, output=_outputs(runs))
-    own = episodes["run_id"] if len(runs) > 1 else None
     elapsed_s = sum(
-        _elapsed_s(
-            run.description["sessions"], episodes if own is None else episodes[own == run.run_id]
-        )
-        for run in runs
+        _elapsed_s(run.description["sessions"], own_rows(run, runs, episodes)) for run in runs
     )
     rate = 3600 * len(episodes) / elapsed_s if elapsed_s > 0 else None
     return replace(summary, output=_outputs(runs), elapsed_s=elapsed_s, episodes_per_hour=rate)
+
+
+def own_rows(run: Run, runs: Sequence[Run], episodes: pd.DataFrame) -> pd.DataFrame:
+    """Those of one of the runs, of the rows of all."""
+    return episodes if len(runs) == 1 else episodes[episodes["run_id"] == run.run_id]
 
 
 def _outputs(runs: Sequence[Run]) -> str:
@@ -182,10 +183,16 @@ def stored_episodes(
     if twice.any():
         raise UserError(
             f"{output} holds {int(twice.sum())} episodes twice, such as "
-            f"{tuple(episodes.loc[twice, KEY].iloc[0])}: two runs wrote into it at once; give each "
-            "an --output of its own"
+            f"{first_key(episodes[twice])}: two runs wrote into it at once; give each an --output "
+            "of its own"
         )
     return episodes
+
+
+def first_key(rows: pd.DataFrame, key: Sequence[str] = KEY) -> tuple[Any, ...]:
+    """Of some rows, as a message shows it: words and numbers, none of numpy's."""
+    first: tuple[Any, ...] = next(rows[list(key)].itertuples(index=False, name=None))
+    return first
 
 
 def one_assets(output: str, episodes: pd.DataFrame) -> str:

@@ -27,7 +27,7 @@ def section(summary: Summary, tasks: bool = False) -> list[str]:
     lines = [headline(summary)]
     for table in tables:
         made = table(summary)
-        if len(made) > len(_head([])):
+        if len(made) > len(head([])):
             lines += ["", *made]
     return lines
 
@@ -68,18 +68,18 @@ def success_table(summary: Summary) -> list[str]:
     }
     if len(by_suite) > 1:
         by_suite["all"] = list(arms)
-    lines = _head(["suite", *(arm.arm for arm in arms)])
+    lines = head(["suite", *(arm.arm for arm in arms)])
     for name, found in by_suite.items():
-        lines.append(_row([name, *(_percent(one.success if one else None) for one in found)]))
+        lines.append(row([name, *(_percent(one.success if one else None) for one in found)]))
         if any(one and 0 < one.unseen.finished < one.success.finished for one in found):
             later = [_percent(one.unseen if one else None) for one in found]
-            lines.append(_row([f"{name}, trials {LOOKED_AT} on", *later]))
+            lines.append(row([f"{name}, trials {LOOKED_AT} on", *later]))
     return lines
 
 
 def unpaired_table(found: Sequence[Unpaired]) -> list[str]:
     """A row a suite and two arms of different runs."""
-    lines = _head(
+    lines = head(
         ["first", "second", "suite", "tasks", "first", "second", "points (95 % interval)", "p"]
     )
     for one in found:
@@ -98,7 +98,7 @@ def unpaired_table(found: Sequence[Unpaired]) -> list[str]:
             f"{points} ({low} to {high})",
             f"{compared.p_value:.2g}",
         ]
-        lines.append(_row(cells))
+        lines.append(row(cells))
     return lines
 
 
@@ -110,17 +110,17 @@ def task_table(summary: Summary) -> list[str]:
         (suite, arm.arm, own) for suite in suites for arm in arms if (own := _in_suite(arm, suite))
     ]
     tasks = sorted({task.task_id for _, _, own in found for task in own.tasks})
-    lines = _head(["suite", "arm", *map(str, tasks)])
+    lines = head(["suite", "arm", *map(str, tasks)])
     for suite, arm_name, own in found:
         cells = {task.task_id: _counts(task) for task in own.tasks}
-        lines.append(_row([suite, arm_name, *(cells.get(task, "") for task in tasks)]))
+        lines.append(row([suite, arm_name, *(cells.get(task, "") for task in tasks)]))
     return lines
 
 
 def paired_table(summary: Summary) -> list[str]:
     """Every other arm against the baseline, over all worlds that both have finished; a row an arm,
     none where the baseline did not run."""
-    lines = _head(
+    lines = head(
         [
             f"against {BASELINE}",
             "pairs",
@@ -149,13 +149,13 @@ def paired_table(summary: Summary) -> list[str]:
             *(f"{p_value:.2g}" for p_value in p_values),
             f"{found.second_unpaired}, {found.first_unpaired}",
         ]
-        lines.append(_row([arm.arm, *cells]))
+        lines.append(row([arm.arm, *cells]))
     return lines
 
 
 def decoding_table(summary: Summary) -> list[str]:
     """What speculation did; a row a suite that has both exact arms."""
-    lines = _head(
+    lines = head(
         [
             "suite",
             "passes a chunk",
@@ -180,7 +180,7 @@ def decoding_table(summary: Summary) -> list[str]:
             _shares(fast.acceptance, "whole_rate"),
             states.get(suite, "0 of 0"),
         ]
-        lines.append(_row([suite, *cells]))
+        lines.append(row([suite, *cells]))
     return lines
 
 
@@ -188,7 +188,7 @@ def brief_table(summary: Summary) -> list[str]:
     """Of the arms that most people ask for, a row a suite: success in percent, and what speculation
     did."""
     arms = [arm for arm in _ordered(summary) if arm.arm in _BRIEF]
-    lines = _head(["suite", *(arm.arm for arm in arms), "passes a chunk", "same final state"])
+    lines = head(["suite", *(arm.arm for arm in arms), "passes a chunk", "same final state"])
     states = _same_states(summary)
     for suite in [*_suites(summary), "all"]:
         found = {arm.arm: arm if suite == "all" else _in_suite(arm, suite) for arm in arms}
@@ -198,7 +198,7 @@ def brief_table(summary: Summary) -> list[str]:
             _mean_passes(fast) if fast else "",
             states.get(suite, ""),
         ]
-        lines.append(_row([suite, *cells]))
+        lines.append(row([suite, *cells]))
     return lines
 
 
@@ -266,11 +266,13 @@ def _shares(layers: Sequence[LayerAcceptance], rate: str) -> str:
     return " ".join(f"{100 * share:.1f}" for share in shares)
 
 
-def _head(cells: Sequence[str]) -> list[str]:
-    return [_row(cells), "|" + "---|" * len(cells)]
+def head(cells: Sequence[str]) -> list[str]:
+    """The two lines that a table begins with."""
+    return [row(cells), "|" + "---|" * len(cells)]
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A line of a table."""
     return "| " + " | ".join(cells) + " |"
 
 
@@ -294,9 +296,9 @@ def filled(page: str, topics: Mapping[str, Sequence[str]]) -> str:
     if not present:
         raise UserError(f"the page lacks a line such as {begin(next(iter(topics)))!r}")
     for topic in present:
-        head, _, rest = page.partition(begin(topic))
-        _, closed, tail = rest.partition(end(topic))
+        before, _, rest = page.partition(begin(topic))
+        _, closed, after = rest.partition(end(topic))
         if not closed:
             raise UserError(f"the page lacks the line {end(topic)!r} behind {begin(topic)!r}")
-        page = "\n\n".join([head + begin(topic), "\n".join(topics[topic]), closed + tail])
+        page = "\n\n".join([before + begin(topic), "\n".join(topics[topic]), closed + after])
     return page

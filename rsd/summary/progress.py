@@ -59,7 +59,6 @@ class Progress:
     # not finished, and no lock says whether anybody works on it
     planned: int | None  # episodes; None where older runs did not say
     stored: int
-    started_at: datetime  # of the latest session
     sessions: int
     last_at: datetime | None  # newest stored episode
     per_hour: float | None  # over the last WINDOW of the latest session; None of imported results
@@ -95,7 +94,6 @@ def progress(run: Run, episodes: pd.DataFrame, now: datetime) -> Progress:
         state=state,
         planned=run.planned,
         stored=len(episodes),
-        started_at=started_at,
         sessions=len(sessions),
         last_at=last_at,
         per_hour=per_hour,
@@ -153,10 +151,13 @@ def failures(episodes: pd.DataFrame) -> list[Failure]:
     lost = episodes[episodes["outcome"] == "error"]
     found = []
     for reason, own in lost.groupby(lost["error"].map(last_line)):
-        row = own.iloc[0]
-        example = f"{row['arm']}, {row['suite']} {row['task_id']}, trial {row['trial']}"
-        found.append(Failure(str(reason), len(own), example))
+        found.append(Failure(str(reason), len(own), name_of(own.iloc[0])))
     return sorted(found, key=lambda failure: -failure.episodes)
+
+
+def name_of(episode: Any) -> str:
+    """Of a row of episodes: `speculative, libero_goal 3, trial 7`."""
+    return f"{episode.arm}, {episode.suite} {episode.task_id}, trial {episode.trial}"
 
 
 def last_line(traceback: str) -> str:

@@ -14,19 +14,18 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from rsd.books import KEY, Committed
+from rsd.delay import STAGES
 from rsd.summary.statistics import RatioSums, ratio_interval
 from rsd.summary.tallies import decodes as decodes_of
-from rsd.summary.values import STAGES
 
-WORK = tuple(f"{stage}_s" for stage in STAGES if stage != "queue")
-_COLUMNS = (*KEY, "passes", "layers", "batch_size", *WORK)
+_COLUMNS = (*KEY, "passes", "layers", "batch_size", *STAGES)
 
 
 @dataclass(frozen=True)
 class Decodes:
     """Decodes of a run, of one batch size."""
 
-    rows: pd.DataFrame  # KEY, passes, layers, WORK and their sum `decode_s`
+    rows: pd.DataFrame  # KEY, passes, layers, STAGES and their sum `decode_s`
     batch_size: int
     left_out: int  # decodes in batches of other sizes
 
@@ -42,14 +41,14 @@ def decodes(parts: Committed) -> Decodes:
         at = kept.schema.get_field_index(name)
         kept = kept.set_column(at, name, kept[name].dictionary_encode().unify_dictionaries())
     rows = kept.to_pandas()
-    rows["decode_s"] = rows[list(WORK)].sum(axis="columns")
+    rows["decode_s"] = rows[list(STAGES)].sum(axis="columns")
     return Decodes(rows, most["values"], table.num_rows - kept.num_rows)
 
 
 def by_passes(found: Decodes) -> pd.DataFrame:
-    """A row an arm and number of passes: decodes, medians of WORK and of their sum, s."""
+    """A row an arm and number of passes: decodes, medians of STAGES and of their sum, s."""
     groups = found.rows.groupby(["arm", "passes"], observed=True)
-    medians = groups[[*WORK, "decode_s"]].median()
+    medians = groups[[*STAGES, "decode_s"]].median()
     return medians.assign(decodes=groups.size()).reset_index()
 
 

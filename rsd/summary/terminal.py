@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 
 from rich.console import Console
 
-from rsd.console import PLAIN
+from rsd.console import PLAIN, duration
 from rsd.summary import unpaired
 from rsd.summary.rules import LOOKED_AT, notes
+from rsd.summary.statistics import PairedComparison, Proportion, UnpairedComparison
 from rsd.summary.values import SIMULATOR_PARTS, STAGES, Summary, Unpaired
 from rsd.tables import Grid, print_grid
 
@@ -32,21 +32,25 @@ def _seconds(value: float | None) -> str:
     return _number(value, "{:.2f}")
 
 
+def _interval(of: Proportion | PairedComparison | UnpairedComparison) -> str:
+    """In percent; of nothing there is none."""
+    value = of.rate if isinstance(of, Proportion) else of.difference
+    return _NOTHING if value is None else f"{_percent(of.low)} to {_percent(of.high)}"
+
+
+def success_cells(rate: Proportion) -> tuple[str, str, str]:
+    """Successes of finished ones, the rate in percent and its interval."""
+    return f"{rate.successes}/{rate.finished}", _percent(rate.rate), _interval(rate)
+
+
 def _success_table(summary: Summary) -> Grid:
     table = Grid(
         "Success",
         ("arm", "successes", "%", "95 % interval", f"trials\n{LOOKED_AT} on, %", "errors"),
     )
     for arm in summary.arms:
-        success = arm.success
-        table.add(
-            arm.arm,
-            f"{success.successes}/{success.finished}",
-            _percent(success.rate),
-            f"{_percent(success.low)} to {_percent(success.high)}",
-            _percent(arm.unseen.rate),
-            str(arm.errors),
-        )
+        unseen = _percent(arm.unseen.rate)
+        table.add(arm.arm, *success_cells(arm.success), unseen, str(arm.errors))
         if arm.errors:
             table.styles[len(table.rows) - 1, 5] = "red"
     return table
@@ -78,7 +82,7 @@ def _paired_table(summary: Summary) -> Grid:
             str(comparison.only_first),
             str(comparison.only_second),
             _percent(comparison.difference),
-            f"{_percent(comparison.low)} to {_percent(comparison.high)}",
+            _interval(comparison),
             f"{comparison.p_value:.2g}",
             f"{pair.p_adjusted:.2g}",
             str(pair.identical_final_states),
@@ -112,11 +116,14 @@ def _acceptance_table(summary: Summary) -> Grid:
 
 
 def _passes_table(summary: Summary) -> Grid:
+    """Arms that decoded, as far as their rows say."""
     table = Grid(
         "Passes a chunk; near ties, % of chunks",
         ("arm", "chunks", "mean", "median", "near ties"),
     )
     for arm in summary.arms:
+        if not arm.cost.chunks:
+            continue
         table.add(
             arm.arm,
             str(arm.cost.chunks),
@@ -128,8 +135,11 @@ def _passes_table(summary: Summary) -> Grid:
 
 
 def _latency_table(summary: Summary) -> Grid:
+    """The same arms."""
     table = Grid("Chunk latency, ms", ("arm", "", "total", *STAGES), names=2)
     for arm in summary.arms:
+        if not arm.cost.chunks:
+            continue
         cells = [arm.cost.total, *arm.cost.stages.values()]
         medians = [_milliseconds(cell.median) for cell in cells]
         tails = [_milliseconds(cell.p95) for cell in cells]
@@ -139,10 +149,12 @@ def _latency_table(summary: Summary) -> Grid:
 
 
 def _simulator_table(summary: Summary) -> Grid:
+    """Arms whose episodes say it: not those of other software."""
     table = Grid("Simulator, s an episode: mean", ("arm", "total", *SIMULATOR_PARTS))
     for arm in summary.arms:
-        parts = [_seconds(arm.simulator.parts[part]) for part in SIMULATOR_PARTS]
-        table.add(arm.arm, _seconds(arm.simulator.total), *parts)
+        parts = [arm.simulator.parts[part] for part in SIMULATOR_PARTS]
+        if any(part is not None for part in parts):
+            table.add(arm.arm, *map(_seconds, (arm.simulator.total, *parts)))
     return table
 
 
@@ -169,7 +181,7 @@ def _unpaired_table(found: Sequence[Unpaired]) -> Grid:
             f"{one.tasks}{'' if one.even else '*'}",
             *(f"{rate.successes}/{rate.finished}" for rate in rates),
             _percent(one.comparison.difference),
-            f"{_percent(one.comparison.low)} to {_percent(one.comparison.high)}",
+            _interval(one.comparison),
             f"{one.comparison.p_value:.2g}",
         )
     return table
@@ -198,7 +210,7 @@ def print_unpaired(found: Sequence[Unpaired], console: Console) -> None:
 def _pace(summary: Summary) -> str:
     if summary.elapsed_s is None:
         return ""
-    elapsed = timedelta(seconds=round(summary.elapsed_s))
+    elapsed = duration(summary.elapsed_s)
     rate = _number(summary.episodes_per_hour, "{:,.0f}")
     return f", in {elapsed}: {rate} episodes per hour"
 

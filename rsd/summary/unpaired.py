@@ -3,8 +3,7 @@ ray."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rsd.summary.statistics import Proportion, compare_unpaired, proportion
 from rsd.summary.values import ArmSummary, Summary, Unpaired
@@ -28,15 +27,12 @@ def notes(found: Sequence[Unpaired]) -> list[str]:
     return [NOTE, *([] if all(one.even for one in found) else [UNEVEN])]
 
 
-def compare_runs(
-    summaries: Sequence[Summary], choose: Callable[[Summary, Summary], bool] | None = None
-) -> list[Unpaired]:
-    """Every arm of one summary (first) with every arm of a later one, by suite, and of all where
-    they share several; those pairs of summaries that `choose` likes."""
+def compare_runs(pairs: Iterable[tuple[Summary, Summary]]) -> list[Unpaired]:
+    """Of each pair every arm of the first with every arm of the second, by suite, and of all where
+    they share several."""
     return [
         found
-        for one, other in itertools.combinations(summaries, 2)
-        if choose is None or choose(one, other)
+        for one, other in pairs
         for first in one.arms
         for second in other.arms
         for found in _compared(one, first, other, second)

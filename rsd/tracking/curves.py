@@ -5,12 +5,23 @@ from __future__ import annotations
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rsd.types import Outcome
 
 if TYPE_CHECKING:
     from rsd.summary.values import Summary
+
+
+class Finished(NamedTuple):
+    """An episode that is over, with its chunks that a policy decoded: an expert's has none, and an
+    error's may have none."""
+
+    arm: str
+    suite: str
+    outcome: Outcome
+    passes: Sequence[int] = ()  # of each chunk
+    latencies_s: Sequence[float] = ()  # likewise
 
 
 class Curves:
@@ -27,19 +38,11 @@ class Curves:
         """Episodes so far."""
         return self._outcomes.total()
 
-    def add(
-        self,
-        arm: str,
-        suite: str,
-        outcome: Outcome,
-        passes: Sequence[int],
-        latencies_s: Sequence[float],
-    ) -> None:
-        """A finished episode, with the passes and the seconds of each of its chunks."""
-        self._outcomes[arm, suite, outcome] += 1
-        if passes:  # an error may have none
-            self._passes[arm] += passes
-            self._latencies_s[arm] += latencies_s
+    def add(self, episode: Finished) -> None:
+        self._outcomes[episode.arm, episode.suite, episode.outcome] += 1
+        if episode.passes:
+            self._passes[episode.arm] += episode.passes
+            self._latencies_s[episode.arm] += episode.latencies_s
 
     def point(self) -> dict[str, float]:
         """Values at this step, by name; the chunks since the last point go into this one alone."""

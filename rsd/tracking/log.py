@@ -8,15 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsd.books import KEY, committed, read_episodes, read_run
+from rsd.delay import STAGES
+from rsd.foreign import expanded
 from rsd.outputs import is_address
-from rsd.summary.tallies import decodes
-from rsd.tracking.curves import Curves, summary_values
+from rsd.tracking.curves import Curves, Finished, summary_values
 from rsd.tracking.trackers import TRACKERS, Tracked, Tracker
-from rsd.types import Outcome
 
 if TYPE_CHECKING:
     from rsd.summary.values import Summary
@@ -102,17 +101,9 @@ class RunLog:
         recorded = ((row["arm"], row["suite"], row["outcome"]) for row in rows)
         return cls(_behind(names, output), Curves(recorded))
 
-    def add(
-        self,
-        arm: str,
-        suite: str,
-        outcome: Outcome,
-        passes: Sequence[int],
-        latencies_s: Sequence[float],
-    ) -> None:
-        """A finished episode, as `Curves.add` has it."""
+    def add(self, episode: Finished) -> None:
         if self.trackers:
-            self.curves.add(arm, suite, outcome, passes, latencies_s)
+            self.curves.add(episode)
 
     def show(
         self, standing: Callable[[], Mapping[str, float]] = dict, *, now: bool = False
@@ -157,7 +148,7 @@ def _behind(names: Sequence[str], output: str) -> list[_Behind]:
     """Trackers of the run in `output`. What they keep on the disk lies beside its books, or where
     the run would be were its books no address."""
     run = read_run(output)
-    folder = Path(f"results/{run['run_id']}" if is_address(output) else output).expanduser()
+    folder = expanded(f"results/{run['run_id']}" if is_address(output) else output)
     tracked = Tracked(run["run_id"], run, folder / "log")
     return [_Behind(name, tracked) for name in names]
 
@@ -165,25 +156,21 @@ def _behind(names: Sequence[str], output: str) -> list[_Behind]:
 def replay(output: str, names: Sequence[str], summary: Summary) -> list[str]:
     """Log a stored run from its first episode on, a point for every hundredth part of it; returns
     what went wrong."""
+    from rsd.summary.tallies import decodes  # scipy takes a second, which no live run needs here
+
     parts = committed(output)
     episodes = parts.episodes([*KEY, "outcome", "finished_at"]).sort_by("finished_at").to_pylist()
     chunks: dict[tuple[object, ...], list[dict[str, Any]]] = {}
-    for batch in map(decodes, parts.chunks([*KEY, "passes", "layers", *_STAGES])):
+    waited = ("queue_s", *STAGES)
+    for batch in map(decodes, parts.chunks([*KEY, "passes", "layers", *waited])):
         for row in batch.to_pylist():
             chunks.setdefault(tuple(row[name] for name in KEY), []).append(row)
     log = RunLog(_behind(names, output))
     for number, row in enumerate(episodes, start=1):
         own = chunks.get(tuple(row[name] for name in KEY), [])
-        log.add(
-            row["arm"],
-            row["suite"],
-            row["outcome"],
-            [chunk["passes"] for chunk in own],
-            [sum(chunk[stage] for stage in _STAGES) for chunk in own],
-        )
+        passes = [chunk["passes"] for chunk in own]
+        latencies_s = [sum(chunk[stage] for stage in waited) for chunk in own]
+        log.add(Finished(row["arm"], row["suite"], row["outcome"], passes, latencies_s))
         if number * 100 // len(episodes) > (number - 1) * 100 // len(episodes):
             log.show(now=True)
     return log.close(summary, over=True)
-
-
-_STAGES = ("queue_s", "vision_s", "draft_s", "target_s", "detokenise_s")

@@ -172,7 +172,6 @@ TRACKERS: dict[str, Callable[[Tracked], Tracker]] = {
     "tensorboard": TensorBoard,
     "mlflow": Mlflow,
 }
-_MODULES = {"wandb": "wandb", "tensorboard": "tensorboard", "mlflow": "mlflow"}
 _PACKAGES = {"mlflow": "mlflow-skinny"}  # where it is not called as its module
 
 
@@ -184,7 +183,7 @@ def check(names: Sequence[str]) -> None:
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)
-        module = _library(_MODULES[name])
+        module = _library(name)
         offline = os.environ.get("WANDB_MODE", "online") != "online"
         if name == "wandb" and not offline and not module.login(prompt=False, verify=False):
             raise UserError(

@@ -242,6 +242,12 @@ def test_nothing_to_import_is_told() -> None:
         import_files([], None, None, None)
 
 
+def test_an_arm_that_records_cannot_hold_is_called_an_arm(tmp_path: Path) -> None:
+    file = put(tmp_path / "eval_info.json", LEROBOT)
+    with pytest.raises(UserError, match=r"'a\\x1bb' cannot be the name of a run's arm here"):
+        imported(file, tmp_path / "run", "a\x1bb")
+
+
 def test_settings_of_another_shape_cost_no_episode(tmp_path: Path) -> None:
     """What was configured is free text of vla-eval's users; a suite is read where it is one."""
     for number, params in enumerate([["suite"], {"suite": 7}, {"suite": ""}]):
@@ -406,6 +412,18 @@ def test_what_needs_to_know_how_episodes_ran_says_that_nobody_knows_of_imported_
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+def test_the_report_of_an_imported_run_has_no_table_of_what_nobody_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = made_up.write(tmp_path / "own", made_up.paired_results(tasks=1, trials=1))
+    theirs = imported(put(tmp_path / "eval_info.json", LEROBOT), tmp_path / "run").output
+    measured = ("Passes a chunk", "Chunk latency", "Simulator")
+    for run, has in ((theirs, False), (own, True)):
+        assert call("report", [run]) == 0
+        shown = capsys.readouterr().out
+        assert "Success" in shown and [name in shown for name in measured] == [has] * 3
+
+
 def test_an_imported_run_has_no_pace_and_is_not_resumed(tmp_path: Path) -> None:
     """Its rows are as old as the import, whenever the episodes ran."""
     whole = imported(put(tmp_path / "a.json", aggregate()), tmp_path / "whole").output
@@ -427,7 +445,7 @@ def test_arms_of_two_runs_are_compared_on_the_tasks_that_both_did(tmp_path: Path
     own = made_up.write(tmp_path / "own", made_up.paired_results(tasks=3, trials=5))
     theirs = imported(put(tmp_path / "a_aggregate.json", aggregate()), tmp_path / "run").output
     ours = summarise(own)
-    found = compare_runs([ours, summarise(theirs)])
+    found = compare_runs([(ours, summarise(theirs))])
     assert [(one.first, one.second, one.suite, one.tasks) for one in found] == [
         ("autoregressive", "theirs", "libero_spatial", 1),
         ("speculative", "theirs", "libero_spatial", 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from rsd.books import read_run
 from rsd.errors import UserError
 from rsd.summary.compute import summarise
 from rsd.tracking import log, trackers
-from rsd.tracking.curves import Curves, summary_values
+from rsd.tracking.curves import Curves, Finished, summary_values
 from rsd.tracking.log import RunLog, replay
 from rsd.tracking.trackers import TRACKERS, Tracked
 
@@ -77,7 +78,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
 
 def add(run_log: RunLog, count: int = 1) -> None:
     for _ in range(count):
-        run_log.add("speculative", "libero_spatial", "success", [2, 3], [0.01, 0.03])
+        run_log.add(Finished("speculative", "libero_spatial", "success", [2, 3], [0.01, 0.03]))
 
 
 # --- what is drawn -------------------------------------------------------------------------------
@@ -85,8 +86,8 @@ def add(run_log: RunLog, count: int = 1) -> None:
 
 def test_curves_count_from_the_runs_beginning_and_chunks_since_the_last_point() -> None:
     curves = Curves([("a", "libero_goal", "success"), ("a", "libero_10", "timeout")])
-    curves.add("a", "libero_10", "error", [], [])
-    curves.add("a", "libero_10", "success", [2, 3], [0.01, 0.03])
+    curves.add(Finished("a", "libero_10", "error"))
+    curves.add(Finished("a", "libero_10", "success", [2, 3], [0.01, 0.03]))
     assert curves.point() == {
         "episodes/done": 4,
         "episodes/errors": 1,
@@ -199,8 +200,8 @@ def test_a_tracker_that_there_is_not_is_named() -> None:
 
 
 def test_a_missing_package_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(trackers._MODULES, "mlflow", "no_such_module")
-    with pytest.raises(UserError, match=r"'no_such_module'.*pip install 'rsd\[log\]'"):
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"'mlflow-skinny'.*pip install 'rsd\[log\]'"):
         trackers.check(["mlflow"])
 
 

@@ -68,6 +68,16 @@ def test_cameras_that_the_preprocessor_renames_need_no_name(tmp_path: Path) -> N
     assert folders.read(f"lerobot://{folder}").cameras == folders.CAMERAS
 
 
+@pytest.mark.parametrize("steps", [None, [3]])
+def test_a_preprocessor_of_another_shape_is_told_as_the_files_fault(
+    tmp_path: Path, steps: Any
+) -> None:
+    folder = described(tmp_path)
+    (folder / "policy_preprocessor.json").write_text(json.dumps({"steps": steps}))
+    with pytest.raises(UserError, match=r"policy_preprocessor.json, does not describe its feat"):
+        inspect_policy(f"lerobot://{folder}")
+
+
 STATE_9 = features(state={"type": "STATE", "shape": [9]}, **{"images.image": FRAME})
 ENVIRONMENT = features(environment_state={"type": "ENV", "shape": [4]})
 

@@ -23,7 +23,7 @@ from rsd.models import inspect_policy, load_policy
 from rsd.models.remote import wire
 from rsd.models.remote.act import ActLine, fields_oft
 from rsd.models.remote.address import Access, Endpoint
-from rsd.models.remote.dialect import ServerError
+from rsd.models.remote.dialect import LostError, ServerError
 from rsd.models.remote.looks import looks_like
 
 msgpack = pytest.importorskip("msgpack", reason="pip install -r requirements-remote.txt")
@@ -441,6 +441,31 @@ def test_nobody_there_is_told_at_once() -> None:
         for scheme in ("ws", "vla-eval", "groot", "http"):
             with pytest.raises(UserError, match=r"no server of the policy at .*refused; start it"):
                 inspect_policy(f"{scheme}://127.0.0.1:{port}?chunk=8")
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_not_waited_for_like_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long an answer may take: a page is there at once."""
+    monkeypatch.setattr("rsd.models.remote.act.CONNECT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = Endpoint("http", "127.0.0.1", listener.getsockname()[1])
+        started = time.monotonic()
+        with pytest.raises(LostError, match="does not answer: ReadTimeout"):
+            ActLine(place, Access(timeout=60), fields_oft)
+    assert time.monotonic() - started < 10
+
+
+def test_a_zeromq_that_answers_no_ping_is_not_said_to_look_like_what_it_was_asked_as(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rsd.models.remote.groot.CONNECT_S", 0.2)
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as silent:
+        place = f"127.0.0.1:{silent.bind_to_random_port('tcp://127.0.0.1')}"
+        with pytest.raises(UserError, match=r"not busy with somebody else\?$"):
+            inspect_policy(f"groot://{place}")
+        with pytest.raises(UserError, match=r"it looks like GR00T's \(ZeroMQ\): groot://"):
+            inspect_policy(f"ws://{place}")
 
 
 @pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00" * 100])

@@ -22,7 +22,8 @@ from rsd.episode import run_episode
 from rsd.errors import UserError
 from rsd.models.toy import ToyPolicy
 from rsd.preflight import RunPlan, open_books, output_of
-from rsd.presentation.ablations import FORMATS, picture
+from rsd.presentation.ablations import picture
+from rsd.presentation.figures import FORMATS
 from rsd.protocols import get_protocol
 from rsd.study import Cell, _cell_name, cells_of, read_study
 from rsd.summary.compute import summarise
@@ -336,6 +337,7 @@ def test_every_factor_has_its_picture(study: list[Cell]) -> None:
     for curve in curves(study):
         assert picture(curve, "png").startswith(b"\x89PNG")
         assert picture(curve, "svg").startswith(b"<?xml")
+        assert picture(curve, "svg") == picture(curve, "svg")
 
 
 # -- the command ---------------------------------------------------------------------------------

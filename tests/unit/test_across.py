@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -34,6 +35,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_arms_of_one_source_are_compared_as_its_own_summary_compares_them(here: str) -> None:
     assert across.compare([across.read(here)]) == summarise(here).pairs
+
+
+def test_arms_of_imported_results_share_no_world(here: str) -> None:
+    own = across.read(here)
+    theirs = dataclasses.replace(own, episodes=own.episodes.assign(source="theirs"))
+    assert [pair.comparison.pairs for pair in across.compare([own])] == [5]
+    assert [pair.comparison.pairs for pair in across.compare([theirs])] == [0]
 
 
 def test_the_same_worlds_of_two_runs_are_paired(here: str, tmp_path: Path) -> None:

@@ -161,6 +161,11 @@ def test_names_that_only_a_file_can_spell_are_refused(
         resolve(parse(["--config", str(file)]))
 
 
+def test_a_policy_whose_name_cannot_be_recorded_is_called_a_policy() -> None:
+    with pytest.raises(UserError, match=r"'a\\x1bb' cannot be the name of a policy here"):
+        resolve(parse(["--policy", "a\x1bb"]))
+
+
 def check_asked(flags: list[str], layers: int) -> None:
     policy = PolicyInfo(modes=("speculative", "autoregressive", "parallel", "draft"), layers=layers)
     check_arms(resolve(parse(flags)).arms.values(), "some policy", policy)

@@ -137,6 +137,13 @@ def test_a_command_starts_without_ray_and_torch(path: str) -> None:
     assert not heavy
 
 
+def test_an_evaluation_starts_without_what_summaries_need() -> None:
+    """scipy takes a second; the summary comes at the end."""
+    found = loads("rsd/commands/evaluate.py", SOURCES)
+    assert not [name for name in found if is_within(name, "scipy")]
+    assert [name for name in loads("rsd/commands/report.py", SOURCES) if is_within(name, "scipy")]
+
+
 @pytest.mark.parametrize(
     ("path", "source"),
     [

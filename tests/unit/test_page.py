@@ -206,7 +206,8 @@ def test_a_disagreement_is_told_with_the_first_moment_and_what_differs(tmp_path:
     lossless = [with_chunks(1, arm, ["x"]) for arm in ("autoregressive", "speculative")]
     evidence = of(write(tmp_path, [first, second, *lossless]))
     (story,) = evidence.stories
-    assert (evidence.unsolved, evidence.disagreements, story.disagreement) == (1, 1, True)
+    assert (evidence.unsolved, evidence.disagreements) == (1, 1)
+    assert {"success", "timeout"} <= set(story.outcomes.values())
     told = (
         "autoregressive and speculative: chunk 1, control step 11, layer 2 (5 of 64 tokens), "
         "actions up to 0.25 apart"
@@ -288,8 +289,9 @@ def test_videos_beside_the_run_are_linked_to_their_episodes(tmp_path: Path) -> N
 
 
 def test_without_videos_the_command_that_makes_them_is_told(tmp_path: Path) -> None:
-    output = write(tmp_path, paired_results())
-    assert f"rsd replay {output} --disagreements" in Text(html(output)).seen
+    """As a shell reads it."""
+    output = write(tmp_path / "my run", paired_results())
+    assert f"rsd replay '{output}' --disagreements" in Text(html(output)).seen
 
 
 # --- one file, for everybody ---------------------------------------------------------------------
@@ -401,8 +403,9 @@ def test_runs_that_cannot_be_compared_name_the_field(tmp_path: Path) -> None:
 def test_an_episode_of_two_runs_is_counted_once_or_not_at_all(tmp_path: Path) -> None:
     first = write(tmp_path / "a", [result(key(0)), result(key(1))])
     second = write(tmp_path / "b", [result(key(1))])
-    with pytest.raises(UserError, match=r"1 episodes are in two of .*a, .*b"):
+    with pytest.raises(UserError, match=r"1 episodes are in two of .*a, .*b") as refused:
         of(first, second)
+    assert "('speculative', 'libero_spatial', 0, 1, 0); report each once" in str(refused.value)
 
 
 def test_runs_together_say_what_one_run_of_both_would(tmp_path: Path) -> None:
@@ -432,6 +435,22 @@ def test_a_damaged_or_older_run_is_refused_and_leaves_no_page(
         told.split()
     )
     assert not (tmp_path / "x.html").exists()
+
+
+def test_a_place_for_no_page_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reading this run would fail, too."""
+    output = write(tmp_path / "run", [result(key(0))])
+    (part,) = (tmp_path / "run" / "chunks").iterdir()
+    part.write_bytes(b"")
+    (tmp_path / "file").touch()
+    for flag, place in (("--html", tmp_path), ("--paper", tmp_path / "file")):
+        assert call("report", [output, flag, str(place)]) == 2
+        assert f"choose another {flag}" in " ".join(capsys.readouterr().err.split())
+    new = tmp_path / "new" / "page.html"
+    assert call("report", [output, "--html", str(new)]) == 2
+    assert "cannot be read" in " ".join(capsys.readouterr().err.split()) and not new.exists()
 
 
 # --- print ---------------------------------------------------------------------------------------

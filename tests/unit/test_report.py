@@ -268,11 +268,17 @@ def test_a_run_without_a_stored_episode_has_a_summary(tmp_path: Path) -> None:
     terminal.print_summary(summary, Console(file=io.StringIO()))
 
 
-def test_a_run_of_errors_only_has_a_summary(tmp_path: Path) -> None:
+def test_a_run_of_errors_only_has_a_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = write(tmp_path, [result(key(i), "error") for i in range(2)])
     arm = only_arm(output)
     assert (arm.success.finished, arm.success.rate, arm.errors) == (0, None, 2)
-    assert call("report", [output]) == 0
+    for command in ("report", "status"):
+        assert call(command, [output]) == 0
+        told = capsys.readouterr().out
+        rows = [line.split()[1:4] for line in told.splitlines() if " 0/0 " in line]
+        assert rows and all(row == ["0/0", "–", "–"] for row in rows)  # of nothing: no interval
 
 
 @pytest.mark.parametrize("width", [80, 100])

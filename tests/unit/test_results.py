@@ -342,8 +342,9 @@ def test_runs_of_one_policy_on_the_same_assets_share_a_table(tmp_path: Path) -> 
     together, whole_run = (results.summary(one) for one in (group, expected))
     assert dataclasses.replace(together, names=whole_run.names) == whole_run
     assert markdown.section(together, tasks=True)[1:] == markdown.section(whole_run, tasks=True)[1:]
-    with pytest.raises(UserError, match="100 episodes are in two of"):
+    with pytest.raises(UserError, match="100 episodes are in two of") as refused:
         results.published([*paths, tmp_path / "whole.parquet"])
+    assert "'libero_spatial', 0, 0); keep each once" in str(refused.value)
 
 
 @pytest.mark.parametrize(

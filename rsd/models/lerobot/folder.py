@@ -66,11 +66,12 @@ def read(spec: str) -> Checkpoint:
         image = _image(spec, config["input_features"], _renamed(folder, cameras))
         _check_action(spec, config["output_features"])
         steps = int(config.get("n_action_steps", 1))
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(
-            f"{folder / CONFIG} does not describe its features as LeRobot 0.6 does: {error!r}"
+            f"{folder}: {CONFIG}, or {PROCESSORS[0]}, does not describe its features as LeRobot "
+            f"0.6 does: {error!r}"
         ) from error
     return Checkpoint(folder, kind, steps, image, cameras)
 

@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -51,35 +52,46 @@ class ActLine:
         base = f"{scheme}://{host}:{endpoint.port}"
         self._url = base + (endpoint.path or "/act")
         key = {"Authorization": f"Bearer {access.api_key}"} if access.api_key else {}
-        self._client = self._httpx.Client(
-            headers=key,
-            timeout=self._httpx.Timeout(access.timeout, connect=CONNECT_S),
-            trust_env=False,
-        )
+        self._client = self._httpx.Client(headers=key, timeout=CONNECT_S, trust_env=False)
+        self._answer_s = self._httpx.Timeout(access.timeout, connect=CONNECT_S)
         self._check()
         self.metadata = self._description(f"{base}/openapi.json")
 
     def _check(self) -> None:
         """A page that takes POSTs answers a GET with 405, or otherwise; raises RefusedError where
         there is none, or a websocket."""
-        status, _ = self._exchange("GET", self._url)
+        status, _ = self._get(self._url)
         if status in (404, 426):
             raise RefusedError(f"{self._where} is no /act: a GET is answered with HTTP {status}")
 
     def _description(self, url: str) -> dict[str, Any]:
         """Name and version, where the server's framework tells them."""
-        status, body = self._exchange("GET", url)
+        status, body = self._get(url)
         try:
             told = parse_json(body) if status == 200 else {}
             return {"info": told["info"]} if isinstance(told, dict) and "info" in told else {}
         except ValueError:
             return {}
 
-    def _exchange(self, method: str, url: str, content: bytes | None = None) -> tuple[int, bytes]:
+    def _get(self, url: str) -> tuple[int, bytes]:
+        return self._exchange(self._client.stream("GET", url))
+
+    def _post(self, content: bytes) -> tuple[int, bytes]:
+        """A question, whose answer takes longer than a page."""
+        return self._exchange(
+            self._client.stream(
+                "POST",
+                self._url,
+                content=content,
+                headers={"Content-Type": "application/json"},
+                timeout=self._answer_s,
+            )
+        )
+
+    def _exchange(self, under_way: AbstractContextManager[Any]) -> tuple[int, bytes]:
         """Status and body, which is read no further than a message may be long."""
-        headers = {"Content-Type": "application/json"}
         try:
-            with self._client.stream(method, url, content=content, headers=headers) as answer:
+            with under_way as answer:
                 body = b""
                 for part in answer.iter_bytes():
                     body += part
@@ -98,7 +110,7 @@ class ActLine:
     def ask(self, views: Sequence[View], settled: Conventions) -> list[Any]:
         (view,) = views
         fields = self._fields(view, settled.unnorm_key)
-        status, body = self._exchange("POST", self._url, json.dumps(fields, default=mark).encode())
+        status, body = self._post(json.dumps(fields, default=mark).encode())
         if status in (401, 403):
             raise RefusedError(
                 f"{self._where} refuses the API key (HTTP {status}); give the right one by "

@@ -17,7 +17,8 @@ def looks_like(endpoint: Endpoint) -> str:
     """A sentence; empty where nothing is recognised. Takes some seconds at most."""
     with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
         if _first_bytes(endpoint).startswith(_ZMQ_GREETING):
-            return "it looks like GR00T's (ZeroMQ): groot://HOST:PORT"
+            asked = endpoint.scheme == "groot"  # already, and in vain
+            return "" if asked else "it looks like GR00T's (ZeroMQ): groot://HOST:PORT"
         if _get(endpoint, "/health").startswith(b"{"):
             return "it looks like vla-eval's: vla-eval://HOST:PORT?chunk=N"
         if _get(endpoint, "/healthz").startswith(b"OK"):
