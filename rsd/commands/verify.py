@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rsd.cluster.replayer import Replayed
 from rsd.commands import DONE, as_called, called
-from rsd.commands.stage import Stage, StageConfig
+from rsd.commands.replay import Stage, StageConfig
 from rsd.console import PLAIN
 from rsd.flags import WITHOUT_GROUPS, Least, check_least, read
 from rsd.replay import choice

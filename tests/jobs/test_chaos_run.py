@@ -114,7 +114,8 @@ def test_outputs_in_the_store_are_addresses_that_a_run_takes() -> None:
 def test_a_report_that_cannot_be_written_is_told_before_anything_is_struck(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = tmp_path / "missing" / "report.json"
+    (tmp_path / "file").touch()
+    report = tmp_path / "file" / "report.json"
     assert call("chaos", ["--output", str(tmp_path / "chaos"), "--report", str(report)]) == 2
     captured = capsys.readouterr()
     assert f"cannot write {report}" in captured.err and not captured.out
