@@ -96,7 +96,9 @@ class EvaluationRun:
         )
         wishes = wishes_of(run)
         asked = wishes.replicas != 0
-        self._replicas = Replicas(run, asked, display.say, books.note_machine, clock)
+        self._replicas = Replicas(
+            run, asked, display.say, books.note_machine, books.note_replica, clock
+        )
         self._staffing = Staffing(wishes, self.pool, self._replicas, display.say, clock)
 
     def run(self) -> Standing:
