@@ -247,7 +247,9 @@ def arm_of(decoding: Decoding, delay: Delay | None = None) -> Arm:
 
 def described(arm: Arm) -> dict[str, Any]:
     """As run.json has it."""
-    late = {} if arm.delay is None else {"delay": dataclasses.asdict(arm.delay)}
+    late = {}
+    if arm.delay is not None:  # what single episodes recorded is none of the arm's
+        late = {"delay": {"steps": arm.delay.steps, "waiting": arm.delay.waiting}}
     return dataclasses.asdict(arm.decoding) | late
 
 

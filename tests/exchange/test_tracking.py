@@ -31,6 +31,7 @@ from rsd.training.metrics import Progress, TrainingLog, Validation
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(log, "PATIENCE_S", 600.0)  # on a busy machine
     for name in ("WANDB_PROJECT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     return made_up.write(tmp_path / "run", made_up.paired_results(tasks=2, trials=3))
@@ -354,6 +355,7 @@ CURVES = {  # by name: step and value of the last point
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The output folder of a finished training."""
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(log, "PATIENCE_S", 600.0)  # on a busy machine
     for name in ("WANDB_PROJECT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     output = tmp_path / "policy"
