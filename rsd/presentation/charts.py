@@ -399,7 +399,7 @@ def cluster(evidence: Evidence) -> Iterator[Chart]:
         "Replicas: share of the time ready, %",
         f"{plural(len(line.replicas), 'replica')} over {minutes:.0f} minutes, "
         f"{plural(len(line.deaths), 'death')}; their shares are in the table.",
-        {lane.name: lane.ready for lane in line.replicas},
+        {lane.replica: lane.ready for lane in line.replicas},
     )
     died = Series(
         "a replica died",

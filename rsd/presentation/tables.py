@@ -289,7 +289,7 @@ def workers(evidence: Evidence) -> Table:
 
 def replicas(evidence: Evidence) -> Table:
     """A row a replica."""
-    columns = ("replica", "node", "decides on", "ready after, s", "ready, %", "deaths", "")
+    columns = ("replica", "node", "decides on", "ready after, s", "ready, %", "deaths", "end")
     caption = (
         "Replicas, as the driver heard of them; ready: share of the whole time. Of several "
         "sessions the last one's node and start."
@@ -303,7 +303,7 @@ def replicas(evidence: Evidence) -> Table:
             _number(lane.to_ready_s, "{:.1f}"),
             _percent(sum(lane.ready) / len(lane.ready)),
             _count(lane.deaths),
-            "dead for good" if lane.dead else "",
+            "dead for good" if lane.dead else NOTHING,
         )
     return table
 

@@ -45,11 +45,6 @@ class ReplicaLane:
     to_ready_s: float | None  # from its start to its first answer; None: it gave none
     ready: list[float]  # by bin, share of it in which the replica was ready
 
-    @property
-    def name(self) -> str:
-        """Replica and machine."""
-        return f"{self.replica} on {self.node}" if self.node else self.replica
-
 
 @dataclass(frozen=True)
 class Death:

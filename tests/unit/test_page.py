@@ -304,7 +304,7 @@ def test_a_replica_is_ready_between_its_deaths_and_to_the_end_of_its_session(
     assert lane.ready == pytest.approx([float(second in up) for second in range(60)])
     assert (lane.deaths, lane.dead, lane.to_ready_s) == (1, False, 1.0)
     drawn = html(str(tmp_path))
-    assert "replica-0 on n" in drawn and "replica-0: it ran away" in drawn
+    assert "figure-replicas" in drawn and "replica-0: it ran away" in drawn
     assert "table-replicas" in drawn and "books do not say it" not in drawn
 
 
