@@ -3,7 +3,7 @@
     MODE[-RULE][@K][+delay=D[+hold]]
         as in autoregressive, speculative-sampling, parallel@3, speculative+delay=3+hold
     RULE[=NUMBER]
-        as in exact, relaxed=2, action_tolerance=1mm
+        as in exact, relaxed=2, action_tolerance=1mm, converged=3mm
 
 A new part of a name is a field of `Arm` or `Decoding` and a line in `read_arm` and `name_of`; a new
 rule or mode is an entry below. What is shown of them in help and errors is made from these entries.
@@ -51,6 +51,7 @@ class RuleWords:
     what: str
     samples: bool = False  # tokens are drawn: that means something where nothing is drafted, too
     number: Number | None = None  # of what a lossy rule tolerates; at one end of it nothing
+    stops: bool = False  # it says when to stop refining; there is nothing to accept
 
 
 RULES = {
@@ -73,6 +74,12 @@ RULES = {
         "keeps drafted tokens as long as all that are off move no number of an action by more than "
         "N mm or N degrees, the gripper's exactly; lossy",
         number=Number("mm and degrees", 0, 100, "1", unit="mm"),
+    ),
+    "converged": RuleWords(
+        "takes no pass behind a layer that moved no number of the plan by N mm or N degrees, once "
+        "no finer layer can turn the gripper; lossy",
+        number=Number("mm and degrees", 0, 100, "3", unit="mm"),
+        stops=True,
     ),
 }
 
@@ -127,10 +134,15 @@ class ModeWords:
 MODES: dict[Mode, ModeWords] = {
     "autoregressive": ModeWords(
         "a pass of the target for every layer of codes",
-        tuple(rule for rule, words in RULES.items() if words.samples or rule == UNNAMED),
+        tuple(
+            rule for rule, words in RULES.items() if words.samples or words.stops or rule == UNNAMED
+        ),
     ),
     "parallel": ModeWords("all layers from one pass, by heads of their own"),
-    "speculative": ModeWords("a draft guesses layers, a pass judges many", tuple(RULES)),
+    "speculative": ModeWords(
+        "a draft guesses layers, a pass judges many",
+        tuple(rule for rule, words in RULES.items() if not words.stops),
+    ),
     "draft": ModeWords(
         "what the draft guesses, executed unjudged; no pass, and not the finest layer, which no "
         "draft has",

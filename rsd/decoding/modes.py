@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from rsd.decoding import sequential, settle
 from rsd.decoding.contracts import Answer, CodeModel, Context, Decoded, Decoder, Inputs, Job
-from rsd.decoding.rules import Exact
+from rsd.decoding.rules import Exact, Rule
 from rsd.decoding.sequential import unspeculated
 from rsd.decoding.speculative import speculative
 from rsd.types import Mode
@@ -32,16 +33,21 @@ def _parallel(job: Job) -> Iterator[Answer]:
 
 def _autoregressive(job: Job) -> Iterator[Answer]:
     context = _context(job, _inputs(job))
-    yield _whole(
-        job,
-        sequential.autoregressive(
-            job.model.target, context, job.rule, job.layers, job.uniforms, job.stopwatch
-        ),
-    )
+    for rows, decoded in sequential.refined(
+        job.model.target,
+        context,
+        job.rule,
+        job.layers,
+        job.uniforms,
+        job.stopwatch,
+        actions=job.model.actions,
+    ):
+        yield Answer(rows.tolist(), decoded, len(job.requests))
 
 
 def _speculative(job: Job) -> Iterator[Answer]:
     model, inputs = job.model, _inputs(job)
+    rule = cast(Rule, job.rule)  # arms name no other for this mode
     with job.stopwatch("draft"):
         draft_context = model.draft_context(inputs)
     for rows, decoded in speculative(
@@ -49,7 +55,7 @@ def _speculative(job: Job) -> Iterator[Answer]:
         model.draft,
         _context(job, inputs),
         draft_context,
-        job.rule,
+        rule,
         job.layers,
         job.draft_layers,
         job.uniforms,

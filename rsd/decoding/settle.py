@@ -7,7 +7,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from rsd.decoding.contracts import Answer, CodeModel, Decoder, Job
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rsd.decoding.contracts import Answer, CodeModel, Decoded, Decoder, Job
 
 # Where the two best levels of a token are closer than this, rounding might decide, and a canonical
 # computation in double precision settles the chunk. `rsd benchmark decoding` measures how far
@@ -21,20 +25,36 @@ def near_ties(decode: Decoder, canonical: Decoder, precise: CodeModel) -> Decode
     `canonical` in double precision, and those codes count. Rules that sample are left alone.
 
     Under a lossy rule guesses decide codes, so `canonical` must judge the same guesses, and a near
-    tie is one of target or draft."""
+    tie is one of target or draft. Where the rule stops refining there may be other layers then, so
+    a settled chunk is answered by itself, the others of its answer before it."""
 
     def settled(job: Job) -> Iterator[Answer]:
         for answer in decode(job):
-            close = (answer.decoded.margin < NEAR_TIE).tolist()
-            rows = [] if job.rule.samples else [i for i, tie in enumerate(close) if tie]
-            for place in rows:
-                (again,) = canonical(_alone(job, answer.rows[place], precise))
-                answer.decoded.codes[place] = again.decoded.codes[0]
-                answer.decoded.off[place] = again.decoded.off[0]
-            settled_rows = frozenset(answer.rows[place] for place in rows)
-            yield dataclasses.replace(answer, canonical=settled_rows)
+            close = answer.decoded.margin < (-torch.inf if job.rule.samples else NEAR_TIE)
+            if not bool(close.all()):
+                yield _part(answer, torch.nonzero(~close)[:, 0])
+            for place in torch.nonzero(close)[:, 0]:
+                part = _part(answer, place[None])
+                (again,) = canonical(_alone(job, part.rows[0], precise))
+                decoded = _with_codes(part.decoded, again.decoded)
+                yield dataclasses.replace(part, decoded=decoded, canonical=frozenset(part.rows))
 
     return settled
+
+
+def _with_codes(decoded: Decoded, again: Decoded) -> Decoded:
+    """What the first decode cost, and the codes of the other."""
+    deeper = again.codes.shape[-1] - decoded.codes.shape[-1]
+    judged, kept = (F.pad(counts, (0, deeper)) for counts in (decoded.judged, decoded.kept))
+    return decoded._replace(codes=again.codes, off=again.off, judged=judged, kept=kept)
+
+
+def _part(answer: Answer, places: Tensor) -> Answer:
+    """Some rows of an answer."""
+    rows = [answer.rows[place] for place in places.tolist()]
+    actions = None if answer.actions is None else answer.actions[places]
+    decoded = Decoded(*(field[places] for field in answer.decoded))
+    return dataclasses.replace(answer, rows=rows, decoded=decoded, actions=actions)
 
 
 def one_by_one(decode: Decoder, precise: CodeModel) -> Decoder:
