@@ -271,10 +271,20 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
     """What each mode costs, and what it did."""
     times = ("B", "answer", "x", "mean", "p95", "batch", "x", "vision", "draft", "target")
     costs = Grid(f"{title}: medians, ms; x: times faster than {rows[0].name}", ("arm", *times))
-    done = ("B", "passes", "same codes", "mm apart", "bound", "near ties", "draft", "redraft")
+    done = (
+        "B",
+        "passes",
+        "same codes",
+        "mm apart",
+        "mean",
+        "bound",
+        "near ties",
+        "draft",
+        "redraft",
+    )
     works = Grid(
-        f"Passes a chunk; codes, and largest distance of actions, against {rows[0].name}; guesses "
-        "kept, % by layer",
+        f"Passes a chunk; codes, and the largest distance of a chunk's actions, against "
+        f"{rows[0].name}; guesses kept, % by layer",
         ("arm", *done),
     )
     for row in rows:
@@ -302,6 +312,7 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
             f"{row.passes:.2f}",
             f"{row.same_codes:.0%}",
             f"{row.apart_mm:.1f}",
+            f"{row.apart_mean_mm:.2f}",
             "-" if row.bound_mm is None else f"{row.bound_mm:.1f}",
             f"{row.canonical:.0%}",
             *kept,
