@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from rsd.decoding.contracts import Backbone, Context, Decoded, Part
+from rsd.decoding.contracts import Backbone, Cache, Context, Decoded, Part
 from rsd.decoding.rules import Choice, Seen, Stop
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Purpose, Uniforms
@@ -65,7 +65,8 @@ def refined(
     rows = torch.arange(len(context), device=context.device)
     codes = no_codes(target, context, layers)
     margin = torch.full((len(context),), torch.inf, device=context.device)
-    cache = plan = None
+    cache: Cache | None = None
+    plan: Tensor | None = None
     for layer in range(layers):
         with stopwatch(stage):
             if cache is None:
@@ -81,7 +82,8 @@ def refined(
             continue
         assert actions is not None
         with stopwatch("detokenise"):
-            before, plan = plan, actions(codes[..., : layer + 1])
+            before = plan
+            plan = actions(codes[..., : layer + 1])
             over = stop.stops(Seen(codes[..., : layer + 1], plan, before, layers))
         if bool(over.any()):
             yield _part(rows[over], codes[over, ..., : layer + 1], margin[over])

@@ -155,7 +155,9 @@ def _replicas(
                 begin, over = ((at - origin).total_seconds() for at in (since, end))
                 ready += np.clip(edges - begin, 0, over - begin)
         last = own[-1][0]
-        first_s = last.ready_at and (last.ready_at - last.started_at).total_seconds()
+        first_s = None
+        if last.ready_at is not None:
+            first_s = (last.ready_at - last.started_at).total_seconds()
         lane = ReplicaLane(
             replica=replica,
             node=last.node,
