@@ -245,7 +245,7 @@ class Decode:
         seen: list[tuple[Observation, np.ndarray | None]] = []
 
         def decide(request: ChunkRequest) -> Chunk:
-            seen.append((request.observation, request.previous_codes))
+            seen.append((request.observation, request.past))
             return policy.act([request])[0]
 
         resolved = assets.resolve(self.assets, [self.suite])

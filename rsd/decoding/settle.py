@@ -5,7 +5,9 @@ double precision."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import torch
 
 from rsd.decoding.contracts import Answer, CodeModel, Decoder, Job
 
@@ -26,15 +28,48 @@ def near_ties(decode: Decoder, canonical: Decoder, precise: CodeModel) -> Decode
     def settled(job: Job) -> Iterator[Answer]:
         for answer in decode(job):
             close = (answer.decoded.margin < NEAR_TIE).tolist()
-            rows = [] if job.rule.samples else [i for i, tie in enumerate(close) if tie]
-            for place in rows:
+            places = [] if job.rule.samples else [i for i, tie in enumerate(close) if tie]
+            others = []  # that are decided to be another kind of round
+            for place in places:
                 (again,) = canonical(_alone(job, answer.rows[place], precise))
-                answer.decoded.codes[place] = again.decoded.codes[0]
-                answer.decoded.off[place] = again.decoded.off[0]
-            settled_rows = frozenset(answer.rows[place] for place in rows)
-            yield dataclasses.replace(answer, canonical=settled_rows)
+                if _same_kind(answer, place, again):
+                    answer.decoded.codes[place] = again.decoded.codes[0]
+                    answer.decoded.off[place] = again.decoded.off[0]
+                else:
+                    others.append((place, again))
+            rows = frozenset(answer.rows[place] for place in places)
+            yield from _parted(dataclasses.replace(answer, canonical=rows), others)
 
     return settled
+
+
+def _same_kind(answer: Answer, place: int, again: Answer) -> bool:
+    """Whether a round is fast, or slow, both times."""
+    if answer.rounds is None or again.rounds is None:
+        return True
+    return bool(answer.rounds.fast[place] == again.rounds.fast[0])
+
+
+def _parted(answer: Answer, others: Sequence[tuple[int, Answer]]) -> Iterator[Answer]:
+    """An answer, but with other ones in some places."""
+    for place, other in others:
+        yield dataclasses.replace(
+            other,
+            rows=[answer.rows[place]],
+            batch_size=answer.batch_size,
+            canonical=frozenset([answer.rows[place]]),
+        )
+    left = sorted(set(range(len(answer.rows))) - {place for place, _ in others})
+    if len(left) == len(answer.rows):
+        yield answer
+    elif left:
+        kept = torch.tensor(left, device=answer.decoded.codes.device)
+        yield dataclasses.replace(
+            answer,
+            rows=[answer.rows[place] for place in left],
+            decoded=answer.decoded.of(kept),
+            rounds=answer.rounds and answer.rounds.of(kept),
+        )
 
 
 def one_by_one(decode: Decoder, precise: CodeModel) -> Decoder:

@@ -8,7 +8,7 @@ from rsd.types import Mode, Policy
 
 __all__ = ["ARCHITECTURE", "FAMILY", "bundled", "for_suites"]
 
-_MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel", "draft")
+_MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel", "draft", "temporal")
 
 
 def _inspect(spec: str) -> PolicyInfo:
