@@ -8,12 +8,13 @@
         as in exact, relaxed=2, action_tolerance=1mm
 
 A new part of a name is a field of `Arm` or `Decoding` and a line in `read_arm` and `name_of`; a new
-rule, guard or mode is an entry below. What is shown of them in help and errors is made from these entries.
+rule, guard or mode is an entry below. What is shown of them in help and errors is made from these.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -301,12 +302,12 @@ def arm_of(decoding: Decoding, delay: Delay | None = None) -> Arm:
 
 
 def described(arm: Arm) -> dict[str, Any]:
-    """As run.json has it."""
-    late = {} if arm.delay is None else {"delay": dataclasses.asdict(arm.delay)}
+    """As run.json has it; of an arm without delay or trust it says nothing of them."""
     decoding = dataclasses.asdict(arm.decoding)
-    if arm.decoding.trust is None:  # as arms were described before there was any
-        del decoding["trust"]
-    return decoding | late
+    trust = {"trust": decoding.pop("trust")} if arm.decoding.trust is not None else {}
+    late = {} if arm.delay is None else {"delay": dataclasses.asdict(arm.delay)}
+    said: dict[str, Any] = json.loads(json.dumps(decoding | trust | late))
+    return said
 
 
 def name_of(decoding: Decoding, delay: Delay | None = None) -> str:

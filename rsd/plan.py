@@ -235,6 +235,16 @@ def check_arms(arms: Iterable[Arm], spec: str, policy: PolicyInfo) -> None:
         _check_depth(arm, spec, policy.layers)
 
 
+def with_confidence(arm: Arm, policy: PolicyInfo) -> Arm:
+    """The same, and where it trusts a draft by its confidence, that of the policy. Raises UserError
+    where that is not known."""
+    trust = arm.decoding.trust
+    if trust is None or trust.by.partition("=")[0] != "confident":
+        return arm
+    trusting = dataclasses.replace(trust, confidence=policy.confidence())
+    return dataclasses.replace(arm, decoding=dataclasses.replace(arm.decoding, trust=trusting))
+
+
 def _check_depth(arm: Arm, spec: str, available: int) -> None:
     decoding, lacks = arm.decoding, MODES[arm.decoding.mode].lacks
     most = available - lacks

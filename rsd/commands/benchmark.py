@@ -30,11 +30,11 @@ from rsd.flags import Least, check_least, read
 from rsd.models import inspect_policy, load_policy
 from rsd.models.remote.wire import library
 from rsd.outputs import prove_writable, write_file
-from rsd.plan import check_arms
+from rsd.plan import check_arms, with_confidence
 from rsd.provenance import hardware
 from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
 from rsd.tables import Grid, print_grid
-from rsd.types import Arm, Decoding, Observation
+from rsd.types import Arm, Decoding, Observation, Past
 
 if TYPE_CHECKING:
     from rsd.models.benchmark import Latency
@@ -226,14 +226,18 @@ class Decode:
             raise UserError("--batches needs a number")
         if not self.arms:
             raise UserError("--arms needs a name")
-        check_arms(self._arms(), self.policy, inspect_policy(self.policy))
+        self._arms()
         get_suite(self.suite)
         _check_renderer(self.renderer)
 
     def _arms(self) -> list[Arm]:
-        return [read_arm(name, draft_layers=self.draft_layers) for name in self.arms]
+        """Raises UserError for one that the policy does not decode."""
+        info = inspect_policy(self.policy)
+        arms = [read_arm(name, draft_layers=self.draft_layers) for name in self.arms]
+        check_arms(arms, self.policy, info)
+        return [with_confidence(arm, info) for arm in arms]
 
-    def _observations(self, policy: Any) -> list[tuple[Observation, np.ndarray | None]]:
+    def _observations(self, policy: Any) -> list[tuple[Observation, Past]]:
         """What the policy sees along its own autoregressive episodes: trial 0 of task 0, 1, ...
         until there are enough."""
         with commands.importing():
@@ -242,7 +246,7 @@ class Decode:
             from rsd.episode import run_episode
             from rsd.types import Chunk, ChunkRequest, EpisodeKey
 
-        seen: list[tuple[Observation, np.ndarray | None]] = []
+        seen: list[tuple[Observation, Past]] = []
 
         def decide(request: ChunkRequest) -> Chunk:
             seen.append((request.observation, request.past))
@@ -271,11 +275,21 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
     """What each mode costs, and what it did."""
     times = ("B", "answer", "x", "mean", "p95", "batch", "x", "vision", "draft", "target")
     costs = Grid(f"{title}: medians, ms; x: times faster than {rows[0].name}", ("arm", *times))
-    done = ("B", "passes", "same codes", "mm apart", "bound", "near ties", "draft", "redraft")
+    done = (
+        "B",
+        "passes",
+        "fast",
+        "same codes",
+        "mm apart",
+        "bound",
+        "near ties",
+        "draft",
+        "redraft",
+    )
     works = Grid(
-        f"Passes a chunk; codes, and largest distance of actions, against {rows[0].name}; guesses "
-        "kept, % by layer",
-        ("arm", *done),
+        f"Passes a chunk; drafted ones executed unjudged (fast); codes, and largest distance of "
+        f"actions, against {rows[0].name}; guesses kept, % by layer",
+        ("arm", *done, "draft", "redraft"),
     )
     for row in rows:
         baseline = next(r for r in rows if r.batch == row.batch)
@@ -300,6 +314,7 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
             row.name,
             str(row.batch),
             f"{row.passes:.2f}",
+            f"{row.fast:.0%}",
             f"{row.same_codes:.0%}",
             f"{row.apart_mm:.1f}",
             "-" if row.bound_mm is None else f"{row.bound_mm:.1f}",

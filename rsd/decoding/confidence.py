@@ -29,18 +29,34 @@ Feature = Callable[[Drafted], Tensor]
 
 
 def _margins(drafted: Drafted) -> Tensor:
-    """(B, k, T D): between the two best levels of each token."""
+    """(B, k, T, D): between the two best levels of each token."""
     best = drafted.logits.topk(2, dim=-1).values
-    return (best[..., 0] - best[..., 1]).flatten(2)
+    return best[..., 0] - best[..., 1]
 
 
 def _entropies(drafted: Drafted) -> Tensor:
-    """(B, k, T D), nats."""
+    """(B, k, T, D), nats; the last latent is the gripper's where the tokeniser has no encoder."""
     p = drafted.logits.log_softmax(dim=-1)
-    return -(p.exp() * p).sum(dim=-1).flatten(2)
+    return -(p.exp() * p).sum(dim=-1)
 
 
-FEATURES: dict[str, Feature] = {}
+FEATURES: dict[str, Feature] = {
+    "smallest margin": lambda drafted: _margins(drafted).amin(dim=(1, 2, 3)),
+    "mean margin": lambda drafted: _margins(drafted).mean(dim=(1, 2, 3)),
+    "entropy": lambda drafted: _entropies(drafted).mean(dim=(1, 2, 3)),
+    "coarse entropy": lambda drafted: _entropies(drafted)[:, 0].mean(dim=(1, 2)),
+    "worst coarse entropy": lambda drafted: _entropies(drafted)[:, 0].amax(dim=(1, 2)),
+    "entropy of the last latent": lambda drafted: _entropies(drafted)[..., -1].mean(dim=(1, 2)),
+    "jump": lambda drafted: _jump(drafted, slice(0, 3)),
+    "speed": lambda drafted: drafted.actions[..., :3].norm(dim=2).mean(dim=1),
+    "turn": lambda drafted: drafted.actions[..., 3:6].norm(dim=2).mean(dim=1),
+}
+
+
+def _jump(drafted: Drafted, numbers: slice) -> Tensor:
+    """(B,): how far the first action is from the last one of the chunk before."""
+    apart = (drafted.actions[:, 0] - drafted.before)[:, numbers].norm(dim=1)
+    return apart.masked_fill(~drafted.follows, 0)
 
 
 def features_of(names: tuple[str, ...], drafted: Drafted) -> Tensor:

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rsd.errors import UserError
-from rsd.types import ImageSpec, Mode, Policy
+from rsd.types import Confidence, ImageSpec, Mode, Policy
+
+
+def _no_confidence() -> Confidence:
+    raise UserError("no calibration of this policy's draft is known; use temporal-random=N")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class PolicyInfo:
     protocol: str = ""  # that its scores are known under (rsd/protocols.py); empty: any
     says: str = ""  # what its server, or the package that offers it, says of itself, as JSON
     check_instruction: Callable[[str], None] = lambda text: None  # raises UserError: unreadable
+    # of its draft; raises UserError where nobody knows when it may be trusted, and says how to know
+    confidence: Callable[[], Confidence] = _no_confidence
     # of a replica: device (`cpu`, `cuda`), bytes that this has in all, whether it is deterministic;
     # raises UserError where these do not do
     check_memory: Callable[[str, int, bool], None] = lambda device, size, deterministic: None
