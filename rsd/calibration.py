@@ -1,5 +1,5 @@
 """How well a draft's confidence is calibrated: what was seen on rollouts, the fit, and the file
-beside a checkpoint that holds it (`rsd calibrate`, docs/temporal.md). Numpy only."""
+beside a checkpoint that holds it (`rsd calibrate`, docs/temporal.md). No torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from rsd.errors import UserError, brief, reading
+from rsd.errors import UserError, brief, reading, writing
 from rsd.foreign import MOST_BYTES, from_json, parse_json, read_bytes
 from rsd.types import Confidence
 
@@ -46,6 +48,35 @@ class Observed:
         """bool (n,): whether the target says nearly what the draft does."""
         near = (self.apart_mm <= closeness.mm) & (self.apart_degrees <= closeness.degrees)
         return near & self.gripper
+
+
+def keep(seen: Observed, names: tuple[str, ...], about: dict[str, Any], path: Path) -> None:
+    """A row a chunk, as Parquet; `about` says where they are from."""
+    columns = {name: seen.features[:, index] for index, name in enumerate(names)}
+    columns |= {name: getattr(seen, name) for name in _SEEN}
+    table = pa.table(columns).replace_schema_metadata({_ABOUT: json.dumps(about)})
+    with writing(path, "--seen"):
+        pq.write_table(table, path)
+
+
+def kept(path: Path, names: tuple[str, ...]) -> tuple[Observed, dict[str, Any]]:
+    """What `keep` wrote. Raises UserError for another file, and for other features."""
+    with reading(path):
+        try:
+            table = pq.read_table(path)
+            about = json.loads((table.schema.metadata or {})[_ABOUT])
+            features = np.column_stack([table[name].to_numpy() for name in names])
+            rest = {name: table[name].to_numpy() for name in _SEEN}
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            raise UserError(
+                f"{path} holds no chunks that this code's `rsd calibrate --seen` kept ({error}); "
+                "name a new file"
+            ) from error
+    return Observed(features, **rest), about
+
+
+_SEEN = ("apart_mm", "apart_degrees", "gripper", "placement")
+_ABOUT = b"rsd_calibration"
 
 
 def together(parts: Sequence[Observed]) -> Observed:

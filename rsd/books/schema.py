@@ -267,8 +267,8 @@ _CHUNK_COLUMNS = (
         "reason",
         _TEXT,
         "name",
-        "for the kind of round: confident, unsure; drawn, not drawn by lot; what guarded the chunk: "
-        "refresh, gripper, stall; null but in arms `temporal`",
+        "for the kind of round: confident, unsure; drawn, not drawn by lot; what guarded the "
+        "chunk: refresh, gripper, stall; null but in arms `temporal`",
         nullable=True,
     ),
     Column(

@@ -92,6 +92,10 @@ class CalibrateConfig:
     time_limit_s: float = ClusterConfig.time_limit_s
     """Wall seconds a rollout may take, making its simulator included"""
 
+    seen: Path | None = None
+    """Parquet with a row a chunk that was rolled out: kept there, and read instead of rolling out
+    where it exists, to fit again with other --mm and --degrees"""
+
     json: Path | None = None
     """Also write the figures to this file"""
 
@@ -117,8 +121,8 @@ def main(words: Sequence[str], console: Console) -> int:
     if config.json:
         prove_writable(config.json, "--json")
     judged = _found(config, info) if config.check else None
-    seen = _roll_out(config, info, console)
-    made = judged or _made(config, info, seen)
+    seen, about = _seen(config, info, console)
+    made = judged or _made(config, info, seen, about)
     found = made.reliability if judged is None else _judge(judged, seen)
     _show(found, f"{config.policy}: {config.check or 'held-out'} placements", console)
     if judged is None:
@@ -156,6 +160,43 @@ def _suites(config: CalibrateConfig, info: PolicyInfo) -> tuple[str, ...]:
     if not suites:
         raise UserError(f"--suite is needed: policy {config.policy!r} does not say its suites")
     return suites
+
+
+def _seen(
+    config: CalibrateConfig, info: PolicyInfo, console: Console
+) -> tuple[Observed, dict[str, Any]]:
+    """Chunks, and where they are from. Raises UserError where --seen holds others."""
+    with commands.importing():
+        from rsd.models.witness import NAMES
+
+    if config.seen is None or not config.seen.exists():
+        seen = _roll_out(config, info, console)
+        about = _about(config, info)
+        if config.seen is not None:
+            calibration.keep(seen, NAMES, about, config.seen)
+        return seen, about
+    seen, about = calibration.kept(config.seen, NAMES)
+    for name in ("checkpoint_sha256", "placements"):
+        wanted = _about(config, info)[name]
+        if about[name] != wanted:
+            raise UserError(
+                f"--seen {config.seen} holds chunks of {name} {about[name]!r}, not {wanted!r}; "
+                "name a new file"
+            )
+    return seen, about
+
+
+def _about(config: CalibrateConfig, info: PolicyInfo) -> dict[str, Any]:
+    """Where chunks are from."""
+    return {
+        "checkpoint_sha256": info.sha256,
+        "placements": config.check or "fresh",
+        "code": code(),
+        "suites": list(_suites(config, info)),
+        "rollouts": config.rollouts,
+        "first_seed": config.first_seed,
+        "assets": config.assets,
+    }
 
 
 def _roll_out(config: CalibrateConfig, info: PolicyInfo, console: Console) -> Observed:
@@ -210,7 +251,9 @@ def acting(key: EpisodeKey) -> Arm:
     return arm_of(Decoding("temporal", trust=trust))
 
 
-def _made(config: CalibrateConfig, info: PolicyInfo, seen: Observed) -> calibration.Calibration:
+def _made(
+    config: CalibrateConfig, info: PolicyInfo, seen: Observed, about: dict[str, Any]
+) -> calibration.Calibration:
     from rsd.models.witness import NAMES
 
     closeness = Closeness(config.mm, config.degrees)
@@ -226,20 +269,12 @@ def _made(config: CalibrateConfig, info: PolicyInfo, seen: Observed) -> calibrat
         name: calibration.area(calibration.held_out(seen, close, [index]), close)
         for index, name in enumerate(NAMES)
     }
-    origin: dict[str, Any] = {
-        "code": code(),
-        "suites": list(_suites(config, info)),
-        "rollouts": config.rollouts,
-        "first_seed": config.first_seed,
-        "assets": config.assets,
-        "area_of_each_feature_alone": alone,
-    }
     return calibration.Calibration(
         info.sha256,
         closeness,
         calibration.fit(seen.features, close, NAMES),
         calibration.reliability(calibration.held_out(seen, close, every), close),
-        origin,
+        {**about, "area_of_each_feature_alone": alone},
     )
 
 

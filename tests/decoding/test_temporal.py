@@ -168,7 +168,7 @@ def test_fast_rounds_in_a_row_are_counted_by_the_episode_and_refreshed(small: Co
 def test_a_decision_on_the_edge_is_settled_in_double_precision(small: CodePolicy) -> None:
     follows = follow(small)
     seen = drafted(small.precise, follows)
-    exact = [float(each) for each in logit_of(CONFIDENCE, seen).sigmoid()]
+    exact = [float(each) for each in logit_of(CONFIDENCE, seen).sigmoid().detach()]
     for row, request in enumerate(follows):
         for aside, fast in ((-1e-9, True), (1e-9, False)):
             decoding = temporal(f"confident={exact[row] + aside!r}", **NO_GUARDS)
