@@ -14,9 +14,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsd.errors import UserError, brief, reading, writing
+from rsd.errors import UserError, brief, reading, unknown, writing
 from rsd.foreign import MOST_BYTES, from_json, parse_json, read_bytes
 from rsd.types import Confidence
+
+# What a confidence may go by, of a drafted chunk (rsd/decoding/confidence.py)
+FEATURES = {
+    "smallest margin": "of the two best levels' logits, of any token",
+    "mean margin": "of all tokens",
+    "entropy": "mean of all tokens, nats",
+    "coarse entropy": "of the coarsest layer's",
+    "worst coarse entropy": "the largest of those",
+    "entropy of the last latent": "of its tokens: the gripper's, without an encoder",
+    "jump": "of the translation from the last action of the chunk before to the first",
+    "speed": "mean translation of a step",
+    "turn": "mean rotation of a step",
+}
 
 FILE = "calibration.json"
 FORMAT = 1
@@ -213,7 +226,13 @@ def read(folder: Path, checkpoint_sha256: str, spec: str) -> Calibration:
         origin = content.pop("origin", {})
         found = from_json(_Stored, content)
         if len(found.confidence.features) != len(found.confidence.weights):
-            raise ValueError(f"{len(found.confidence.weights)} weights of other features")
+            raise ValueError(
+                f"{len(found.confidence.weights)} weights of {len(found.confidence.features)} "
+                "features"
+            )
+        for name in found.confidence.features:
+            if name not in FEATURES:
+                raise unknown("feature", name, FEATURES)
     except ValueError as error:
         raise UserError(f"{path}: {error}; {make}") from error
     if found.checkpoint_sha256 != checkpoint_sha256:

@@ -55,7 +55,10 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     plan = _with_arms(_pinned(plan, policy), policy)
     asking = [arm for arm in plan.arms.values() if arm.decoding.mode != "expert"]
     check_arms(asking, plan.config.policy.policy, policy)
-    arms = {name: with_confidence(arm, policy) for name, arm in plan.arms.items()}
+    arms = {
+        name: with_confidence(arm, plan.config.policy.policy, policy)
+        for name, arm in plan.arms.items()
+    }
     plan = dataclasses.replace(plan, arms=arms)
     _check_tasks(plan, policy)
     _check_patience(plan, policy)

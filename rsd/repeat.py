@@ -111,7 +111,7 @@ def config_of(kept: Kept, arms: Sequence[str], policy: str | None) -> EvaluateCo
         policy=PolicyConfig(policy=spec, deterministic=config["deterministic"]),
     )
     for plain in resolve_arms(asked).values():
-        arm = with_confidence(plain, inspect_policy(spec))
+        arm = with_confidence(plain, spec, inspect_policy(spec))
         recorded = config["arms"][arm.name]
         if recorded != described(arm):
             raise UserError(

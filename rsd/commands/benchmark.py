@@ -235,7 +235,7 @@ class Decode:
         info = inspect_policy(self.policy)
         arms = [read_arm(name, draft_layers=self.draft_layers) for name in self.arms]
         check_arms(arms, self.policy, info)
-        return [with_confidence(arm, info) for arm in arms]
+        return [with_confidence(arm, self.policy, info) for arm in arms]
 
     def _observations(self, policy: Any) -> list[tuple[Observation, Past]]:
         """What the policy sees along its own autoregressive episodes: trial 0 of task 0, 1, ...

@@ -32,6 +32,7 @@ from rsd.suites import TRIALS_PER_TASK, get_suite
 from rsd.tables import Grid, print_grid
 from rsd.types import Arm, Decoding, EpisodeKey, Trust
 
+NAMES = tuple(calibration.FEATURES)
 STREAM = 15  # of the shares of rollouts, beside the draws in them
 
 DESCRIPTION = """\
@@ -126,7 +127,7 @@ def main(words: Sequence[str], console: Console) -> int:
     found = made.reliability if judged is None else _judge(judged, seen)
     _show(found, f"{config.policy}: {config.check or 'held-out'} placements", console)
     if judged is None:
-        path = _folder(config.policy) / calibration.FILE
+        path = _folder(info) / calibration.FILE
         write_file(path, made.content(), "--policy")
         console.print(f"wrote {path}", **PLAIN)
     if config.json:
@@ -166,9 +167,6 @@ def _seen(
     config: CalibrateConfig, info: PolicyInfo, console: Console
 ) -> tuple[Observed, dict[str, Any]]:
     """Chunks, and where they are from. Raises UserError where --seen holds others."""
-    with commands.importing():
-        from rsd.models.witness import NAMES
-
     if config.seen is None or not config.seen.exists():
         seen = _roll_out(config, info, console)
         about = _about(config, info)
@@ -254,8 +252,6 @@ def acting(key: EpisodeKey) -> Arm:
 def _made(
     config: CalibrateConfig, info: PolicyInfo, seen: Observed, about: dict[str, Any]
 ) -> calibration.Calibration:
-    from rsd.models.witness import NAMES
-
     closeness = Closeness(config.mm, config.degrees)
     close = seen.close(closeness)
     if not 0 < close.mean() < 1:
@@ -280,20 +276,18 @@ def _made(
 
 def _found(config: CalibrateConfig, info: PolicyInfo) -> calibration.Calibration:
     """What the checkpoint has; raises UserError where it has none."""
-    return calibration.read(_folder(config.policy), info.sha256, config.policy)
+    return calibration.read(_folder(info), info.sha256, config.policy)
+
+
+def _folder(info: PolicyInfo) -> Path:
+    assert info.folder is not None, "a policy with the mode temporal has one"
+    return info.folder
 
 
 def _judge(judged: calibration.Calibration, seen: Observed) -> Reliability:
     """Of a calibration, on chunks that it does not know."""
     predicted = calibration.probability(judged.confidence, seen.features)
     return calibration.reliability(predicted, seen.close(judged.closeness))
-
-
-def _folder(spec: str) -> Path:
-    with commands.importing():
-        from rsd.models.small_vla.checkpoint import inspect
-
-    return inspect(spec).path
 
 
 def _show(found: Reliability, title: str, console: Console) -> None:

@@ -109,7 +109,7 @@ def main(words: Sequence[str], console: Console) -> int:
     info = inspect_policy(config.policy)
     arm = read_arm(config.arm or info.modes[0])
     check_arms([arm], config.policy, info)
-    arm = with_confidence(arm, info)
+    arm = with_confidence(arm, config.policy, info)
     with commands.importing():  # torch takes seconds, and so may weights
         policy = load_policy(
             config.policy, deterministic=config.deterministic, device=config.device

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rsd.errors import UserError
-from rsd.types import Confidence, ImageSpec, Mode, Policy
-
-
-def _no_confidence() -> Confidence:
-    raise UserError("no calibration of this policy's draft is known; use temporal-random=N")
+from rsd.types import ImageSpec, Mode, Policy
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,7 @@ class PolicyInfo:
     batches: bool = True  # answers several requests sooner together than one after the other
     clips: bool = False  # what its actions have beyond [-1, 1] is cut off and counted, not refused
     pinned: str = ""  # names the same for good, where its spec may come to name another
+    folder: Path | None = None  # of a checkpoint, where a calibration of its draft may lie
     settles_on_gpu: bool = True  # greedy answers depend on the request alone there, too
     other_modes: str = ""  # how one of its family comes to decode those that it lacks
     elsewhere: bool = False  # it computes on a server, so that its replicas need no GPU
@@ -35,8 +33,6 @@ class PolicyInfo:
     protocol: str = ""  # that its scores are known under (rsd/protocols.py); empty: any
     says: str = ""  # what its server, or the package that offers it, says of itself, as JSON
     check_instruction: Callable[[str], None] = lambda text: None  # raises UserError: unreadable
-    # of its draft; raises UserError where nobody knows when it may be trusted, and says how to know
-    confidence: Callable[[], Confidence] = _no_confidence
     # of a replica: device (`cpu`, `cuda`), bytes that this has in all, whether it is deterministic;
     # raises UserError where these do not do
     check_memory: Callable[[str, int, bool], None] = lambda device, size, deterministic: None

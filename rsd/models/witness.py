@@ -7,13 +7,11 @@ import dataclasses
 import numpy as np
 import torch
 
-from rsd.calibration import Observed
-from rsd.decoding.confidence import FEATURES, features_of
+from rsd.calibration import FEATURES, Observed
+from rsd.decoding.confidence import features_of
 from rsd.decoding.modes import drafted
 from rsd.models.code_policy import CodePolicy
 from rsd.types import METRES_PER_UNIT, RADIANS_PER_UNIT, Chunk, ChunkRequest, Decoding
-
-NAMES = tuple(FEATURES)
 
 
 class Witness:
@@ -28,7 +26,7 @@ class Witness:
     def decide(self, request: ChunkRequest) -> Chunk:
         said = [self._say(request, Decoding(mode)) for mode in ("draft", "autoregressive")]
         seen = drafted(self._policy.model, [request])
-        self._features.append(features_of(NAMES, seen)[0].cpu().numpy())
+        self._features.append(features_of(tuple(FEATURES), seen)[0].cpu().numpy())
         self._apart.append(np.abs(said[0].actions - said[1].actions))
         return self._say(request, request.decoding)
 

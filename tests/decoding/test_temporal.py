@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rsd import calibration
 from rsd.decoding.confidence import FEATURES, Drafted, features_of, logit_of
 from rsd.decoding.modes import drafted
 from rsd.decoding.settle import NEAR_TIE
@@ -208,3 +209,7 @@ def test_arms_without_trust_say_nothing_of_rounds(small: CodePolicy) -> None:
 def test_a_confidence_is_asked_for_where_the_plan_put_none(small: CodePolicy) -> None:
     with pytest.raises(ValueError, match="no confidence"):
         small.act(requests(1, Decoding("temporal", trust=Trust("confident=0.9"))))
+
+
+def test_every_feature_that_a_calibration_may_name_is_there_and_described() -> None:
+    assert set(FEATURES) == set(calibration.FEATURES)

@@ -4,9 +4,21 @@ from typing import get_args
 
 import pytest
 
-from rsd.arms import ARMS_HELP, EXAMPLES, MODES, NAMES, RULE_HELP, RULES, name_of, read_arm
+from rsd.arms import (
+    ARMS_HELP,
+    EXAMPLES,
+    GUARDS,
+    MODES,
+    NAMES,
+    RULE_HELP,
+    RULES,
+    TRUSTS,
+    described,
+    name_of,
+    read_arm,
+)
 from rsd.errors import UserError
-from rsd.types import Arm, Decoding, Mode
+from rsd.types import Arm, Confidence, Decoding, Delay, Mode, Trust
 
 
 @pytest.mark.parametrize(
@@ -28,6 +40,21 @@ from rsd.types import Arm, Decoding, Mode
             Decoding("speculative", "action_tolerance=1.5mm"),
         ),
         ("expert", "expert", Decoding("expert")),
+        (
+            "temporal",
+            f"temporal-{EXAMPLES['confident']}",
+            Decoding("temporal", trust=Trust(EXAMPLES["confident"])),
+        ),
+        (
+            "temporal-random=.50@3",
+            "temporal-random=0.5@3",
+            Decoding("temporal", layers=3, trust=Trust("random=0.5")),
+        ),
+        (
+            f"temporal-confident=0.8+stall=3+refresh={Trust.refresh}+gripper=0",
+            "temporal-confident=0.8+gripper=0+stall=3mm",
+            Decoding("temporal", trust=Trust("confident=0.8", gripper=0, stall=3.0)),
+        ),
     ],
 )
 def test_a_name_is_read_as_one_decoding_and_written_in_full(
@@ -42,6 +69,29 @@ def test_what_is_written_is_read_again(layers: int | None) -> None:
         for rule in words.rules or ("exact",):
             decoding = Decoding(mode, EXAMPLES[rule], None if words.without_layers else layers)
             assert read_arm(name_of(decoding)).decoding == decoding
+        for trust in words.trusts:
+            guarded = Trust(EXAMPLES[trust], refresh=3, gripper=0, stall=0.5)
+            decoding = Decoding(mode, layers=layers, trust=guarded)
+            delay = Delay(3, "hold")
+            assert read_arm(name_of(decoding, delay)) == Arm(
+                name_of(decoding, delay), decoding, delay
+            )
+
+
+def test_the_confidence_of_an_arm_is_recorded_and_no_part_of_its_name() -> None:
+    """Who resumes a run goes by the same one."""
+    arm = read_arm("temporal-confident=0.8")
+    known = Confidence(("entropy",), (-1.0,), 0.5)
+    trust = Trust("confident=0.8", confidence=known)
+    sure = Arm(arm.name, Decoding("temporal", trust=trust))
+    assert name_of(sure.decoding) == arm.name
+    assert described(sure)["trust"]["confidence"] == {
+        "features": ["entropy"],
+        "weights": [-1.0],
+        "bias": 0.5,
+    }
+    assert described(sure) != described(arm)
+    assert "trust" not in described(read_arm("speculative"))
 
 
 def test_what_a_name_leaves_open_is_filled_in_where_it_means_something() -> None:
@@ -73,6 +123,18 @@ def test_what_a_name_leaves_open_is_filled_in_where_it_means_something() -> None
         ("speculative-action_tolerance=1cm", "mm and degrees, 0 to 100, as in action_tolerance=1"),
         ("speculative-exact=1", "exact takes no number; write exact"),
         ("autoregressive-relaxed=1", "unknown arm 'autoregressive-relaxed=1'; did you mean"),
+        ("temporal-confidnt=0.9", "unknown trust 'confidnt'; did you mean 'confident'"),
+        ("temporal-exact", "unknown trust 'exact'"),
+        ("temporal-confident=1.1", "confident takes a probability, 0 to 1, as in confident=0.9"),
+        ("temporal-confident", "confident takes a probability, 0 to 1"),
+        ("temporal-random=-0.1", "random takes a share, 0 to 1, as in random=0.5"),
+        ("temporal+refresh=1.5", "refresh takes a whole number of chunks, 0 to 1000"),
+        ("temporal+stall=101mm", "stall takes mm, 0 to 100"),
+        ("temporal+gripper=2", "gripper takes 0 or 1"),
+        ("temporal+stall=1+stall=2", "it says its stall twice"),
+        ("temporal+refrsh=3", "unknown part of arm .*refrsh.*did you mean '.refresh=N'"),
+        ("speculative+refresh=3", "unknown part of arm"),
+        ("speculative-confident=0.9", "unknown acceptance rule 'confident'"),
         ("expert@2", "the expert decodes no layers; write expert"),
     ],
 )
@@ -96,3 +158,6 @@ def test_every_mode_and_rule_is_described_in_help_and_errors() -> None:
     for rule, words in RULES.items():
         assert f"{rule}: {words.what}" in str(raised.value)
         assert f"{EXAMPLES[rule]}: {words.what}" in RULE_HELP
+    assert all(f"{EXAMPLES[trust]}: {words.what}" in ARMS_HELP for trust, words in TRUSTS.items())
+    assert all(f"+{guard}=" in ARMS_HELP for guard in GUARDS)
+    assert all(hasattr(Trust("random=0"), guard) for guard in GUARDS)

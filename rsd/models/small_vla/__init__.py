@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rsd import calibration
 from rsd.models.seam import Family, PolicyInfo
 from rsd.models.small_vla.checkpoint import ARCHITECTURE, bundled, for_suites, inspect
 from rsd.types import Mode, Policy
@@ -22,7 +21,7 @@ def _inspect(spec: str) -> PolicyInfo:
         found.images,
         found.suites,
         lossy_rules=found.model.tokeniser.hidden == 0,
-        confidence=lambda: calibration.read(found.path, found.sha256, spec).confidence,
+        folder=found.path,
         other_modes="`rsd train` gives one a regression head by default",
     )
 
