@@ -135,11 +135,15 @@ def is_lossy(rule: str) -> bool:
     return RULES[rule.partition("=")[0]].number is not None
 
 
-EXAMPLES = {  # a rule as arms name it, by its name
-    rule: rule if words.number is None else read_rule(f"{rule}={words.number.example}", rules)
-    for rules in (RULES, TRUSTS)
-    for rule, words in rules.items()
-}
+def _examples(rules: _Rules) -> dict[str, str]:
+    """A rule as arms name it, by its name."""
+    return {
+        rule: rule if words.number is None else read_rule(f"{rule}={words.number.example}", rules)
+        for rule, words in rules.items()
+    }
+
+
+EXAMPLES, TRUST_EXAMPLES = _examples(RULES), _examples(TRUSTS)
 
 
 @dataclass(frozen=True)
@@ -279,7 +283,7 @@ def _read_decoding(
         raise unknown("arm", head, NAMES)
     words = MODES[mode]
     if words.trusts:
-        spec = read_rule(spec if dash else EXAMPLES[words.trusts[0]], TRUSTS, "trust")
+        spec = read_rule(spec if dash else TRUST_EXAMPLES[words.trusts[0]], TRUSTS, "trust")
     elif words.rules and dash:
         spec = read_rule(spec)
     if dash and named not in (*words.rules, *words.trusts):
@@ -304,9 +308,10 @@ def arm_of(decoding: Decoding, delay: Delay | None = None) -> Arm:
 def described(arm: Arm) -> dict[str, Any]:
     """As run.json has it; of an arm without delay or trust it says nothing of them."""
     decoding = dataclasses.asdict(arm.decoding)
-    trust = {"trust": decoding.pop("trust")} if arm.decoding.trust is not None else {}
+    if decoding["trust"] is None:
+        del decoding["trust"]
     late = {} if arm.delay is None else {"delay": dataclasses.asdict(arm.delay)}
-    said: dict[str, Any] = json.loads(json.dumps(decoding | trust | late))
+    said: dict[str, Any] = json.loads(json.dumps(decoding | late))
     return said
 
 
@@ -340,7 +345,7 @@ NAMES = tuple(
     if not words.trusts
     for rule in words.rules or (UNNAMED,)
 ) + tuple(
-    name_of(Decoding(mode, trust=Trust(EXAMPLES[rule])))
+    name_of(Decoding(mode, trust=Trust(TRUST_EXAMPLES[rule])))
     for mode, words in MODES.items()
     for rule in words.trusts
 )
@@ -355,7 +360,8 @@ ARMS_HELP = (
     + ". ".join(f"{mode}: {words.what}" for mode, words in MODES.items())
     + ". Trust: "
     + "; ".join(
-        f"{EXAMPLES[trust]}: {words.what} (N: {words.number})" for trust, words in TRUSTS.items()
+        f"{TRUST_EXAMPLES[trust]}: {words.what} (N: {words.number})"
+        for trust, words in TRUSTS.items()
     )
     + f". Behind it stand guards: +refresh=N, the target decodes after {Trust.refresh} drafted "
     f"chunks at the latest; +gripper=0, also chunks that switch the gripper may be trusted; "

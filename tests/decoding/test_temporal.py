@@ -17,6 +17,7 @@ from rsd.decoding.settle import NEAR_TIE
 from rsd.decoding.trust import REASONS, decide
 from rsd.models.code_policy import CodePolicy
 from rsd.models.small_vla.weights import policy_of
+from rsd.models.witness import Witness
 from rsd.types import Chunk, ChunkRequest, Confidence, Decoding, Past, Trust, past_after
 from tests.decoding.small_policy import IMAGES, policy_of_a_tied_draft, requests, small_model
 
@@ -213,3 +214,27 @@ def test_a_confidence_is_asked_for_where_the_plan_put_none(small: CodePolicy) ->
 
 def test_every_feature_that_a_calibration_may_name_is_there_and_described() -> None:
     assert set(FEATURES) == set(calibration.FEATURES)
+
+
+def test_a_witness_acts_as_asked_and_notes_how_far_draft_and_target_are_apart(
+    small: CodePolicy,
+) -> None:
+    follows = follow(small)
+    decoding = temporal("random=0.5", **NO_GUARDS)
+    witness = Witness(small)
+    acted = [witness.decide(request) for request in asked(follows, decoding)]
+    assert same(acted, small.act(asked(follows, decoding)))
+    seen = witness.observed()
+    guess, truth = (
+        np.stack([chunk.actions for chunk in small.act(asked(follows, Decoding(mode)))])  # type: ignore[arg-type]
+        for mode in ("draft", "autoregressive")
+    )
+    for row in range(BATCH):
+        steps = np.abs(guess[row].astype(float) - truth[row])
+        assert seen.apart_mm[row] == pytest.approx(50 * steps[:, :3].max())
+        assert seen.apart_degrees[row] == pytest.approx(np.degrees(0.5) * steps[:, 3:6].max())
+        assert seen.gripper[row] == np.array_equal(guess[row, :, 6], truth[row, :, 6])
+    chunks = small.act(asked(follows, temporal("confident=0", **NO_GUARDS)))
+    index = [tuple(calibration.FEATURES).index(name) for name in CONFIDENCE.features]
+    predicted = calibration.probability(CONFIDENCE, seen.features[:, index])
+    assert predicted == pytest.approx([chunk.trace.confidence for chunk in chunks], rel=1e-4)

@@ -12,6 +12,7 @@ from rsd.arms import (
     NAMES,
     RULE_HELP,
     RULES,
+    TRUST_EXAMPLES,
     TRUSTS,
     described,
     name_of,
@@ -42,8 +43,8 @@ from rsd.types import Arm, Confidence, Decoding, Delay, Mode, Trust
         ("expert", "expert", Decoding("expert")),
         (
             "temporal",
-            f"temporal-{EXAMPLES['confident']}",
-            Decoding("temporal", trust=Trust(EXAMPLES["confident"])),
+            f"temporal-{TRUST_EXAMPLES['confident']}",
+            Decoding("temporal", trust=Trust(TRUST_EXAMPLES["confident"])),
         ),
         (
             "temporal-random=.50@3",
@@ -66,11 +67,11 @@ def test_a_name_is_read_as_one_decoding_and_written_in_full(
 @pytest.mark.parametrize("layers", [None, 1, 7])
 def test_what_is_written_is_read_again(layers: int | None) -> None:
     for mode, words in MODES.items():
-        for rule in words.rules or ("exact",):
+        for rule in words.rules or ("exact",) * (not words.trusts):
             decoding = Decoding(mode, EXAMPLES[rule], None if words.without_layers else layers)
             assert read_arm(name_of(decoding)).decoding == decoding
         for trust in words.trusts:
-            guarded = Trust(EXAMPLES[trust], refresh=3, gripper=0, stall=0.5)
+            guarded = Trust(TRUST_EXAMPLES[trust], refresh=3, gripper=0, stall=0.5)
             decoding = Decoding(mode, layers=layers, trust=guarded)
             delay = Delay(3, "hold")
             assert read_arm(name_of(decoding, delay)) == Arm(
@@ -158,6 +159,8 @@ def test_every_mode_and_rule_is_described_in_help_and_errors() -> None:
     for rule, words in RULES.items():
         assert f"{rule}: {words.what}" in str(raised.value)
         assert f"{EXAMPLES[rule]}: {words.what}" in RULE_HELP
-    assert all(f"{EXAMPLES[trust]}: {words.what}" in ARMS_HELP for trust, words in TRUSTS.items())
+    assert all(
+        f"{TRUST_EXAMPLES[trust]}: {words.what}" in ARMS_HELP for trust, words in TRUSTS.items()
+    )
     assert all(f"+{guard}=" in ARMS_HELP for guard in GUARDS)
     assert all(hasattr(Trust("random=0"), guard) for guard in GUARDS)

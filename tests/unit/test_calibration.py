@@ -11,7 +11,9 @@ import pytest
 
 from rsd import calibration
 from rsd.calibration import Bin, Calibration, Closeness, Observed
+from rsd.commands import calibrate
 from rsd.commands.calibrate import acting
+from rsd.console import make_console
 from rsd.errors import UserError
 from rsd.types import Confidence, EpisodeKey
 
@@ -184,3 +186,23 @@ def test_a_probability_is_the_logistic_function_of_the_weighed_features() -> Non
     confidence = Confidence(("a", "b"), (1.0, -1.0), 0.0)
     p = calibration.probability(confidence, np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 800.0]]))
     assert p[0] == 0.5 and p[1] == pytest.approx(1 / (1 + np.exp(-1))) and p[2] < 1e-200
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--policy", "toy"], "decodes .* only, so that there is no draft to trust"),
+        (["--check", "stord"], "choose fresh or stored"),
+        (["--check", "stored", "--rollouts", "51"], "a task has 50 stored trials"),
+        (["--rollouts", "0"], "rollouts 0"),
+        (["--mm", "-1"], "mm -1"),
+        (["--first-seed", "0"], "seed 0 draws the fixtures"),
+        (["--suite", "libero_gaol"], "did you mean 'libero_goal'"),
+        (["--renderer", "none"], "a policy needs frames"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_told_before_anything_starts(
+    words: list[str], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        calibrate.main(words, make_console())
