@@ -22,6 +22,7 @@ from remote_servers import (
     serving,
 )
 
+from rsd import repeat
 from rsd.errors import UserError
 from rsd.models import inspect_policy, load_policy
 from rsd.models.remote.conventions import resized
@@ -169,13 +170,45 @@ def test_we_get_what_an_act_server_on_json_numpys_codec_computes(twice: tuple[st
             assert np.array_equal(chunk.actions, expected)
 
 
+def site_packages(package: str) -> str:
+    (found,) = Path(foreign_python(package)).parents[1].glob("lib/*/site-packages")
+    return str(found)
+
+
+def test_an_episode_that_asks_openpi_client_alone_ends_as_rsd_evaluate_recorded() -> None:
+    kept = repeat.load(str(ROOT / "docs" / "results" / "machines" / "epyc.parquet"))
+    key = repeat.worlds_of(kept, ["speculative"], worlds=1, seed=1)[0]
+    with serving("libero", "openpi") as port:
+        program = FOREIGN / "evaluate_with_openpi_client.py"
+        words = [site_packages("openpi_client"), port, key.suite, key.trial, key.task_id]
+        done = subprocess.run(
+            [sys.executable, program, *map(str, words)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    rows = kept.rows.set_index(["suite", "task_id", "trial", "arm"])
+    row = rows.loc[(key.suite, key.task_id, key.trial, "speculative")]
+    assert (told["outcome"], told["steps"], told["error"]) == (row["outcome"], row["steps"], "")
+    assert told["final_state"].startswith(row["final_state"])
+
+
 def test_vla_eval_run_evaluates_a_policy_of_ours_on_its_own_libero(tmp_path: Path) -> None:
     """Ten steps of an episode: that it runs through, not what comes of it (docs/remote.md)."""
-    packages = Path(foreign_python("vla_eval")).parents[1].glob("lib/*/site-packages")
-    (site_packages,) = (str(path) for path in packages)
     with serving("libero", "vla-eval") as port:
         program = FOREIGN / "evaluate_with_vla_eval.py"
-        words = [site_packages, str(port), str(tmp_path), "libero_spatial", "1", "1", "10"]
+        words = [
+            site_packages("vla_eval"),
+            str(port),
+            str(tmp_path),
+            "libero_spatial",
+            "1",
+            "1",
+            "lite",
+            "10",
+        ]
         done = subprocess.run(
             [sys.executable, str(program), *words],
             env={**os.environ, "PYTHONPATH": str(ROOT)},

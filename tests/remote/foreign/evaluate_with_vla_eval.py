@@ -1,7 +1,7 @@
-"""`vla-eval run` with its own LIBERO benchmark against a server, on RSD's assets; run by RSD's
-interpreter, which finds vla-eval in the environment of its own.
+"""`vla-eval run` with its own LIBERO benchmark against a server, on lite assets or a folder's; run
+by RSD's interpreter, which finds vla-eval in the environment of its own.
 
-python evaluate_with_vla_eval.py SITE_PACKAGES PORT OUTPUT SUITE TASKS TRIALS [MAX_STEPS]
+python evaluate_with_vla_eval.py SITE_PACKAGES PORT OUTPUT SUITE TASKS TRIALS ASSETS [MAX_STEPS]
 """
 
 import json
@@ -9,14 +9,14 @@ import os
 import sys
 from pathlib import Path
 
-site_packages, port, output, suite, tasks, trials, *most = sys.argv[1:]
+site_packages, port, output, suite, tasks, trials, tree, *most = sys.argv[1:]
 sys.path.append(site_packages)  # what both have is ours
 
 from rsd.envs import assets  # noqa: E402
 from rsd.envs.rendering import process_variables, resolve  # noqa: E402
 
 os.environ.update(process_variables(resolve("auto")))  # before mujoco is imported
-assets.activate(assets.resolve("lite", [suite]))
+assets.activate(assets.resolve(tree, [suite]))
 
 from vla_eval.cli.main import main  # noqa: E402
 
