@@ -96,7 +96,7 @@ class CodePolicy:
         if not job.rule.lossless:
             moved = self._leeway().bound(decoded.off).tolist()
         seconds: dict[str, Any] = {f"{name}_s": stopwatch.seconds[name] for name in _STAGES}
-        rounds = [(None, None, None)] * len(answer.rows)
+        rounds: Sequence[_Round] = [(None, None, None)] * len(answer.rows)
         if answer.rounds is not None:
             fast, confidence, reasons, _ = answer.rounds
             rounds = list(zip(fast.tolist(), confidence.tolist(), reasons, strict=True))
@@ -134,4 +134,5 @@ class CodePolicy:
         return padded.numpy()
 
 
+_Round = tuple[bool | None, float | None, str | None]  # fast, confidence, reason
 _STAGES = ("vision", "draft", "target", "detokenise")
