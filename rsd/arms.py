@@ -366,7 +366,8 @@ ARMS_HELP = (
     + f". Behind it stand guards: +refresh=N, the target decodes after {Trust.refresh} drafted "
     f"chunks at the latest; +gripper=0, also chunks that switch the gripper may be trusted; "
     f"+stall=N, the target decodes where the hand moved by less than {Trust.stall:g} mm since the "
-    "chunk before (0: never)" + f". Without a rule in its name an arm goes by --rule ({UNNAMED})"
+    "chunk before (0: never)"
+    f". Without a rule in its name an arm goes by --rule ({UNNAMED})"
 )
 WAITING_HELP = (
     "What robots of arms with +delay=D do until a chunk arrives, where the name does not say it "

@@ -96,13 +96,14 @@ def _temporally(job: Job, decode_slow: Slow) -> Iterator[Answer]:
     assert job.trust is not None, "this mode has to know what it trusts"
     with job.stopwatch("draft"):
         context = model.draft_context(inputs)
-        begun = begin(model.draft, context, min(job.layers, model.layers - 1))
+        begun = begin(model.draft, context, model.layers - 1)  # as it was calibrated
         rounds = decide(job.trust, _seen(model, begun, job.requests), job.requests)
         margin = smallest_margin(begun.logits).amin(dim=1).minimum(rounds.gap.float())
         fast, slow = (torch.nonzero(kind)[:, 0] for kind in (rounds.fast, ~rounds.fast))
     count = len(job.requests)
     if len(fast):
-        decoded = unspeculated(begun.codes[fast], torch.zeros_like(fast), margin[fast])
+        codes = begun.codes[fast][..., : job.layers]
+        decoded = unspeculated(codes, torch.zeros_like(fast), margin[fast])
         yield Answer(fast.tolist(), decoded, count, rounds=rounds.of(fast))
     if len(slow):
         target_context = _context(job, inputs)[slow]

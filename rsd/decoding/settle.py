@@ -68,7 +68,7 @@ def _parted(answer: Answer, others: Sequence[tuple[int, Answer]]) -> Iterator[An
             answer,
             rows=[answer.rows[place] for place in left],
             decoded=answer.decoded.of(kept),
-            rounds=answer.rounds and answer.rounds.of(kept),
+            rounds=None if answer.rounds is None else answer.rounds.of(kept),
         )
 
 

@@ -189,7 +189,8 @@ def test_features_move_by_no_more_than_twice_what_logits_do(small: CodePolicy) -
     for _ in range(20):
         noise = NEAR_TIE / 2 * (2 * torch.rand_like(seen.logits) - 1)
         moved = features_of(tuple(FEATURES), seen._replace(logits=seen.logits + noise))
-        assert float((moved - features_of(tuple(FEATURES), seen)).abs().max()) <= NEAR_TIE
+        off = moved - features_of(tuple(FEATURES), seen)
+        assert float(off.abs().max().detach()) <= NEAR_TIE
 
 
 def test_near_ties_of_the_draft_are_settled_whoever_acts() -> None:
@@ -238,3 +239,23 @@ def test_a_witness_acts_as_asked_and_notes_how_far_draft_and_target_are_apart(
     index = [tuple(calibration.FEATURES).index(name) for name in CONFIDENCE.features]
     predicted = calibration.probability(CONFIDENCE, seen.features[:, index])
     assert predicted == pytest.approx([chunk.trace.confidence for chunk in chunks], rel=1e-4)
+
+
+def test_a_confidence_is_of_the_whole_guess_however_few_layers_are_decoded(
+    small: CodePolicy,
+) -> None:
+    """It was calibrated so."""
+    follows = follow(small)
+    told = [
+        [
+            (chunk.trace.confidence, chunk.trace.fast)
+            for chunk in small.act(
+                asked(
+                    follows,
+                    dataclasses.replace(temporal("confident=0.7", **NO_GUARDS), layers=layers),
+                )
+            )
+        ]
+        for layers in (None, 2, 1)
+    ]
+    assert told[0] == told[1] == told[2]
