@@ -23,48 +23,49 @@ class Drafted(NamedTuple):
     follows: Tensor  # bool (B,): whether there is one
 
 
-# Features (B,) of a drafted chunk. What is no function of its codes moves by no more than twice as
-# much as any logit does: so a decision knows how far it is from another (rsd/decoding/trust.py).
-Feature = Callable[[Drafted], Tensor]
+class Seen(NamedTuple):
+    """What features are made from."""
+
+    margins: Tensor  # (B, k, T, D): between the two best levels of each token
+    entropies: Tensor  # (B, k, T, D), nats; the last latent is the gripper's without an encoder
+    actions: Tensor  # float32 (B, T, 7)
+    jump: Tensor  # (B, 7): of the first action from the last one of the chunk before, or zeros
 
 
-def _margins(drafted: Drafted) -> Tensor:
-    """(B, k, T, D): between the two best levels of each token."""
-    best = drafted.logits.topk(2, dim=-1).values
-    return best[..., 0] - best[..., 1]
-
-
-def _entropies(drafted: Drafted) -> Tensor:
-    """(B, k, T, D), nats; the last latent is the gripper's where the tokeniser has no encoder."""
-    p = drafted.logits.log_softmax(dim=-1)
-    return -(p.exp() * p).sum(dim=-1)
-
-
-FEATURES: dict[str, Feature] = {
-    "smallest margin": lambda drafted: _margins(drafted).amin(dim=(1, 2, 3)),
-    "mean margin": lambda drafted: _margins(drafted).mean(dim=(1, 2, 3)),
-    "entropy": lambda drafted: _entropies(drafted).mean(dim=(1, 2, 3)),
-    "coarse entropy": lambda drafted: _entropies(drafted)[:, 0].mean(dim=(1, 2)),
-    "worst coarse entropy": lambda drafted: _entropies(drafted)[:, 0].amax(dim=(1, 2)),
-    "entropy of the last latent": lambda drafted: _entropies(drafted)[..., -1].mean(dim=(1, 2)),
-    "jump": lambda drafted: _jump(drafted, slice(0, 3)),
-    "speed": lambda drafted: drafted.actions[..., :3].norm(dim=2).mean(dim=1),
-    "turn": lambda drafted: drafted.actions[..., 3:6].norm(dim=2).mean(dim=1),
+# (B,) of drafted chunks. What is no function of their codes moves by no more than twice as much as
+# any logit does: so a decision knows how far it is from another (rsd/decoding/trust.py).
+FEATURES: dict[str, Callable[[Seen], Tensor]] = {
+    "smallest margin": lambda seen: seen.margins.amin(dim=(1, 2, 3)),
+    "mean margin": lambda seen: seen.margins.mean(dim=(1, 2, 3)),
+    "entropy": lambda seen: seen.entropies.mean(dim=(1, 2, 3)),
+    "coarse entropy": lambda seen: seen.entropies[:, 0].mean(dim=(1, 2)),
+    "worst coarse entropy": lambda seen: seen.entropies[:, 0].amax(dim=(1, 2)),
+    "entropy of the last latent": lambda seen: seen.entropies[..., -1].mean(dim=(1, 2)),
+    "jump": lambda seen: seen.jump[:, :3].norm(dim=1),
+    "speed": lambda seen: seen.actions[..., :3].norm(dim=2).mean(dim=1),
+    "turn": lambda seen: seen.actions[..., 3:6].norm(dim=2).mean(dim=1),
 }
 
 
-def _jump(drafted: Drafted, numbers: slice) -> Tensor:
-    """(B,): how far the first action is from the last one of the chunk before."""
-    apart = (drafted.actions[:, 0] - drafted.before)[:, numbers].norm(dim=1)
-    return apart.masked_fill(~drafted.follows, 0)
+def _see(drafted: Drafted) -> Seen:
+    best = drafted.logits.topk(2, dim=-1).values
+    log_p = drafted.logits.log_softmax(dim=-1)
+    jump = (drafted.actions[:, 0] - drafted.before).masked_fill(~drafted.follows[:, None], 0)
+    return Seen(
+        best[..., 0] - best[..., 1],
+        -(log_p.exp() * log_p).sum(dim=-1),
+        drafted.actions,
+        jump,
+    )
 
 
 def features_of(names: tuple[str, ...], drafted: Drafted) -> Tensor:
     """float64 (B, F)."""
-    return torch.stack([FEATURES[name](drafted).double() for name in names], dim=1)
+    seen = _see(drafted)
+    return torch.stack([FEATURES[name](seen).double() for name in names], dim=1)
 
 
 def logit_of(confidence: Confidence, drafted: Drafted) -> Tensor:
     """float64 (B,): of the probability."""
-    seen = features_of(confidence.features, drafted)
-    return seen @ seen.new_tensor(confidence.weights) + confidence.bias
+    features = features_of(confidence.features, drafted)
+    return features @ features.new_tensor(confidence.weights) + confidence.bias
