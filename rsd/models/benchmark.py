@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -164,8 +165,9 @@ def _apart_mm(ours: Chunk, theirs: Chunk) -> float:
 
 
 def _rates(kept: Sequence[tuple[int, ...]], judged: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
-    """Kept of judged tokens, by layer, for the layers in which any was judged."""
-    k, n = np.sum(kept, axis=0), np.sum(judged, axis=0)
+    """Kept of judged tokens, by layer, for the layers in which any was judged. A draft's chunk has
+    a layer less than a target's."""
+    k, n = (np.sum([*zip_longest(*each, fillvalue=0)], axis=1) for each in (kept, judged))
     return tuple((k[n > 0] / n[n > 0]).tolist())
 
 

@@ -15,6 +15,7 @@ from rsd.decoding.confidence import FEATURES, Drafted, features_of, logit_of
 from rsd.decoding.modes import drafted
 from rsd.decoding.settle import NEAR_TIE
 from rsd.decoding.trust import REASONS, decide
+from rsd.models.benchmark import benchmark
 from rsd.models.code_policy import CodePolicy
 from rsd.models.small_vla.weights import policy_of
 from rsd.models.witness import Witness
@@ -259,3 +260,24 @@ def test_a_confidence_is_of_the_whole_guess_however_few_layers_are_decoded(
         for layers in (None, 2, 1)
     ]
     assert told[0] == told[1] == told[2]
+
+
+def test_the_benchmark_follows_an_episode_as_the_arm_would_have(small: CodePolicy) -> None:
+    """Whatever the batch: every third chunk is refreshed, from the first one of each episode on."""
+    first = small.act(requests(1, Decoding("autoregressive")))[0]
+    observations = [
+        (request.observation, Past() if index in (0, 4) else Past(first.codes, first.actions))
+        for index, request in enumerate(requests(8, Decoding("autoregressive")))
+    ]
+    decodings = {
+        "autoregressive": Decoding("autoregressive"),
+        "temporal": temporal("random=0.999999", refresh=2, gripper=0, stall=0.0),
+    }
+    rows = benchmark(small, observations, decodings, (1, 4), repeats=1)
+    assert [(row.name, row.batch, row.fast) for row in rows] == [
+        ("autoregressive", 1, 0.0),
+        ("temporal", 1, 0.75),
+        ("autoregressive", 4, 0.0),
+        ("temporal", 4, 0.75),
+    ]
+    assert all(len(row.acceptance) == 3 for row in rows if row.name == "temporal")
