@@ -275,17 +275,7 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
     """What each mode costs, and what it did."""
     times = ("B", "answer", "x", "mean", "p95", "batch", "x", "vision", "draft", "target")
     costs = Grid(f"{title}: medians, ms; x: times faster than {rows[0].name}", ("arm", *times))
-    done = (
-        "B",
-        "passes",
-        "fast",
-        "same codes",
-        "mm apart",
-        "bound",
-        "near ties",
-        "draft",
-        "redraft",
-    )
+    done = ("B", "passes", "fast", "same codes", "mm apart", "bound", "near ties")
     works = Grid(
         f"Passes a chunk; drafted ones executed unjudged (fast); codes, and largest distance of "
         f"actions, against {rows[0].name}; guesses kept, % by layer",
