@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rsd import calibration
+from rsd.commands.benchmark import _decoding_tables
 from rsd.decoding.confidence import FEATURES, Drafted, features_of, logit_of
 from rsd.decoding.modes import drafted
 from rsd.decoding.settle import NEAR_TIE
@@ -281,3 +282,6 @@ def test_the_benchmark_follows_an_episode_as_the_arm_would_have(small: CodePolic
         ("temporal", 4, 0.75),
     ]
     assert all(row.acceptance for row in rows if row.name == "temporal")
+    costs, works = _decoding_tables(rows, "two arms")
+    assert [works.rows[row][works.columns.index("fast")] for row in (0, 1)] == ["0%", "75%"]
+    assert len(costs.rows) == len(works.rows) == 4
