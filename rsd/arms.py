@@ -3,7 +3,7 @@
     MODE[-RULE][@K][+delay=D[+hold]]
         as in autoregressive, speculative-sampling, parallel@3, speculative+delay=3+hold
     RULE[=NUMBER]
-        as in exact, relaxed=2, action_tolerance=1mm
+        as in exact, sampling=0.5, relaxed=2, action_tolerance=1mm
 
 A new part of a name is a field of `Arm` or `Decoding` and a line in `read_arm` and `name_of`; a new
 rule or mode is an entry below. What is shown of them in help and errors is made from these entries.
@@ -32,6 +32,7 @@ class Number:
     example: str
     whole: bool = False
     unit: str = ""  # stands behind the number, and may be left out by who asks
+    usual: float | None = None  # what a name without a number means; None: it takes one
 
     def read(self, word: str) -> float:
         """Raises ValueError for what is none, or out of range."""
@@ -50,14 +51,22 @@ class RuleWords:
 
     what: str
     samples: bool = False  # tokens are drawn: that means something where nothing is drafted, too
-    number: Number | None = None  # of what a lossy rule tolerates; at one end of it nothing
+    number: Number | None = None  # of what a lossy rule tolerates (at one end of it nothing), or
+    # the temperature at which tokens are drawn
+
+    @property
+    def lossy(self) -> bool:
+        """Whether it may keep what the target would not say."""
+        return self.number is not None and not self.samples
 
 
 RULES = {
     "exact": RuleWords("keeps a drafted token that equals the target's argmax; lossless, greedy"),
     "sampling": RuleWords(
-        "draws tokens, keeps drafted ones by rejection sampling; lossless in distribution",
+        "draws tokens, keeps drafted ones by rejection sampling; lossless in distribution; "
+        "sampling=N: at that temperature",
         samples=True,
+        number=Number("a temperature", 0.01, 100, "0.5", usual=1.0),
     ),
     "relaxed": RuleWords(
         "keeps a drafted token up to N levels off the target's argmax, the gripper's exactly; "
@@ -88,6 +97,8 @@ def rule_and_value(spec: str) -> tuple[str, float | None]:
         if equals:
             raise UserError(f"acceptance rule {spec!r}: {name} takes no number; write {name}")
         return name, None
+    if not equals and number.usual is not None:
+        return name, number.usual
     try:
         return name, number.read(word)
     except ValueError:
@@ -100,16 +111,18 @@ def read_rule(spec: str) -> str:
     """A rule as it is recorded. Raises UserError as `rule_and_value`."""
     name, value = rule_and_value(spec)
     number = RULES[name].number
-    return name if number is None else f"{name}={value:.12g}{number.unit}"
+    if number is None or value == number.usual:
+        return name
+    return f"{name}={value:.12g}{number.unit}"
 
 
 def is_lossy(rule: str) -> bool:
     """Whether a rule may keep what the target would not say."""
-    return RULES[rule.partition("=")[0]].number is not None
+    return RULES[rule.partition("=")[0]].lossy
 
 
 EXAMPLES = {  # a rule as arms name it, by its name
-    rule: rule if words.number is None else read_rule(f"{rule}={words.number.example}")
+    rule: read_rule(f"{rule}={words.number.example}") if words.number and words.lossy else rule
     for rule, words in RULES.items()
 }
 

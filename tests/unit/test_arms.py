@@ -4,7 +4,17 @@ from typing import get_args
 
 import pytest
 
-from rsd.arms import ARMS_HELP, EXAMPLES, MODES, NAMES, RULE_HELP, RULES, name_of, read_arm
+from rsd.arms import (
+    ARMS_HELP,
+    EXAMPLES,
+    MODES,
+    NAMES,
+    RULE_HELP,
+    RULES,
+    is_lossy,
+    name_of,
+    read_arm,
+)
 from rsd.errors import UserError
 from rsd.types import Arm, Decoding, Mode
 
@@ -73,6 +83,7 @@ def test_what_a_name_leaves_open_is_filled_in_where_it_means_something() -> None
         ("speculative-action_tolerance=1cm", "mm and degrees, 0 to 100, as in action_tolerance=1"),
         ("speculative-exact=1", "exact takes no number; write exact"),
         ("autoregressive-relaxed=1", "unknown arm 'autoregressive-relaxed=1'; did you mean"),
+        ("autoregressive-sampling=0", "sampling takes a temperature, 0.01 to 100, as in"),
         ("expert@2", "the expert decodes no layers; write expert"),
     ],
 )
@@ -88,7 +99,7 @@ def test_every_mode_and_rule_is_described_in_help_and_errors() -> None:
     assert set(RULES) == {*rules.PLAIN, *rules.LOSSY}
     made = {name: rules.make_rule(spec, lambda: None) for name, spec in EXAMPLES.items()}  # type: ignore[arg-type, return-value]
     for name, words in RULES.items():
-        assert (words.samples, words.number is None) == (made[name].samples, made[name].lossless)
+        assert (words.samples, not words.lossy) == (made[name].samples, made[name].lossless)
     assert all(name in ARMS_HELP for name in NAMES)
     assert all(f"{mode}: {words.what}" in ARMS_HELP for mode, words in MODES.items())
     with pytest.raises(UserError) as raised:
@@ -96,3 +107,10 @@ def test_every_mode_and_rule_is_described_in_help_and_errors() -> None:
     for rule, words in RULES.items():
         assert f"{rule}: {words.what}" in str(raised.value)
         assert f"{EXAMPLES[rule]}: {words.what}" in RULE_HELP
+
+
+def test_a_temperature_may_be_left_out_and_one_arm_has_one_name() -> None:
+    assert read_arm("autoregressive-sampling=1.0").name == "autoregressive-sampling"
+    assert read_arm("autoregressive-sampling").decoding.rule == "sampling"
+    assert read_arm("speculative-sampling=0.50").decoding.rule == "sampling=0.5"
+    assert not is_lossy("sampling=0.5")
