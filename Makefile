@@ -17,8 +17,9 @@ PIPELINE_EVALUATE := --num-trials 2 --arms expert autoregressive speculative par
 demo: setup
 	$(BIN)/rsd evaluate
 
+# In two processes: tests/conftest.py says which test goes to which.
 test: setup-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 # Anew each time; every step names its folder, so that one can be repeated by hand.
 pipeline: setup

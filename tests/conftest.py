@@ -1,4 +1,4 @@
-"""Fixtures for tests that run the real simulator."""
+"""Fixtures for tests that run the real simulator, and who runs what under `pytest -n 2`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,32 @@ import os
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from rsd.envs import rendering
 from rsd.envs.assets import ResolvedAssets, resolve
 
 FULL_ASSETS = "RSD_FULL_ASSETS"  # names LIBERO's tree of assets, or one with its physics
+ON_RAY = ("tests/cluster/", "tests/jobs/")  # where tests start a Ray
+
+for variable in ("COLUMNS", "LINES"):  # readline sets them for all that pytest starts, `-n` too
+    os.environ.pop(variable, None)
+    os.unsetenv(variable)  # os.environ may not know
+
+
+class RayInOneProcess(LoadScopeScheduling):
+    """Tests that start a Ray run in one process, one after the other, as they share a machine's
+    memory and Ray's folder. Others go to whoever is free, a file at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if nodeid.startswith(ON_RAY) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> RayInOneProcess:
+    """For any `-n`. Files keep their order, so that Ray's, the longest, come first."""
+    config.option.loadscopereorder = False
+    return RayInOneProcess(config, log)
 
 
 @pytest.fixture(scope="session")

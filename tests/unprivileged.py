@@ -8,18 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NOBODY = 65534
+OPEN = 0o055  # may be listed and passed through by its group, which stays ours, and by others
 
 
 @contextlib.contextmanager
 def forbidden(path: Path, base: Path) -> Iterator[None]:
-    """Nobody may read `path`, and this process is nobody; the folders down to `base`, pytest's
-    for this test, can be passed through."""
-    for folder in (base, base.parent, base.parent.parent):
-        folder.chmod(0o755)
+    """Nobody may read `path`, and this process is nobody; `base`, pytest's folder for this test,
+    and those above it are open."""
     mode = path.stat().st_mode
     path.chmod(0)
     root = os.geteuid() == 0
     if root:
+        for folder in (base, *base.parents):
+            if folder.stat().st_mode & OPEN != OPEN:
+                folder.chmod(folder.stat().st_mode | OPEN)
         os.seteuid(NOBODY)
     try:
         yield

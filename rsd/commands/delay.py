@@ -31,6 +31,7 @@ Examples:
   rsd delay --policy libero --task-suite libero_spatial libero_object libero_goal libero_10 \\
       --num-trials 5 --delays 0 1 2 3 4 5 6 7 8 --output results/delay --resume
   rsd delay --draw results/delay                           # draw a run again, run nothing
+  rsd delay --draw results/trials-0 results/trials-1       # the rows of several in one picture
 
 Arms that should show their own decode on the time axis want --max-batch-size 1. Exit codes are
 those of `rsd evaluate`; --resume goes on after any interruption.
@@ -48,8 +49,8 @@ class Sweep:
     """What the robot does while it waits: continue (the rest of the chunk before), hold (it stands
     still)"""
 
-    draw: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
-    """Draw this run again, and run nothing"""
+    draw: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN [RUN ...]")] = ()
+    """Draw these runs in one picture, in the folder of the first, and run nothing"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class DelayConfig(EvaluateConfig):
 def main(words: Sequence[str], console: Console) -> int:
     """Run the grid and draw it; returns the exit code."""
     config = parse_tree(DelayConfig, words, called("delay"), as_called(DESCRIPTION))
-    if config.sweep.draw is not None:
+    if config.sweep.draw:
         draw(config.sweep.draw, console)
         return DONE
     run = ready(evaluation(config), console)
@@ -70,7 +71,7 @@ def main(words: Sequence[str], console: Console) -> int:
         return DONE
     code = carry_out(run, console, go_on("delay", f"--output {output_of(run)}"))
     if code in (DONE, WITH_ERRORS):
-        draw(output_of(run), console)
+        draw([output_of(run)], console)
     return code
 
 
@@ -102,15 +103,16 @@ def evaluation(config: DelayConfig) -> EvaluateConfig:
     return EvaluateConfig(**{**groups, "episodes": grid, "policy": policy})
 
 
-def draw(output: str, console: Console) -> None:
-    """Put the pictures of a run into its folder. Raises UserError for a run without late arms."""
+def draw(outputs: Sequence[str], console: Console) -> None:
+    """Put the pictures of runs into the folder of the first. Raises UserError for runs without
+    late arms, and for such as cannot stand in one table."""
     with commands.importing():
         from rsd.presentation.delays import picture  # takes seconds
         from rsd.presentation.figures import FORMATS
         from rsd.summary import delays
 
-    found = delays.curves(output)
-    folder = Folder.at(output)
+    found = delays.curves(*outputs)
+    folder = Folder.at(outputs[0])
     for line in delays.sentences(found):
         console.print(line, **PLAIN)
     for format in FORMATS:

@@ -28,7 +28,9 @@ def picture(found: Sequence[Curve], format: str) -> bytes:
         latency = next(curve.decode_ms for curve in found if curve.arm == arm)
         if latency is not None:
             by_ms.axvline(latency, color=f"C{arms.index(arm)}", linewidth=1, linestyle=":")
-            label = f"{arm} decodes in {latency:.0f} ms: {steps_of(latency / 1000)} steps"
+            steps = steps_of(latency / 1000)
+            late = "1 step" if steps == 1 else f"{steps} steps"
+            label = f"{arm} decodes in {latency:.0f} ms: {late}"
             by_ms.plot([], [], color=f"C{arms.index(arm)}", linewidth=1, linestyle=":", label=label)
             by_ms.legend(fontsize=8, loc="lower left")
     by_steps.set(xlabel="delay, control steps", ylabel="success, %", ylim=(-2, 102))

@@ -122,8 +122,19 @@ def summarise(*outputs: str, margin: float = MARGIN) -> Summary:
 
 
 def read_rows_of(runs: Sequence[Run], columns: Sequence[str] = COLUMNS) -> Rows:
-    """Raises UserError for rows on different assets (DESIGN 7: those are never pooled), and for an
-    episode that is stored twice."""
+    """Episodes, and what their chunks add up to. Raises UserError as `rows_of_all` does."""
+    episodes = rows_of_all(runs, columns)
+    tallies = tally(run.parts for run in runs)
+    counts = {
+        arm: {suite: one.counts() for suite, one in suites.items()}
+        for arm, suites in tallies.items()
+    }
+    return Rows(episodes, counts)
+
+
+def rows_of_all(runs: Sequence[Run], columns: Sequence[str]) -> pd.DataFrame:
+    """The episodes. Raises UserError for rows on different assets (DESIGN 7: those are never
+    pooled), and for an episode that is stored twice."""
     found = [stored_episodes(run.output, run.parts, columns) for run in runs]
     episodes = pd.concat(found, ignore_index=True) if len(found) > 1 else found[0]
     twice = episodes.duplicated(KEY)
@@ -133,12 +144,7 @@ def read_rows_of(runs: Sequence[Run], columns: Sequence[str] = COLUMNS) -> Rows:
             f"such as {first_key(episodes[twice])}; report each once"
         )
     one_assets(_outputs(runs), episodes)
-    tallies = tally(run.parts for run in runs)
-    counts = {
-        arm: {suite: one.counts() for suite, one in suites.items()}
-        for arm, suites in tallies.items()
-    }
-    return Rows(episodes, counts)
+    return episodes
 
 
 def summary_of_runs(runs: Sequence[Run], rows: Rows, margin: float) -> Summary:

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from rsd import conditions
 from rsd.arms import name_of, read_arm
-from rsd.books import KEY, committed, read_run
+from rsd.books import KEY, read_run
 from rsd.errors import UserError
 from rsd.latency import CHUNK_COLUMNS, decoded_alone_s
 from rsd.suites import CONTROL_HZ
-from rsd.summary.compute import one_assets, stored_episodes
+from rsd.summary.compute import open_runs, rows_of_all
 from rsd.summary.statistics import PairedComparison, Proportion, compare_pairs, proportion
 
 STEP_MS = 1000 // CONTROL_HZ
@@ -52,16 +54,18 @@ class Curve:
         return difference, low, high
 
 
-def curves(output: str) -> list[Curve]:
-    """Of a run, finished or going on. An arm without a delay is the first point of both of its
-    curves; delays that were measured have no place on an axis.
+def curves(*outputs: str) -> list[Curve]:
+    """Of a run, or of several that can stand in one table, finished or going on. An arm without a
+    delay is the first point of both of its curves; delays that were measured have no place on an
+    axis.
 
-    Raises UserError for a folder without a run, or one without a late arm.
+    Raises UserError for a folder without a run, where no arm is late, and as `open_runs` and
+    `rows_of_all` do.
     """
-    conditions.require_own(read_run(output), output, "how late its chunks were, nobody knows")
-    parts = committed(output)
-    episodes = stored_episodes(output, parts, _COLUMNS)
-    one_assets(output, episodes)
+    for output in outputs:
+        conditions.require_own(read_run(output), output, "how late its chunks were, nobody knows")
+    runs = open_runs(outputs)
+    episodes = rows_of_all(runs, _COLUMNS)
     finished = episodes[episodes["outcome"] != "error"]
     verdicts: dict[tuple[str, str], dict[int, Mapping[Any, bool]]] = {}
     on_time: dict[str, Mapping[Any, bool]] = {}
@@ -75,10 +79,11 @@ def curves(output: str) -> list[Curve]:
             verdicts.setdefault((base, arm.delay.waiting), {})[arm.delay.steps] = own
     if not verdicts:
         raise UserError(
-            f"{output} holds no episode of a late arm, such as speculative+delay=3; `rsd delay` "
-            "runs some"
+            f"{', '.join(outputs)}: no episode of a late arm, such as speculative+delay=3; "
+            "`rsd delay` runs some"
         )
-    latencies = decoded_alone_s(parts.all_chunks(CHUNK_COLUMNS).to_pandas())
+    chunks = pd.concat([run.parts.all_chunks(CHUNK_COLUMNS).to_pandas() for run in runs])
+    latencies = decoded_alone_s(chunks)
     return [
         Curve(base, waiting, _points(on_time.get(base), by_steps), _ms(latencies.get(base)))
         for (base, waiting), by_steps in sorted(verdicts.items())

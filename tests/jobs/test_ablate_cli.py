@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from rsd.commands import call
+
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """\
 base:
@@ -41,6 +43,5 @@ def test_a_study_runs_its_cells_on_ray_and_a_second_session_finds_nothing_left(
     }
     assert set(rows["protocol"]) == {"oft", "oft+replan=2"}
     before = (output / "study.parquet").read_bytes()
-    again = subprocess.run([*words, "--resume"], capture_output=True, text=True, cwd="/")
-    assert again.returncode == 0, again.stdout + again.stderr
+    assert call("ablate", [*words[2:], "--resume"]) == 0
     assert (output / "study.parquet").read_bytes() == before

@@ -241,18 +241,17 @@ def test_a_run_ends_in_a_summary_and_can_be_asked_for_again(
     outcomes = [(row["trial"], "NaN or infinity" in str(row["error"])) for row in episodes(output)]
     assert sorted(outcomes) == [(0, False), (0, False), (1, True), (1, True)]
 
-    again = launch(*flags)  # everything is recorded: no Ray, the same summary
-    text = finish(again)
-    assert again.returncode == 3, text
-    assert "4 recorded" in text
+    monkeypatch.setattr(session, "connected", raising(AssertionError("everything is recorded")))
+    assert call("evaluate", flags) == 3  # the same summary
+    text = capsys.readouterr().out
+    for word in ("4 recorded", "95 % interval", "2 of them errors"):
+        assert word in text
     with monkeypatch.context() as away:
         away.setattr(compute, "summarise", lambda output: books.read_run(f"{output}/gone"))
         assert call("evaluate", flags) == 1  # as of a store that went away after the last row
     assert "no summary: " in capsys.readouterr().err
-    changed = launch(*flags, "--trials", "0")
-    text = finish(changed)
-    assert changed.returncode == 2
-    assert "trials: [0, 1] -> [0]" in text
+    assert call("evaluate", [*flags, "--trials", "0"]) == 2
+    assert "trials: [0, 1] -> [0]" in capsys.readouterr().err
 
 
 def test_a_driver_that_is_killed_or_interrupted_goes_on_to_exactly_the_planned_rows(

@@ -337,19 +337,26 @@ def test_a_sweep_that_means_nothing_is_told(flags: str, told: str) -> None:
         swept(*flags.split())
 
 
-@pytest.fixture()
-def sweep(tmp_path: Path) -> str:
-    """20 worlds: 16 solved on time, 12 at 2 steps, 8 at 4; decoded alone in 30 ms."""
+PARTS = {"early": (0, 7), "late": (7, 20)}
+
+
+def late_arms(run: Path, trials: range) -> str:
+    """Of 20 worlds: 16 solved on time, 12 at 2 steps, 8 at 4; decoded alone in 30 ms."""
     trace = DecodeTrace((), (), 1, 0, batch_size=1, target_s=0.03)
     solved = {"speculative": 16, "speculative+delay=2": 12, "speculative+delay=4": 8}
-    run = str(tmp_path / "sweep")
-    with Books.open(run, RUN, resume=False) as books:
+    described = RUN | {"run_id": run.name}
+    with Books.open(str(run), described, resume=False) as books:
         for arm, count in {**solved, "speculative+delay=measured": 3}.items():
-            for trial in range(20):
+            for trial in trials:
                 made = result(key(trial, arm), "success" if trial < count else "timeout")
                 chunks = [replace(each, trace=trace) for each in made.chunks]
                 books.add(replace(made, chunks=chunks), attempts=1, worker="w", node="n")
-    return run
+    return str(run)
+
+
+@pytest.fixture()
+def sweep(tmp_path: Path) -> str:
+    return late_arms(tmp_path / "sweep", range(20))
 
 
 def test_a_curve_begins_with_the_arm_itself_and_knows_what_10_ms_are_worth(sweep: str) -> None:
@@ -370,6 +377,15 @@ def test_a_curve_begins_with_the_arm_itself_and_knows_what_10_ms_are_worth(sweep
     assert "from 0 to 200 ms on 20 worlds" in told
 
 
+def test_runs_of_other_trials_make_one_curve_and_a_run_twice_makes_none(
+    sweep: str, tmp_path: Path
+) -> None:
+    parts = [late_arms(tmp_path / name, range(*ends)) for name, ends in PARTS.items()]
+    assert delays.curves(*parts) == delays.curves(sweep)
+    with pytest.raises(UserError, match="report each once"):
+        delays.curves(parts[0], parts[1], parts[0])
+
+
 def test_the_picture_holds_both_axes_every_curve_and_the_latency(sweep: str) -> None:
     found = delays.curves(sweep)
     assert picture(found, "png").startswith(b"\x89PNG")
@@ -379,5 +395,5 @@ def test_the_picture_holds_both_axes_every_curve_and_the_latency(sweep: str) -> 
 def test_a_run_without_late_arms_is_told(tmp_path: Path) -> None:
     with Books.open(str(tmp_path), RUN, resume=False) as books:
         books.add(result(key()), attempts=1, worker="w", node="n")
-    with pytest.raises(UserError, match="holds no episode of a late arm"):
+    with pytest.raises(UserError, match="no episode of a late arm"):
         delays.curves(str(tmp_path))
