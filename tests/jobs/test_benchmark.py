@@ -1,5 +1,4 @@
-"""`rsd benchmark`: a truncation table for every setting, chunks between two plans; and what cannot be
-measured."""
+"""`rsd benchmark`: tables of tokeniser settings, chunks between two plans; what is not measured."""
 
 from __future__ import annotations
 
