@@ -526,6 +526,8 @@ class Ambiguity:
         if info.chunk_steps is None:
             raise UserError(f"--policy {self.policy}: its chunks have no known length to compare")
         _check_renderer(self.renderer)
+        if self.picture is not None and self.picture.suffix not in (".svg", ".png"):
+            raise UserError(f"--picture {self.picture}: name a .svg or a .png")
         for path, flag in ((self.rows, "--rows"), (self.picture, "--picture")):
             if path is not None:
                 prove_writable(path, flag)

@@ -72,6 +72,7 @@ def test_where_nothing_is_ambiguous_nothing_is_measured(capsys: pytest.CaptureFi
         (["--suite", "libero_object"], "solved by one rim only"),
         (["--suite", "libero_90"], "unknown suite with an expert 'libero_90'"),
         (["--trials", "51"], "--trials 51: a task has 50"),
+        (["--picture", "chunks.jpg"], "--picture chunks.jpg: name a .svg or a .png"),
         (["--arms", "bins"], "arm 'bins': policy 'libero' decodes"),
     ):
         assert call("benchmark", ["ambiguity", "--policy", "libero", *asked]) == 2
