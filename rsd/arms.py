@@ -5,7 +5,7 @@
     temporal-TRUST[@K][+GUARD=NUMBER ...][+delay=D[+hold]]
         as in temporal-confident=0.9, temporal-random=0.5+refresh=4+stall=0
     RULE[=NUMBER]
-        as in exact, relaxed=2, action_tolerance=1mm
+        as in exact, sampling=0.5, relaxed=2, action_tolerance=1mm
 
 A new part of a name is a field of `Arm` or `Decoding` and a line in `read_arm` and `name_of`; a new
 rule, guard or mode is an entry below. What is shown of them in help and errors is made from these.
@@ -36,6 +36,7 @@ class Number:
     example: str
     whole: bool = False
     unit: str = ""  # stands behind the number, and may be left out by who asks
+    usual: float | None = None  # what a name without a number means; None: it takes one
 
     def read(self, word: str) -> float:
         """Raises ValueError for what is none, or out of range."""
@@ -54,14 +55,22 @@ class RuleWords:
 
     what: str
     samples: bool = False  # tokens are drawn: that means something where nothing is drafted, too
-    number: Number | None = None  # of what a lossy rule tolerates; at one end of it nothing
+    number: Number | None = None  # of what a lossy rule tolerates (at one end of it nothing), or
+    # the temperature at which tokens are drawn
+
+    @property
+    def lossy(self) -> bool:
+        """Whether it may keep what the target would not say."""
+        return self.number is not None and not self.samples
 
 
 RULES = {
     "exact": RuleWords("keeps a drafted token that equals the target's argmax; lossless, greedy"),
     "sampling": RuleWords(
-        "draws tokens, keeps drafted ones by rejection sampling; lossless in distribution",
+        "draws tokens, keeps drafted ones by rejection sampling; lossless in distribution; "
+        "sampling=N: at that temperature",
         samples=True,
+        number=Number("a temperature", 0.01, 100, "0.5", usual=1.0),
     ),
     "relaxed": RuleWords(
         "keeps a drafted token up to N levels off the target's argmax, the gripper's exactly; "
@@ -113,6 +122,8 @@ def rule_and_value(
         if equals:
             raise UserError(f"{what} {spec!r}: {name} takes no number; write {name}")
         return name, None
+    if not equals and number.usual is not None:
+        return name, number.usual
     return name, _number(number, word, name, f"{what} {spec!r}: ")
 
 
@@ -127,23 +138,27 @@ def read_rule(spec: str, rules: _Rules = RULES, what: str = "acceptance rule") -
     """A rule as it is recorded. Raises UserError as `rule_and_value`."""
     name, value = rule_and_value(spec, rules, what)
     number = rules[name].number
-    return name if number is None else f"{name}={value:.12g}{number.unit}"
+    if number is None or value == number.usual:
+        return name
+    return f"{name}={value:.12g}{number.unit}"
 
 
 def is_lossy(rule: str) -> bool:
     """Whether a rule may keep what the target would not say."""
-    return RULES[rule.partition("=")[0]].number is not None
+    return RULES[rule.partition("=")[0]].lossy
 
 
-def _examples(rules: _Rules) -> dict[str, str]:
-    """A rule as arms name it, by its name."""
-    return {
-        rule: rule if words.number is None else read_rule(f"{rule}={words.number.example}", rules)
-        for rule, words in rules.items()
-    }
+def _example(name: str, rules: _Rules) -> str:
+    """A rule as arms name it."""
+    words = rules[name]
+    if words.number is None or not words.lossy:
+        return name
+    return read_rule(f"{name}={words.number.example}", rules)
 
 
-EXAMPLES, TRUST_EXAMPLES = _examples(RULES), _examples(TRUSTS)
+EXAMPLES, TRUST_EXAMPLES = (
+    {name: _example(name, rules) for name in rules} for rules in (RULES, TRUSTS)
+)
 
 
 @dataclass(frozen=True)

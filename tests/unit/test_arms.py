@@ -15,6 +15,7 @@ from rsd.arms import (
     TRUST_EXAMPLES,
     TRUSTS,
     described,
+    is_lossy,
     name_of,
     read_arm,
 )
@@ -136,6 +137,7 @@ def test_what_a_name_leaves_open_is_filled_in_where_it_means_something() -> None
         ("temporal+refrsh=3", "unknown part of arm .*refrsh.*did you mean '.refresh=N'"),
         ("speculative+refresh=3", "unknown part of arm"),
         ("speculative-confident=0.9", "unknown acceptance rule 'confident'"),
+        ("autoregressive-sampling=0", "sampling takes a temperature, 0.01 to 100, as in"),
         ("expert@2", "the expert decodes no layers; write expert"),
     ],
 )
@@ -151,7 +153,7 @@ def test_every_mode_and_rule_is_described_in_help_and_errors() -> None:
     assert set(RULES) == {*rules.PLAIN, *rules.LOSSY}
     made = {name: rules.make_rule(spec, lambda: None) for name, spec in EXAMPLES.items()}  # type: ignore[arg-type, return-value]
     for name, words in RULES.items():
-        assert (words.samples, words.number is None) == (made[name].samples, made[name].lossless)
+        assert (words.samples, not words.lossy) == (made[name].samples, made[name].lossless)
     assert all(name in ARMS_HELP for name in NAMES)
     assert all(f"{mode}: {words.what}" in ARMS_HELP for mode, words in MODES.items())
     with pytest.raises(UserError) as raised:
@@ -164,3 +166,10 @@ def test_every_mode_and_rule_is_described_in_help_and_errors() -> None:
     )
     assert all(f"+{guard}=" in ARMS_HELP for guard in GUARDS)
     assert all(hasattr(Trust("random=0"), guard) for guard in GUARDS)
+
+
+def test_a_temperature_may_be_left_out_and_one_arm_has_one_name() -> None:
+    assert read_arm("autoregressive-sampling=1.0").name == "autoregressive-sampling"
+    assert read_arm("autoregressive-sampling").decoding.rule == "sampling"
+    assert read_arm("speculative-sampling=0.50").decoding.rule == "sampling=0.5"
+    assert not is_lossy("sampling=0.5")
