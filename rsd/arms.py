@@ -322,12 +322,13 @@ def arm_of(decoding: Decoding, delay: Delay | None = None) -> Arm:
 
 def described(arm: Arm) -> dict[str, Any]:
     """As run.json has it; of an arm without delay or trust it says nothing of them."""
-    decoding = dataclasses.asdict(arm.decoding)
-    if decoding["trust"] is None:
-        del decoding["trust"]
-    late = {} if arm.delay is None else {"delay": dataclasses.asdict(arm.delay)}
-    said: dict[str, Any] = json.loads(json.dumps(decoding | late))
-    return said
+    said = dataclasses.asdict(arm.decoding)
+    if said["trust"] is None:
+        del said["trust"]
+    if arm.delay is not None:  # what single episodes recorded is none of the arm's
+        said["delay"] = {"steps": arm.delay.steps, "waiting": arm.delay.waiting}
+    plain: dict[str, Any] = json.loads(json.dumps(said))
+    return plain
 
 
 def name_of(decoding: Decoding, delay: Delay | None = None) -> str:

@@ -69,11 +69,19 @@ class Schedule:
         """Take the answer, which is not known before its delay is over; returns that, in steps."""
         steps = self._delay.steps
         if steps is None:
-            steps = self._expected = steps_of(chunk.trace.decode_s)
+            steps = self._expected = self._measured(chunk)
         self._coming, self._left, self._moved = chunk.actions, steps, 0
         if steps == 0:
             self._arrive(chunk.actions)
         return steps
+
+    def _measured(self, chunk: Chunk) -> int:
+        """What decoding it took; of an episode that is repeated what it took then. One that has
+        more chunks now has parted from it before: for those the last counts."""
+        recorded = self._delay.recorded
+        if not recorded:
+            return steps_of(chunk.trace.decode_s)
+        return recorded[min(self._chunk + 1, len(recorded) - 1)]
 
     def move(self) -> Move:
         """The next control step."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rsd import calibration
@@ -39,6 +39,17 @@ class Plan:
     protocol: Protocol
     arms: dict[str, Arm]  # by name
     keys: list[EpisodeKey]  # every episode: long suites first, arms of a world side by side
+    # of episodes that are repeated: how late their chunks were, in control steps
+    lateness: Mapping[EpisodeKey, tuple[int, ...]] = field(default_factory=dict, kw_only=True)
+
+    def arm_of(self, key: EpisodeKey) -> Arm:
+        """How an episode is run."""
+        arm = self.arms[key.arm]
+        if arm.delay is None or key not in self.lateness:
+            return arm
+        return dataclasses.replace(
+            arm, delay=dataclasses.replace(arm.delay, recorded=self.lateness[key])
+        )
 
     @property
     def modes(self) -> set[Mode]:

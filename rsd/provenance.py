@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rsd import arithmetic
 from rsd.conditions import ROW_PACKAGES
@@ -30,6 +30,18 @@ class Machine:
     cpus: int  # that the process may use
     gpus: tuple[str, ...]  # models of all of the node
     arithmetic: str  # of numpy and libm in that process
+
+
+@dataclass(frozen=True)
+class ReplicaEvent:
+    """What a run's driver has heard of a replica, as run.json keeps it beside the time."""
+
+    replica: str  # its name
+    what: Literal["started", "ready", "died", "lost"]  # asked for; answers; its process ended, and
+    # another one starts in its place; dead for good
+    node: str = ""  # of one that is ready
+    processor: str = ""  # likewise: what it decides on
+    why: str = ""  # of one that died or is lost, as far as it is known
 
 
 def machine(role: str, runs_on: str) -> Machine:

@@ -18,7 +18,7 @@ from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig
 from rsd.errors import UserError
 from rsd.models import bundled, inspect_policy
 from rsd.plan import resolve_arms, with_confidence
-from rsd.types import EpisodeKey
+from rsd.types import Arm, EpisodeKey
 
 COLUMNS = [*results.KEY, "outcome", "steps", "final_state", "near_ties"]
 
@@ -85,6 +85,32 @@ def worlds_of(kept: Kept, arms: Sequence[str], worlds: int, seed: int) -> list[E
     return keys
 
 
+def lateness_of(
+    source: str, keys: Sequence[EpisodeKey], arms: Mapping[str, Arm]
+) -> dict[EpisodeKey, tuple[int, ...]]:
+    """How late each chunk of the episodes was, in control steps, where that was measured: decoding
+    takes another time here, so they are repeated as late as they were.
+
+    Raises UserError for a file of results, which does not hold it.
+    """
+    late = {name for name, arm in arms.items() if arm.delay is not None and arm.delay.steps is None}
+    wanted = [key for key in keys if key.arm in late]
+    if not wanted:
+        return {}
+    if source.endswith(results.SUFFIX):
+        raise UserError(
+            f"{', '.join(sorted(late))}: chunks were as late as decoding took on that machine, "
+            f"chunk by chunk, which no other run repeats, and {source} does not hold how late each "
+            "was; give the folder of the run, whose chunks say it, or name other --arms"
+        )
+    chunks = read_chunks(source, [*results.KEY, "chunk_index", "delay_steps"]).to_pandas()
+    chunks = chunks[chunks["arm"].isin(late)].sort_values("chunk_index")
+    by_key = dict(list(chunks.groupby(results.KEY)["delay_steps"]))
+    return {
+        key: tuple(map(int, by_key[key.arm, key.suite, key.task_id, key.trial])) for key in wanted
+    }
+
+
 def config_of(kept: Kept, arms: Sequence[str], policy: str | None) -> EvaluateConfig:
     """The evaluation that made these rows, with `arms` of it.
 
@@ -117,11 +143,6 @@ def config_of(kept: Kept, arms: Sequence[str], policy: str | None) -> EvaluateCo
             raise UserError(
                 f"arm {arm.name} was decoded by {recorded}, this code decodes it by "
                 f"{described(arm)}"
-            )
-        if arm.delay is not None and arm.delay.steps is None:
-            raise UserError(
-                f"arm {arm.name} was as late as decoding took on that machine, which no other run "
-                "repeats; name other --arms"
             )
     return asked
 

@@ -106,6 +106,7 @@ class Delay:
 
     steps: int | None  # control steps (20 Hz); None: what decoding it takes, chunk by chunk
     waiting: Waiting = "continue"  # what the robot does meanwhile
+    recorded: tuple[int, ...] = ()  # of an episode that is repeated: what each chunk took then
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rsd.books.schema import SCHEMA_VERSION
 from rsd.conditions import differences, of_run, require_same
 from rsd.errors import UserError
 from rsd.foreign import parse_json
-from rsd.provenance import Machine
+from rsd.provenance import Machine, ReplicaEvent
 
 RUN_FILE = "run.json"
 _BOOKKEEPING = ("run_id", "sessions")  # the books' own; never compared
@@ -59,7 +59,12 @@ class Description:
         return run_id
 
     def begin_session(self, started_at: str) -> None:
-        session = {"started_at": started_at, "changes": self._changes, "machines": []}
+        session = {
+            "started_at": started_at,
+            "changes": self._changes,
+            "machines": [],
+            "replicas": [],
+        }
         self._content["sessions"] = [*self._content.get("sessions", []), session]
 
     def note_machine(self, machine: Machine) -> bool:
@@ -70,6 +75,11 @@ class Description:
         if new:
             noted.append(entry)
         return new
+
+    def note_replica(self, at: str, event: ReplicaEvent) -> None:
+        """Keep what was heard of a replica, and when; what is not known is left out."""
+        known = {name: value for name, value in dataclasses.asdict(event).items() if value}
+        self._content["sessions"][-1]["replicas"].append({"at": at, **known})
 
     def as_file(self) -> bytes:
         return json.dumps(self._content, indent=2).encode()

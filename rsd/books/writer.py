@@ -28,7 +28,7 @@ from rsd.books.schema import (
 )
 from rsd.errors import CannotWriteError
 from rsd.locking import let_go_on_failure
-from rsd.provenance import Machine
+from rsd.provenance import Machine, ReplicaEvent
 from rsd.types import EpisodeKey, EpisodeResult
 
 FLUSH_EVERY = 20  # episodes a part
@@ -128,8 +128,7 @@ class Books:
             books = cls(
                 folder, description, committed, lock, flush_every, flush_seconds, clock, patience
             )
-            started_at = datetime.fromtimestamp(clock(), UTC)
-            description.begin_session(started_at.isoformat(timespec="milliseconds"))
+            description.begin_session(_moment(clock()))
             folder.write(RUN_FILE, description.as_file())
         return books
 
@@ -179,7 +178,18 @@ class Books:
         with self._one_at_a_time:
             self._refuse_if_closed()
             if self._description.note_machine(machine):
-                self._send(Parcel.of(self._folder, {RUN_FILE: self._description.as_file()}))
+                self._send_description()
+
+    def note_replica(self, event: ReplicaEvent) -> None:
+        """Keep in run.json what this session has heard of a replica now; raises as
+        `note_machine`."""
+        with self._one_at_a_time:
+            self._refuse_if_closed()
+            self._description.note_replica(_moment(self._clock()), event)
+            self._send_description()
+
+    def _send_description(self) -> None:
+        self._send(Parcel.of(self._folder, {RUN_FILE: self._description.as_file()}))
 
     def add(self, result: EpisodeResult, *, attempts: int, worker: str, node: str) -> None:
         """Enter one finished episode; raises ValueError where its key is in the books already, or
@@ -268,6 +278,11 @@ class Books:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _moment(seconds: float) -> str:
+    """Of seconds since 1970, as run.json has it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _describe(folder: Folder, run: dict[str, Any], resume: bool) -> Description:

@@ -61,7 +61,7 @@ class EvaluationRun:
     ) -> None:
         recorded = books.recorded()
         cluster = run.config.cluster
-        self._arms = run.arms
+        self._arm_of = run.arm_of
         self._books = books
         self._display = display
         self._interrupts = interrupts
@@ -96,7 +96,9 @@ class EvaluationRun:
         )
         wishes = wishes_of(run)
         asked = wishes.replicas != 0
-        self._replicas = Replicas(run, asked, display.say, books.note_machine, clock)
+        self._replicas = Replicas(
+            run, asked, display.say, books.note_machine, books.note_replica, clock
+        )
         self._staffing = Staffing(wishes, self.pool, self._replicas, display.say, clock)
 
     def run(self) -> Standing:
@@ -166,7 +168,7 @@ class EvaluationRun:
             task = task_of(member.job.key) if member.job is not None else None
             lease = self._leases.take(member.name, task, self.pool.up)
             if lease is not None:
-                arm = self._arms[lease.key.arm]
+                arm = self._arm_of(lease.key)
                 replicas = self._replicas.actors(home=member.index)
                 answer: Any = member.actor.episode.remote(lease.key, arm, replicas)
                 self.pool.assign(member, lease, answer)
@@ -178,7 +180,7 @@ class EvaluationRun:
             self._leases.returned(lease.key)
             return
         result = report.answer or error_result(
-            lease.key, self._arms[lease.key.arm], _text(error), self._worker_settings
+            lease.key, self._arm_of(lease.key), _text(error), self._worker_settings
         )
         if result.outcome == "error" and self._leases.failed(lease.key):
             why = reason_of(error) if error else result.error.strip().splitlines()[-1]

@@ -22,7 +22,7 @@ from rsd.cluster.replica import ReplicaInfo, ReplicaSettings
 from rsd.cluster.scaling import Footprint
 from rsd.cluster.worker import KILL_GRACE_S
 from rsd.errors import RunStoppedError
-from rsd.provenance import Machine, source_sha256
+from rsd.provenance import Machine, ReplicaEvent, source_sha256
 
 if TYPE_CHECKING:
     from rsd.preflight import RunPlan  # a collection has no use for what that loads
@@ -35,6 +35,7 @@ DEAD_FOR_GOOD = (ActorDiedError, OutOfMemoryError)  # the latter where no restar
 
 @dataclass(eq=False)
 class _Replica:
+    name: str
     actor: ActorHandle
     late: float  # on the clock: when to look why it does not start
     ping: ray.ObjectRef[ReplicaInfo] | None = None  # that any living one answers, whatever it does
@@ -55,6 +56,7 @@ class Replicas:
         wanted: bool,
         say: Callable[[str], None],
         note_machine: Callable[[Machine], None] = lambda machine: None,
+        note: Callable[[ReplicaEvent], None] = lambda event: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`wanted`: whether anybody will ask one."""
@@ -64,6 +66,7 @@ class Replicas:
         self._wanted = wanted
         self._say = say
         self._note_machine = note_machine
+        self._note = note
         self._clock = clock
         self._source_sha256 = source_sha256()
         self._replicas: list[_Replica] = []
@@ -102,10 +105,12 @@ class Replicas:
         )
         made = len(self._replicas) + self.dead
         for number in range(made, made + count):
+            name = f"replica-{number}"
             actor = actors.start_replica(
-                f"replica-{number}", settings, footprint, cluster.replica_threads, self._run.run_id
+                name, settings, footprint, cluster.replica_threads, self._run.run_id
             )
-            self._replicas.append(_Replica(actor, late=self._clock() + PATIENCE_S))
+            self._replicas.append(_Replica(name, actor, late=self._clock() + PATIENCE_S))
+            self._note(ReplicaEvent(name, "started"))
 
     def end(self) -> None:
         """End all processes."""
@@ -164,9 +169,9 @@ class Replicas:
                 self._welcome(replica, ray.get(ping))
             except DEAD_FOR_GOOD as error:
                 self._bury(replica, reason_of(error))
-            except RayActorError:
+            except RayActorError as error:
                 if replica.process:
-                    self._tell_death("is being")
+                    self._tell_death(replica, "is being", reason_of(error))
                 replica.process = ""
 
     @staticmethod
@@ -182,22 +187,25 @@ class Replicas:
                 f"node {node} has another checkpoint at {self._run.config.policy.policy!r}: "
                 f"{info.checkpoint_sha256[:12]}, the driver's is {sha256[:12]}"
             )
-        self._note(info.machine)
-        if replica.process not in ("", info.process):
-            self._tell_death("was")  # both between two pings
+        if info.process != replica.process:
+            if replica.process:
+                self._tell_death(replica, "was")  # both between two pings
+            self._tell_ready(replica, info.machine)
         replica.process, replica.answers, replica.restarts = info.process, True, None
         replica.away = info.away
 
-    def _note(self, machine: Machine) -> None:
+    def _tell_ready(self, replica: _Replica, machine: Machine) -> None:
         """Keep what the run runs on; say what decides."""
+        models = ", ".join(sorted(set(machine.gpus)))
+        device = f"{machine.runs_on} ({models})" if machine.runs_on == "cuda" else machine.cpu
         self._note_machine(machine)
+        self._note(ReplicaEvent(replica.name, "ready", machine.node, device))
         if machine not in self._told_machines:
             self._told_machines.add(machine)
-            models = ", ".join(sorted(set(machine.gpus)))
-            device = f"{machine.runs_on} ({models})" if machine.runs_on == "cuda" else machine.cpu
             self._say(f"a replica decides on {device} of node {machine.node}")
 
-    def _tell_death(self, passive: str) -> None:
+    def _tell_death(self, replica: _Replica, passive: str, why: str = "") -> None:
+        self._note(ReplicaEvent(replica.name, "died", why=why))
         self._say(
             f"a replica died and {passive} restarted; what it decoded is asked again (if a batch "
             f"took it {self._run.config.cluster.decode_limit_s:g} s, its stack is in its log)"
@@ -207,6 +215,7 @@ class Replicas:
         """Its process does not even run the thread that would end it."""
         self._silence(replica)
         replica.process = ""
+        self._note(ReplicaEvent(replica.name, "died", why="it did not answer and was killed"))
         self._say("a replica does not answer any more: it is killed and restarted")
         life.restart(replica.actor)
 
@@ -229,6 +238,7 @@ class Replicas:
         """It is dead for good. Raises RunStoppedError where it was the last one."""
         self._replicas.remove(replica)
         self.dead += 1
+        self._note(ReplicaEvent(replica.name, "lost", why=why))
         if not self._replicas:
             raise RunStoppedError(f"every replica of the policy is dead: {why}")
         self._say(f"a replica is dead for good, {len(self._replicas)} left: {why}")

@@ -29,7 +29,8 @@ DIFFERS = 3
 
 DESCRIPTION = """\
 Evaluate a sample of recorded results again, here, and say how many outcomes, steps and final states
-agree. States are the same bits on every x86-64 machine with AVX2, with any build of torch.
+agree. States are the same bits on every x86-64 machine with AVX2, with any build of torch. Chunks
+of arms with +delay=measured come as late as they did then, whatever decoding takes here.
 
 Examples:
   rsd repeat docs/results/machines/epyc.parquet            # 3 worlds of each suite
@@ -116,9 +117,9 @@ def plan_of(config: RepeatConfig, kept: repeat.Kept) -> RunPlan:
             f"policy {run.config.policy.policy!r} is {run.policy.sha256[:12]}, the results are "
             f"those of {str(kept.origin['checkpoint_sha256'])[:12]}"
         )
-    return dataclasses.replace(
-        run, keys=repeat.worlds_of(kept, config.arms, config.worlds, config.seed)
-    )
+    keys = repeat.worlds_of(kept, config.arms, config.worlds, config.seed)
+    lateness = repeat.lateness_of(config.source, keys, run.arms)
+    return dataclasses.replace(run, keys=keys, lateness=lateness)
 
 
 def plan_in(run: RunPlan, output: str) -> RunPlan:
@@ -156,7 +157,7 @@ def alone(run: RunPlan, console: Console) -> None:
     say = functools.partial(console.print, **PLAIN)
     with open_books(run, say) as books:
         for number, key in enumerate(run.keys, start=1):
-            arm = run.arms[key.arm]
+            arm = run.arm_of(key)
             result = worker.run(key, arm, lambda request: policy.act([request])[0])
             books.add(result, attempts=1, worker="alone", node=platform.node())
             name = f"{key.arm} {key.suite} {key.task_id} {key.trial}"

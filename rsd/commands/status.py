@@ -96,7 +96,7 @@ class Shown:
 
 
 def print_status(progress: Progress, console: Console) -> None:
-    """A line of where it is, and tables of arms, workers and errors."""
+    """A line of where it is, and tables of arms, workers, replicas and errors."""
     standing = {
         "running": "running",
         "finished": "finished",
@@ -110,7 +110,7 @@ def print_status(progress: Progress, console: Console) -> None:
         last = f"latest episode {progress.last_at:%Y-%m-%d %H:%M:%S} UTC"
         console.print(f"{last}, session {progress.sessions}", **PLAIN)
     console.print()
-    for grid in (_arms(progress), _workers(progress), _errors(progress)):
+    for grid in (_arms(progress), _workers(progress), _replicas(progress), _errors(progress)):
         if grid.rows:
             print_grid(console, grid)
     if len(progress.workers) > MOST_WORKERS:
@@ -143,6 +143,16 @@ def _workers(progress: Progress) -> Grid:
     for worker in latest[:MOST_WORKERS]:
         counts = (str(worker.episodes), str(worker.again))
         grid.add(worker.worker, worker.node, *counts, f"{worker.last_at:%H:%M:%S}")
+    return grid
+
+
+def _replicas(progress: Progress) -> Grid:
+    """Of the latest session; what its driver heard last."""
+    columns = ("replica", "node", "decides on", "state", "since, UTC", "deaths")
+    grid = Grid("Replicas", columns, names=3)
+    for one in progress.replicas:
+        names = (one.replica, one.node or "–", one.processor or "–")
+        grid.add(*names, one.state, f"{one.since:%H:%M:%S}", str(len(one.deaths)))
     return grid
 
 

@@ -20,6 +20,8 @@ from rsd.demos import check_files
 from rsd.errors import RunStoppedError
 from rsd.flags import LocalFolder, read
 from rsd.provenance import cpus
+from rsd.tracking import trackers
+from rsd.tracking.trackers import TRACKERS
 from rsd.training.config import TrainJob
 from rsd.training.metrics import Progress
 
@@ -45,11 +47,16 @@ needs beyond the rest is in requirements-openvla.txt.
 
 Reads the HDF5 files of `rsd collect`, LIBERO's published ones and openvla-oft's *_no_noops. The
 same command trains on a CPU, on a GPU and on all GPUs of a cluster. Reports go to training.parquet
-and to TensorBoard (`tensorboard --logdir OUTPUT`). Ctrl-C keeps the training state: the same
-command with --resume goes on. Under `ray job submit` a relative --output starts at the home folder.
-Exit codes: 0 done, 1 stopped (workers kept dying, the disk is full, the cluster is lost), 2 bad
-request, 130 interrupted. After 1 and 130 --resume goes on.
+and to TensorBoard (`tensorboard --logdir OUTPUT`), with --log to other trackers, too. Ctrl-C keeps
+the training state: the same command with --resume goes on. Under `ray job submit` a relative
+--output starts at the home folder. Exit codes: 0 done, 1 stopped (workers kept dying, the disk is
+full, the cluster is lost), 2 bad request, 130 interrupted. After 1 and 130 --resume goes on.
 """
+
+LOG_HELP = (
+    f"Also log the curves (loss, validation, per head and layer) to {', '.join(TRACKERS)} "
+    "(docs/exchange.md); one that fails is dropped, the training goes on"
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ class TrainCommand(TrainJob):
 
     restarts: int = 3
     """Times that the workers are started again after one has died"""
+
+    log: Annotated[tuple[str, ...], tyro.conf.arg(help=LOG_HELP, metavar="[STR [STR ...]]")] = ()
 
 
 def main(words: Sequence[str], console: Console) -> int:
@@ -94,6 +103,7 @@ def carry_out(job: TrainCommand, command: str, console: Console) -> None:
 
     Raises UserError for a bad request, RunStoppedError where workers keep dying.
     """
+    trackers.check(job.log)
     check_files(*job.data)
     check_cluster()
     with commands.importing():  # torch and ray take seconds
@@ -101,6 +111,7 @@ def carry_out(job: TrainCommand, command: str, console: Console) -> None:
         from rsd.cluster.session import connected
         from rsd.cluster.training import Placement, absolute, gpus_of_cluster, train
         from rsd.cluster.watch import Interrupts, beside
+        from rsd.training.log import LoggedTraining
         from rsd.training.run import reserved
 
     with (
@@ -117,10 +128,25 @@ def carry_out(job: TrainCommand, command: str, console: Console) -> None:
         if placement.workers > size.cpus:
             display.show(f"they wait for nodes: a CPU each, the cluster has {size}")
         work = absolute(job)
-        beside(
-            lambda: train(work, command, placement, display.show, lambda: interrupts.finish),
-            lambda: interrupts.finish,
-        )
+        log = LoggedTraining(job.log, work, command)
+
+        def show(event: Progress | str) -> None:
+            display.show(event)
+            if not isinstance(event, str):
+                log.add(event)
+            for line in log.news():
+                display.show(line)
+
+        finished = False
+        try:
+            beside(
+                lambda: train(work, command, placement, show, lambda: interrupts.finish),
+                lambda: interrupts.finish,
+            )
+            finished = True
+        finally:
+            for line in log.close(over=finished, hurry=interrupts.leave):
+                display.show(line)
 
 
 class Display:

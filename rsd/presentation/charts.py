@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from rsd.presentation.evidence import PERCENTILES, Evidence
+from rsd.presentation.timeline import Timeline
 from rsd.presentation.verdict import counts, plural
 from rsd.summary.values import SIMULATOR_PARTS, STAGES, LayerAcceptance, Success
 
@@ -378,30 +379,35 @@ def partings(evidence: Evidence) -> Iterator[Chart]:
 
 
 def cluster(evidence: Evidence) -> Iterator[Chart]:
-    """Which worker was busy when, and how fast episodes were stored."""
+    """Which worker was busy and which replica ready when, and how fast episodes were stored."""
     line = evidence.timeline
     if line is None:
         return
     middles = [middle.timestamp() for middle in line.middles]
-    rows = tuple(lane.name for lane in line.lanes)
-    yield Chart(
-        name="cluster",
-        title="Workers: share of the time in an episode, %",
-        told=f"{plural(len(rows), 'worker')} over {line.bins * line.seconds / 60:.0f} minutes; "
-        "their busy shares are in the table.",
-        kind="heat",
-        x_title="UTC",
-        times=True,
-        y_title="",
-        series=tuple(
-            Series(lane.name, middles, [100 * share for share in lane.busy], 0)
-            for lane in line.lanes
-        ),
-        rows=rows,
-        marks=tuple(
-            (f"session {i + 1}" if len(line.sessions) <= MOST_NAMED else "", at.timestamp())
-            for i, at in enumerate(line.sessions)
-        ),
+    minutes = line.bins * line.seconds / 60
+    yield _lanes(
+        line,
+        "cluster",
+        "Workers: share of the time in an episode, %",
+        f"{plural(len(line.lanes), 'worker')} over {minutes:.0f} minutes; their busy shares are in "
+        "the table.",
+        {lane.name: lane.busy for lane in line.lanes},
+    )
+    yield _lanes(
+        line,
+        "replicas",
+        "Replicas: share of the time ready, %",
+        f"{plural(len(line.replicas), 'replica')} over {minutes:.0f} minutes, "
+        f"{plural(len(line.deaths), 'death')}; their shares are in the table.",
+        {lane.replica: lane.ready for lane in line.replicas},
+    )
+    died = Series(
+        "a replica died",
+        [one.at.timestamp() for one in line.deaths],
+        [0.0] * len(line.deaths),
+        2,
+        loose=True,
+        told=[": ".join(filter(None, (one.replica, one.why))) for one in line.deaths],
     )
     again = list(line.again)
     most = max(line.per_hour)
@@ -417,7 +423,8 @@ def cluster(evidence: Evidence) -> Iterator[Chart]:
     yield Chart(
         name="rate",
         title="Episodes stored, an hour",
-        told=f"Up to {most:,.0f} episodes an hour; tried again: {len(again):,}.",
+        told=f"Up to {most:,.0f} episodes an hour; tried again: {len(again):,}; deaths of "
+        f"replicas: {len(line.deaths):,}.",
         kind="lines",
         x_title="UTC",
         times=True,
@@ -425,8 +432,34 @@ def cluster(evidence: Evidence) -> Iterator[Chart]:
         series=(
             Series("stored", middles, line.per_hour, 0, told=told),
             *([retried] if again else []),
+            *([died] if line.deaths else []),
         ),
         y_range=(0, 1.08 * most),
+    )
+
+
+def _lanes(
+    line: Timeline, name: str, title: str, told: str, shares: Mapping[str, Sequence[float]]
+) -> Chart:
+    """A row of cells a lane; `shares` from 0 to 1 by bin."""
+    middles = [middle.timestamp() for middle in line.middles]
+    named = len(line.sessions) <= MOST_NAMED
+    return Chart(
+        name=name,
+        title=title,
+        told=told,
+        kind="heat",
+        x_title="UTC",
+        times=True,
+        y_title="",
+        series=tuple(
+            Series(lane, middles, [100 * share for share in own], 0) for lane, own in shares.items()
+        ),
+        rows=tuple(shares),
+        marks=tuple(
+            (f"session {i + 1}" if named else "", at.timestamp())
+            for i, at in enumerate(line.sessions)
+        ),
     )
 
 

@@ -25,6 +25,7 @@ from rsd.summary.compute import (
 )
 from rsd.summary.progress import Failure, Progress, failures, progress
 from rsd.summary.rules import BASELINE
+from rsd.summary.sessions import sessions_of
 from rsd.summary.statistics import Proportion, proportion
 from rsd.summary.values import STAGES, Summary
 from rsd.types import EpisodeKey
@@ -88,6 +89,11 @@ def read_evidence(outputs: Sequence[str], margin: float, now: datetime) -> Evide
     runs = open_runs(outputs)
     rows = read_rows_of(runs, _EPISODE_COLUMNS)
     episodes = rows.episodes
+    sessions = [
+        session
+        for run in runs
+        for session in sessions_of(run.description, own_rows(run, runs, episodes)["finished_at"])
+    ]
     summary = summary_of_runs(runs, rows, margin)
     latencies = _latencies(rows)
     chunks = Chunks(runs, episodes)
@@ -105,20 +111,12 @@ def read_evidence(outputs: Sequence[str], margin: float, now: datetime) -> Evide
         latencies=latencies,
         shared=_shared(outcomes),
         partings=partings,
-        timeline=None if summary.provenance.source else timeline(episodes, _sessions(runs)),
+        timeline=None if summary.provenance.source else timeline(episodes, sessions),
         failures=failures(episodes),
         stories=_stories(runs, told, partings),
         unsolved=len(unsolved),
         disagreements=int(apart.sum()),
         made_at=now,
-    )
-
-
-def _sessions(runs: Sequence[Run]) -> list[datetime]:
-    return sorted(
-        datetime.fromisoformat(session["started_at"])
-        for run in runs
-        for session in run.description["sessions"]
     )
 
 

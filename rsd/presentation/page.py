@@ -38,7 +38,7 @@ _SECTIONS = (
     ("apart", "Failures"),
     ("provenance", "Provenance"),
 )
-_TABLES = (*tables.PAPER, tables.workers, tables.failures, tables.runs)
+_TABLES = (*tables.PAPER, tables.workers, tables.replicas, tables.failures, tables.runs)
 
 
 @dataclass(frozen=True)

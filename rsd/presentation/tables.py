@@ -287,6 +287,27 @@ def workers(evidence: Evidence) -> Table:
     return table
 
 
+def replicas(evidence: Evidence) -> Table:
+    """A row a replica."""
+    columns = ("replica", "node", "decides on", "ready after, s", "ready, %", "deaths", "end")
+    caption = (
+        "Replicas, as the driver heard of them; ready: share of the whole time. Of several "
+        "sessions the last one's node and start."
+    )
+    table = Table("replicas", caption, columns, names=3)
+    for lane in evidence.timeline.replicas if evidence.timeline else []:
+        table.add(
+            lane.replica,
+            lane.node or NOTHING,
+            lane.processor or NOTHING,
+            _number(lane.to_ready_s, "{:.1f}"),
+            _percent(sum(lane.ready) / len(lane.ready)),
+            _count(lane.deaths),
+            "dead for good" if lane.dead else NOTHING,
+        )
+    return table
+
+
 def failures(evidence: Evidence) -> Table:
     """A row a reason."""
     table = Table("errors", "Episodes without a verdict.", ("reason", "episodes", "such as"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pandas as pd
@@ -16,6 +15,7 @@ from rsd.books import KEY, Committed, committed, read_run
 from rsd.errors import UserError
 from rsd.summary.origin import decodings, origin_of, provenance
 from rsd.summary.rules import EVERY_TWO, LOOKED_AT, MARGIN, Comparisons, shared_draws
+from rsd.summary.sessions import Session, sessions_of
 from rsd.summary.statistics import (
     PairedComparison,
     Proportion,
@@ -165,7 +165,8 @@ def summary_of_runs(runs: Sequence[Run], rows: Rows, margin: float) -> Summary:
     if made_by.source is not None:  # nobody knows when it ran
         return replace(summary, output=_outputs(runs))
     elapsed_s = sum(
-        _elapsed_s(run.description["sessions"], own_rows(run, runs, episodes)) for run in runs
+        _elapsed_s(sessions_of(run.description, own_rows(run, runs, episodes)["finished_at"]))
+        for run in runs
     )
     rate = 3600 * len(episodes) / elapsed_s if elapsed_s > 0 else None
     return replace(summary, output=_outputs(runs), elapsed_s=elapsed_s, episodes_per_hour=rate)
@@ -213,16 +214,10 @@ def one_assets(output: str, episodes: pd.DataFrame) -> str:
     return found[0] if found else "none"
 
 
-def _elapsed_s(sessions: Sequence[dict[str, Any]], episodes: pd.DataFrame) -> float:
+def _elapsed_s(sessions: Sequence[Session]) -> float:
     """Time the run was being worked on: from each session's start to its last stored episode."""
-    starts = [datetime.fromisoformat(session["started_at"]) for session in sessions]
-    finished = episodes["finished_at"]
-    elapsed = timedelta()
-    for start, end in itertools.zip_longest(starts, starts[1:]):
-        inside = finished[(finished >= start) & (finished < end if end else True)]
-        if len(inside):
-            elapsed += inside.max() - start
-    return elapsed.total_seconds()
+    elapsed = [one.last_at - one.started_at for one in sessions if one.last_at is not None]
+    return sum(elapsed, timedelta()).total_seconds()
 
 
 # --- from rows to what they say ----------------------------------------------------------------

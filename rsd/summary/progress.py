@@ -13,6 +13,7 @@ from rsd.books import KEY
 from rsd.books.folder import Folder
 from rsd.locking import held
 from rsd.summary.compute import Run, stored_episodes
+from rsd.summary.sessions import ReplicaLife, sessions_of
 from rsd.summary.statistics import Proportion, proportion
 
 State = Literal["running", "finished", "stopped", "imported", "unknown"]
@@ -65,6 +66,7 @@ class Progress:
     left_s: float | None  # to the end at that rate
     arms: list[ArmProgress]
     workers: list[WorkerProgress]
+    replicas: tuple[ReplicaLife, ...]  # of the latest session
     failures: list[Failure]
 
     @property
@@ -80,8 +82,8 @@ def progress_of(run: Run, now: datetime) -> Progress:
 
 def progress(run: Run, episodes: pd.DataFrame, now: datetime) -> Progress:
     """Of episodes with COLUMNS, all those of the run."""
-    sessions = run.description["sessions"]
-    started_at = datetime.fromisoformat(sessions[-1]["started_at"])
+    sessions = sessions_of(run.description, episodes["finished_at"])
+    started_at = sessions[-1].started_at
     last_at = episodes["finished_at"].max().to_pydatetime() if len(episodes) else None
     state = _state(run, len(episodes))
     end = now if state in ("running", "unknown") else (last_at or started_at)
@@ -100,6 +102,7 @@ def progress(run: Run, episodes: pd.DataFrame, now: datetime) -> Progress:
         left_s=3600 * left / per_hour if per_hour and state != "stopped" and run.planned else None,
         arms=_arms(run.description["config"]["arms"], episodes),
         workers=_workers(episodes),
+        replicas=sessions[-1].replicas,
         failures=failures(episodes),
     )
 

@@ -1,4 +1,4 @@
-"""A run in several trackers at once, each behind a thread and a queue of its own."""
+"""A run or a training in several trackers at once, each behind a thread and a queue of its own."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rsd.tracking.trackers import TRACKERS, Tracked, Tracker
 if TYPE_CHECKING:
     from rsd.summary.values import Summary
 
+FOLDER = "log"  # in an output folder: what trackers keep on the disk
 PERIOD_S = 5.0  # between two points
 BACKLOG = 1000  # points that may wait for a tracker that is slow or away
 PATIENCE_S = 60.0  # at the end, for what waits
@@ -69,7 +70,7 @@ class _Behind:
         if not self.over:
             self.over = True
             self._news.put(
-                f"--log {self.name}: nothing more is logged there: {why}; the run goes on"
+                f"--log {self.name}: nothing more is logged there: {why}; what is logged goes on"
             )
 
     def _follow(self) -> None:
@@ -81,12 +82,48 @@ class _Behind:
             self._end(f"{type(error).__name__}: {str(error).strip() or 'no reason given'}")
 
 
+class Trackers:
+    """All that one thing is logged to. One thread uses it; none of its calls waits but `close`."""
+
+    def __init__(self, names: Sequence[str], tracked: Tracked | None) -> None:
+        """`tracked`: None where there are no names."""
+        self.behind = [_Behind(name, tracked) for name in names if tracked is not None]
+
+    def __bool__(self) -> bool:
+        return bool(self.behind)
+
+    def point(self, step: int, values: Mapping[str, float]) -> None:
+        """Values of curves at a step."""
+        self._send(lambda tracker: tracker.point(step, values))
+
+    def results(self, step: int, values: Mapping[str, float]) -> None:
+        """What came of it."""
+        self._send(lambda tracker: tracker.results(step, values))
+
+    def news(self) -> list[str]:
+        """What happened to trackers since the last call, a sentence each."""
+        return [line for tracker in self.behind for line in tracker.news()]
+
+    def close(self, *, over: bool, hurry: bool = False) -> list[str]:
+        """Returns the last news. Waits for trackers, but not for long; `over`: nothing is left to
+        be resumed."""
+        self._send(lambda tracker: tracker.close(over=over))
+        deadline = time.monotonic() + (HURRY_S if hurry else PATIENCE_S)
+        for tracker in self.behind:
+            tracker.wait(deadline)
+        return self.news()
+
+    def _send(self, work: _Work) -> None:
+        for tracker in self.behind:
+            tracker.put(work)
+
+
 @dataclass
 class RunLog:
     """What is logged of one session of a run. One thread uses it; none of its calls waits but
     `close`."""
 
-    trackers: Sequence[_Behind] = ()
+    trackers: Trackers = field(default_factory=lambda: Trackers((), None))
     curves: Curves = field(default_factory=Curves)
     clock: Callable[[], float] = time.monotonic
     _last: float = float("-inf")  # when the last point was made
@@ -99,7 +136,7 @@ class RunLog:
             return UNLOGGED
         rows = read_episodes(output, ["arm", "suite", "outcome"]).to_pylist()
         recorded = ((row["arm"], row["suite"], row["outcome"]) for row in rows)
-        return cls(_behind(names, output), Curves(recorded))
+        return cls(Trackers(names, tracked_run(output)), Curves(recorded))
 
     def add(self, episode: Finished) -> None:
         if self.trackers:
@@ -114,43 +151,31 @@ class RunLog:
         due = now or self.clock() - self._last >= PERIOD_S
         if self.trackers and step != self._shown and due:
             self._last, self._shown = self.clock(), step
-            values = {**self.curves.point(), **standing()}
-            self._send(lambda tracker: tracker.point(step, values))
+            self.trackers.point(step, {**self.curves.point(), **standing()})
 
     def news(self) -> list[str]:
         """What happened to trackers since the last call, a sentence each."""
-        return [line for tracker in self.trackers for line in tracker.news()]
+        return self.trackers.news()
 
     def close(self, summary: Summary | None, *, over: bool, hurry: bool = False) -> list[str]:
         """Log the summary and end; returns the last news. Waits for trackers, but not for long."""
         if not self.trackers:
             return []
         self.show(now=True)
-        step = self.curves.step
         if summary is not None:
-            values = summary_values(summary)
-            self._send(lambda tracker: tracker.results(step, values))
-        self._send(lambda tracker: tracker.close(over=over))
-        deadline = time.monotonic() + (HURRY_S if hurry else PATIENCE_S)
-        for tracker in self.trackers:
-            tracker.wait(deadline)
-        return self.news()
-
-    def _send(self, work: _Work) -> None:
-        for tracker in self.trackers:
-            tracker.put(work)
+            self.trackers.results(self.curves.step, summary_values(summary))
+        return self.trackers.close(over=over, hurry=hurry)
 
 
 UNLOGGED = RunLog()  # of a run that nobody asked to log
 
 
-def _behind(names: Sequence[str], output: str) -> list[_Behind]:
-    """Trackers of the run in `output`. What they keep on the disk lies beside its books, or where
-    the run would be were its books no address."""
+def tracked_run(output: str) -> Tracked:
+    """The run in `output`. What trackers keep on the disk lies beside its books, or where the run
+    would be were its books no address."""
     run = read_run(output)
     folder = expanded(f"results/{run['run_id']}" if is_address(output) else output)
-    tracked = Tracked(run["run_id"], run, folder / "log")
-    return [_Behind(name, tracked) for name in names]
+    return Tracked(run["run_id"], run, folder / FOLDER, over="episodes/done")
 
 
 def replay(output: str, names: Sequence[str], summary: Summary) -> list[str]:
@@ -165,7 +190,7 @@ def replay(output: str, names: Sequence[str], summary: Summary) -> list[str]:
     for batch in map(decodes, parts.chunks([*KEY, "passes", "layers", *waited])):
         for row in batch.to_pylist():
             chunks.setdefault(tuple(row[name] for name in KEY), []).append(row)
-    log = RunLog(_behind(names, output))
+    log = RunLog(Trackers(names, tracked_run(output)))
     for number, row in enumerate(episodes, start=1):
         own = chunks.get(tuple(row[name] for name in KEY), [])
         passes = [chunk["passes"] for chunk in own]

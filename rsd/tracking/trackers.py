@@ -27,21 +27,22 @@ class Tracked:
     """What is tracked."""
 
     run_id: str
-    description: Mapping[str, Any]  # run.json
+    description: Mapping[str, Any]  # run.json; of a training, what it was asked to do
     folder: Path  # for what a tracker keeps on the disk
+    over: str  # the curve that counts the steps of all others
 
 
 class Tracker(Protocol):
-    """One run in one tracker. Every method may raise whatever the tracker's package does."""
+    """One run or training in one tracker. Every method may raise whatever its package does."""
 
     def point(self, step: int, values: Mapping[str, float]) -> None:
-        """Values of curves after `step` episodes."""
+        """Values of curves after `step` episodes, or steps of a training."""
 
     def results(self, step: int, values: Mapping[str, float]) -> None:
-        """The run's summary."""
+        """The summary."""
 
     def close(self, *, over: bool) -> None:
-        """`over`: every episode is recorded; else the run may be resumed."""
+        """`over`: it is complete; else it may be resumed."""
 
 
 class Wandb:
@@ -61,7 +62,7 @@ class Wandb:
             dir=str(run.folder),
             settings=wandb.Settings(silent=True, console="off"),
         )
-        self._run.define_metric("*", step_metric="episodes/done")
+        self._run.define_metric("*", step_metric=run.over)
 
     def point(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values))
@@ -92,7 +93,7 @@ class TensorBoard:
         )
         plugin = self._proto.SummaryMetadata.PluginData(plugin_name="text")
         metadata = self._proto.SummaryMetadata(plugin_data=plugin)
-        self._write(0, tag="run.json/text_summary", metadata=metadata, tensor=tensor)
+        self._write(0, tag="description/text_summary", metadata=metadata, tensor=tensor)
 
     def _write(self, step: int, **value: Any) -> None:
         summary = self._proto.Summary(value=[self._proto.Summary.Value(**value)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,51 @@ _CURVES = (
 )
 
 
+def row_of(progress: Progress) -> dict[str, Any] | None:
+    """A report as training.parquet has it; None of what the teacher sees, which is no training."""
+    if progress.phase == "teach":
+        return None
+    seen = progress.validation
+    return {
+        "time": time.time(),
+        "phase": progress.phase,
+        "step": progress.step,
+        "steps": progress.of,
+        "loss": progress.loss,
+        "learning_rate": progress.learning_rate,
+        "examples_per_s": progress.examples_per_s,
+        "validation_loss": seen.loss if seen else math.nan,
+        "parallel_loss": seen.parallel_loss if seen else math.nan,
+        "regression_loss": seen.regression_loss if seen else math.nan,
+        "accuracy": list(seen.accuracy) if seen else [],
+        "majority": list(seen.majority) if seen else [],
+    }
+
+
+def curves(row: Mapping[str, Any]) -> dict[str, float]:
+    """What a report adds to curves, by their names: what is known of it."""
+    phase = row["phase"]
+    values = {f"{phase}/{name}": row[name] for name in _CURVES if math.isfinite(row[name])}
+    for name in ("accuracy", "majority"):
+        for layer, share in enumerate(row[name]):
+            values[f"{phase}_{name}/layer_{layer}"] = share
+    return values
+
+
+def read_reports(output: Path) -> list[dict[str, Any]]:
+    """The reports of a training, in their order; none where it has written none.
+
+    Raises UserError for a training.parquet that is damaged or another program's.
+    """
+    path = output / FILE
+    try:
+        table = pq.read_table(path, schema=SCHEMA) if path.exists() else SCHEMA.empty_table()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read ({error}); move it away and go on") from error
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
 class TrainingLog:
     """training.parquet, whole after every report, and TensorBoard's events, in one folder."""
 
@@ -143,7 +188,7 @@ class TrainingLog:
 
         self._file = output / FILE
         known = (PHASES.index(phase), step)
-        rows = _read(self._file) if self._file.exists() else []
+        rows = read_reports(output)
         self._rows = [row for row in rows if (PHASES.index(row["phase"]), row["step"]) <= known]
         # TensorBoard's steps run through both phases; what lies behind a resumed state is hidden.
         self._before = {"target": 0, "draft": self._last("target")}
@@ -157,24 +202,10 @@ class TrainingLog:
         return max((row["step"] for row in self._rows if row["phase"] == phase), default=0)
 
     def add(self, progress: Progress) -> None:
-        """Write one report; what the teacher sees is no training and leave no row."""
-        if progress.phase == "teach":
+        """Write one report."""
+        row = row_of(progress)
+        if row is None:
             return
-        seen = progress.validation
-        row = {
-            "time": time.time(),
-            "phase": progress.phase,
-            "step": progress.step,
-            "steps": progress.of,
-            "loss": progress.loss,
-            "learning_rate": progress.learning_rate,
-            "examples_per_s": progress.examples_per_s,
-            "validation_loss": seen.loss if seen else math.nan,
-            "parallel_loss": seen.parallel_loss if seen else math.nan,
-            "regression_loss": seen.regression_loss if seen else math.nan,
-            "accuracy": list(seen.accuracy) if seen else [],
-            "majority": list(seen.majority) if seen else [],
-        }
         self._rows.append(row)
         whole = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(self._rows, SCHEMA), whole)
@@ -187,23 +218,11 @@ class TrainingLog:
         if phase == "draft":
             self._before["draft"] = self._last("target")
         step = self._before[phase] + row["step"]
-        for name in _CURVES:
-            if math.isfinite(row[name]):
-                self._curves.add_scalar(f"{phase}/{name}", row[name], step)
-        for name in ("accuracy", "majority"):
-            for layer, share in enumerate(row[name]):
-                self._curves.add_scalar(f"{phase}_{name}/layer_{layer}", share, step)
+        for name, value in curves(row).items():
+            self._curves.add_scalar(name, value, step)
         self._curves.flush()
 
     def close(self) -> None:
         """The files are complete without it, too."""
         with writing(self._folder):
             self._curves.close()
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(path, schema=SCHEMA).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read ({error}); move it away and go on") from error
-    return rows

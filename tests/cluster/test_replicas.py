@@ -7,16 +7,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayError
 
 from rsd.cluster import actors, life, replicas
 from rsd.cluster.life import Life
 from rsd.cluster.pool import PATIENCE_S
+from rsd.cluster.replica import ReplicaInfo
 from rsd.cluster.replicas import Replicas
 from rsd.cluster.scaling import Footprint
 from rsd.config import parse
 from rsd.errors import RunStoppedError
 from rsd.preflight import RunPlan, prepare
+from rsd.provenance import Machine, ReplicaEvent, source_sha256
 
 
 class Replica:
@@ -79,6 +81,53 @@ def test_replicas_that_are_dead_for_good_are_given_up_one_by_one(
         "a replica is dead for good, 2 left",
         "a replica is dead for good, 1 left",
     ]
+
+
+def test_what_happens_to_a_replica_is_noted_in_order(
+    run: RunPlan, started: list[Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies before a ping, between two pings, stands still, and is dead for good."""
+    now = 0.0
+    noted: list[ReplicaEvent] = []
+    machine = Machine("replica", "node-0", "cuda", "EPYC", 16, ("NVIDIA H100",), "x86-64-v3")
+
+    def of(process: str) -> ReplicaInfo:
+        return ReplicaInfo(run.policy.sha256, source_sha256(), machine, process)
+
+    answers: list[ReplicaInfo | RayError] = [
+        *(of("a"), of("a"), RayActorError(), of("b"), of("c")),
+    ]
+
+    def get(_: Replica) -> ReplicaInfo:
+        answer = answers.pop(0)
+        if isinstance(answer, RayError):
+            raise answer
+        return answer
+
+    answer(monkeypatch, get)
+    monkeypatch.setattr(life, "life_of", lambda _: Life())
+    monkeypatch.setattr(life, "restart", lambda _: None)
+    made = Replicas(run, True, print, note=noted.append, clock=lambda: now)
+    made.start(1, Footprint(1.0))
+    while answers:
+        made.tend(workers=1)
+        now += 10
+    monkeypatch.setattr(replicas, "ray", SimpleNamespace(wait=lambda refs, **_: ([], refs)))
+    made.tend(workers=1)
+    now += 1000
+    made.tend(workers=1)
+    answers.append(ActorDiedError())
+    answer(monkeypatch, get)
+    with pytest.raises(RunStoppedError):
+        made.tend(workers=1)
+        made.tend(workers=1)
+    assert [event.what for event in noted] == [
+        *("started", "ready", "died", "ready", "died", "ready", "died", "lost"),
+    ]
+    ready = ReplicaEvent("replica-0", "ready", "node-0", "cuda (NVIDIA H100)")
+    assert [event for event in noted if event.what == "ready"] == [ready] * 3
+    assert [event.why for event in noted[-4:]][2] == "it did not answer and was killed"
+    assert noted[2].why and noted[-1].why
 
 
 def test_one_that_does_not_come_up_is_looked_after_and_one_that_keeps_dying_is_given_up(

@@ -20,6 +20,7 @@ from rsd import books
 from rsd.cluster import actors, life, pool, replicas
 from rsd.cluster.actors import PolicyReplicaActor
 from rsd.cluster.evaluate import evaluate
+from rsd.commands.status import look
 from rsd.config import parse
 from rsd.envs.assets import ResolvedAssets
 from rsd.errors import RunStoppedError
@@ -78,6 +79,22 @@ def test_a_killed_replica_costs_nothing_but_time(tmp_path: Path) -> None:
     assert not killer.is_alive()
     assert_exactly_once(tmp_path, arms=2, episodes_per_arm=40)
     assert (rows(tmp_path)["attempts"] == 1).all()
+
+
+def test_the_books_tell_that_a_replica_died_and_answered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "PING_PERIOD_S", 0.2)
+    killer = kill_at_random("PolicyReplicaActor", seed=4, kills=1)
+    run_toy(tmp_path, *FORTY)
+    killer.join(1)
+    (session,) = books.read_run(str(tmp_path))["sessions"]
+    assert [event["what"] for event in session["replicas"]] == ["started", "ready", "died", "ready"]
+    assert {event["replica"] for event in session["replicas"]} == {"replica-0"}
+    assert session["replicas"][1]["node"] == platform.node()
+    assert session["replicas"][1]["processor"] == session["machines"][0]["cpu"]
+    (found,) = look(str(tmp_path)).replicas
+    assert (found.state, len(found.deaths)) == ("ready", 1) and found.ready[0][1] is not None
 
 
 def test_where_one_of_two_replicas_is_dead_for_good_the_other_one_answers(

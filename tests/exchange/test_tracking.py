@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 import sys
@@ -9,23 +10,28 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import made_up_runs as made_up
 import pytest
 
 from rsd.books import read_run
+from rsd.commands import call
 from rsd.errors import UserError
 from rsd.summary.compute import summarise
 from rsd.tracking import log, trackers
 from rsd.tracking.curves import Curves, Finished, summary_values
 from rsd.tracking.log import RunLog, replay
 from rsd.tracking.trackers import TRACKERS, Tracked
+from rsd.training.config import TrainJob
+from rsd.training.log import STEP, LoggedTraining
+from rsd.training.metrics import Progress, TrainingLog, Validation
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(log, "PATIENCE_S", 600.0)  # on a busy machine
     for name in ("WANDB_PROJECT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     return made_up.write(tmp_path / "run", made_up.paired_results(tasks=2, trials=3))
@@ -119,7 +125,7 @@ def test_points_are_seconds_apart(run: str, made: list[Recorder]) -> None:
     for _ in range(3):
         add(run_log)
         run_log.show(lambda: {"pace/workers": 4})
-    run_log.trackers[0].wait(time.monotonic() + 10)
+    run_log.trackers.behind[0].wait(time.monotonic() + 10)
     assert [step for step, _ in made[0].points] == [13, 15]
     assert made[0].points[0][1]["pace/workers"] == 4
 
@@ -137,7 +143,7 @@ def test_a_tracker_that_fails_is_told_once_and_dropped_and_the_others_go_on(
     told = run_log.close(None, over=False)
     assert told == [
         "--log failing: nothing more is logged there: ConnectionError: the tracking server went "
-        "away; the run goes on"
+        "away; what is logged goes on"
     ]
     assert run_log.news() == []
     good = next(one for one in made if not isinstance(one, Failing))
@@ -243,7 +249,7 @@ def test_tensorboard_reads_the_curves_and_the_summary(run: str) -> None:
         curve = found.Scalars(f"success/{arm}")
         assert curve[-1].step == 12 and curve[-1].value == pytest.approx(rate)
         assert found.Scalars(f"result/{arm}/success")[-1].value == pytest.approx(rate)
-    (text,) = found.Tensors("run.json/text_summary")
+    (text,) = found.Tensors("description/text_summary")
     assert "c0ffee" in text.tensor_proto.string_val[0].decode()
 
 
@@ -282,32 +288,171 @@ def records(content: bytes) -> Iterator[bytes]:
             data = b""
 
 
-def test_wandb_offline_keeps_curves_summary_and_provenance(run: str) -> None:
-    pytest.importorskip("wandb")
+class Kept(NamedTuple):
+    """What a .wandb file holds."""
+
+    run_id: str
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+def wandb_file(file: Path) -> Kept:
     from wandb.proto import wandb_internal_pb2 as messages
 
-    assert replay(run, ["wandb"], summarise(run)) == []
-    (file,) = (Path(run) / "log" / "wandb").glob("offline-run-*-made-up/run-made-up.wandb")
-    history: list[dict[str, Any]] = []
-    summary: dict[str, Any] = {}
-    config: dict[str, Any] = {}
+    def values(items: Any) -> dict[str, Any]:
+        return {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
+
+    kept = Kept("", {}, [], {})
     for data in records(file.read_bytes()):
         record = messages.Record()
         record.ParseFromString(data)
         kind = record.WhichOneof("record_type")
         if kind == "history":
-            items = record.history.item
-            history.append(
-                {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
-            )
+            kept.history.append(values(record.history.item))
         elif kind == "summary":
-            items = record.summary.update
-            summary |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
+            kept.summary.update(values(record.summary.update))
         elif kind == "run":
-            config |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
-            assert record.run.run_id == "made-up"
-    assert config["checkpoint_sha256"] == "c0ffee"
+            kept.config.update(values(record.run.config.update))
+            kept = kept._replace(run_id=record.run.run_id)
+    return kept
+
+
+def test_wandb_offline_keeps_curves_summary_and_provenance(run: str) -> None:
+    pytest.importorskip("wandb")
+    assert replay(run, ["wandb"], summarise(run)) == []
+    (file,) = (Path(run) / "log" / "wandb").glob("offline-run-*-made-up/run-made-up.wandb")
+    kept = wandb_file(file)
+    assert kept.run_id == "made-up" and kept.config["checkpoint_sha256"] == "c0ffee"
     for arm, rate in last_rates(run).items():
-        assert history[-1][f"success/{arm}"] == pytest.approx(rate)
-        assert summary[f"result/{arm}/success"] == pytest.approx(rate)
-    assert history[-1]["episodes/done"] == 12
+        assert kept.history[-1][f"success/{arm}"] == pytest.approx(rate)
+        assert kept.summary[f"result/{arm}/success"] == pytest.approx(rate)
+    assert kept.history[-1]["episodes/done"] == 12
+
+
+# --- a training ----------------------------------------------------------------------------------
+
+SEEN = Validation(0.5, (0.9, 0.8), (0.6, 0.5), parallel_loss=0.7, regression_loss=0.02)
+REPORTS = [
+    Progress("target", 50, 100, 1.5, 1e-3, 200.0),
+    Progress("target", 100, 100, 1.0, 2e-5, 210.0, SEEN),
+    Progress("teach", 10, 10, float("nan")),
+    Progress("draft", 250, 250, 0.25, 1e-4, 900.0, Validation(0.3, (0.95, 0.9), (0.6, 0.5))),
+]
+CURVES = {  # by name: step and value of the last point
+    "target/loss": (100, 1.0),
+    "target/validation_loss": (100, 0.5),
+    "target/parallel_loss": (100, 0.7),
+    "target/regression_loss": (100, 0.02),
+    "target_accuracy/layer_1": (100, 0.8),
+    "draft/loss": (350, 0.25),
+    "draft_accuracy/layer_0": (350, 0.95),
+    "draft_majority/layer_1": (350, 0.5),
+}
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The output folder of a finished training."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(log, "PATIENCE_S", 600.0)  # on a busy machine
+    for name in ("WANDB_PROJECT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    output = tmp_path / "policy"
+    output.mkdir()
+    for phase in ("target", "draft"):
+        written = TrainingLog(output, phase, 0)
+        for report in REPORTS:
+            if report.phase == phase:
+                written.add(report)
+        written.close()
+    (output / "config.json").write_text('{"training": {"batch_size": 64}}')
+    return output
+
+
+def job_of(output: Path, **changes: Any) -> TrainJob:
+    return dataclasses.replace(TrainJob((Path("data"),), output), **changes)
+
+
+def test_a_training_is_drawn_over_the_steps_of_both_phases(
+    tmp_path: Path, made: list[Recorder]
+) -> None:
+    log = LoggedTraining(["good"], job_of(tmp_path / "policy"), "rsd train ...")
+    for report in REPORTS:
+        log.add(report)
+    assert log.close(over=True, hurry=False) == []
+    (tracker,) = made
+    assert [step for step, _ in tracker.points] == [50, 100, 350]
+    assert "target/validation_loss" not in tracker.points[0][1]  # not measured then
+    for name, (step, value) in CURVES.items():
+        assert dict(tracker.points)[step][name] == value == tracker.values[f"result/{name}"]
+    assert tracker.run.description["settings"]["train"]["batch_size"] == 64
+    assert tracker.over and tracker.run.over in tracker.points[0][1]
+
+
+def test_a_resumed_training_goes_on_under_its_name_and_behind_its_steps(
+    trained: Path, made: list[Recorder]
+) -> None:
+    for resume in (False, True, False):
+        log = LoggedTraining(["good"], job_of(trained, resume=resume), "rsd train ...")
+        log.add(REPORTS[-1])
+        log.close(over=resume, hurry=False)
+    names = [tracker.run.run_id for tracker in made]
+    assert names[0] == names[1] != names[2] and names[0].startswith("policy-")
+    assert [tracker.points[0][0] for tracker in made] == [350] * 3
+    assert [tracker.over for tracker in made] == [False, True, False]
+
+
+def test_a_training_that_nobody_logs_keeps_nothing(tmp_path: Path) -> None:
+    log = LoggedTraining([], job_of(tmp_path / "policy"), "rsd train ...")
+    log.add(REPORTS[0])
+    assert log.close(over=True, hurry=False) == [] and not (tmp_path / "policy").exists()
+
+
+def test_trackers_of_a_training_are_checked_before_anything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(tmp_path / "none"), "--output", str(tmp_path / "policy")]
+    assert call("train", [*words, "--log", "wand"]) == 2
+    assert "did you mean 'wandb'" in capsys.readouterr().err
+
+
+def test_tensorboard_reads_the_curves_of_a_training(trained: Path) -> None:
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert call("log", [str(trained), "--to", "tensorboard"]) == 0
+    found = reading.EventAccumulator(str(trained / "log" / "tensorboard"))
+    found.Reload()
+    for name, (step, value) in CURVES.items():
+        last = found.Scalars(name)[-1]
+        assert (last.step, last.value) == (step, pytest.approx(value))
+    (text,) = found.Tensors("description/text_summary")
+    assert "batch_size" in text.tensor_proto.string_val[0].decode()
+
+
+def test_mlflow_reads_the_curves_of_a_training(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    store = (tmp_path / "mlruns").absolute().as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    assert call("log", [str(trained), "--to", "mlflow"]) == 0
+    client = mlflow.MlflowClient(tracking_uri=store)
+    experiment = client.get_experiment_by_name("rsd")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.data.params["training.batch_size"] == "64"
+    for name, (step, value) in CURVES.items():
+        last = client.get_metric_history(found.info.run_id, name)[-1]
+        assert (last.step, last.value) == (step, pytest.approx(value))
+
+
+def test_wandb_offline_keeps_the_curves_of_a_training(trained: Path) -> None:
+    pytest.importorskip("wandb")
+    assert call("log", [str(trained), "--to", "wandb"]) == 0
+    (file,) = (trained / "log" / "wandb").glob("offline-run-*-policy-*/run-policy-*.wandb")
+    kept = wandb_file(file)
+    assert kept.config["training"]["batch_size"] == 64
+    for name, (step, value) in CURVES.items():
+        drawn = [point for point in kept.history if name in point]
+        assert (drawn[-1][STEP], drawn[-1][name]) == (step, pytest.approx(value))
+        assert kept.summary[f"result/{name}"] == pytest.approx(value)

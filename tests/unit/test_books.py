@@ -33,7 +33,7 @@ from rsd.books.folder import Folder
 from rsd.books.reader import PARTS_AT_ONCE
 from rsd.books.schema import OFTEN_UNSAID
 from rsd.errors import CannotWriteError, UserError
-from rsd.provenance import Machine
+from rsd.provenance import Machine, ReplicaEvent
 from rsd.types import ChunkRecord, DecodeTrace, EpisodeKey, EpisodeResult
 from tests.full_disk import full_disk
 
@@ -64,6 +64,41 @@ def test_machines_are_noted_once_a_session(tmp_path: Path) -> None:
     assert [machine["runs_on"] for machine in first["machines"]] == ["osmesa (llvmpipe)", "cuda"]
     assert first["machines"][1]["gpus"] == ["NVIDIA H100"]
     assert len(second["machines"]) == 1
+
+
+def test_what_replicas_did_is_noted_session_by_session(tmp_path: Path) -> None:
+    """In a run that is resumed by a driver which knows of replicas, after one that did not."""
+    now = iter([1_800_000_000.0 + i for i in range(9)])
+
+    def clock() -> float:
+        return next(now)
+
+    with Books.open(str(tmp_path), RUN, resume=False, clock=clock) as books:
+        books.note_replica(ReplicaEvent("replica-0", "started"))
+        books.note_replica(ReplicaEvent("replica-0", "ready", "node-0", "EPYC"))
+        books.note_replica(ReplicaEvent("replica-0", "died", why="it ran away"))
+    stored = json.loads((tmp_path / "run.json").read_text())
+    assert stored["sessions"][0].pop("replicas") == [
+        {"at": "2027-01-15T08:00:01.000+00:00", "replica": "replica-0", "what": "started"},
+        {
+            "at": "2027-01-15T08:00:02.000+00:00",
+            "replica": "replica-0",
+            "what": "ready",
+            "node": "node-0",
+            "processor": "EPYC",
+        },
+        {
+            "at": "2027-01-15T08:00:03.000+00:00",
+            "replica": "replica-0",
+            "what": "died",
+            "why": "it ran away",
+        },
+    ]
+    (tmp_path / "run.json").write_text(json.dumps(stored))  # as an older driver had left it
+    with Books.open(str(tmp_path), RUN, resume=True, clock=clock) as books:
+        books.note_replica(ReplicaEvent("replica-0", "started"))
+    first, second = read_run(str(tmp_path))["sessions"]
+    assert "replicas" not in first and [one["what"] for one in second["replicas"]] == ["started"]
 
 
 # --- schemas -----------------------------------------------------------------------------------

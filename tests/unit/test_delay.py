@@ -92,6 +92,13 @@ def test_a_measured_delay_is_that_of_each_decode_and_the_last_one_is_expected() 
     assert told == "? 0 1 2 3 ? . . . 10 ? 11 21 22 ? 23"
 
 
+def test_chunks_of_a_repeated_episode_are_as_late_as_they_were() -> None:
+    """Whatever decoding takes now; one more than there were is as late as the last."""
+    recorded = Delay(None, recorded=(0, 3, 1))
+    once = story(12, Delay(None), decode_s=[0.0, 0.12, 0.05, 0.05])
+    assert story(12, recorded, decode_s=[9.0] * 4) == once
+
+
 def test_who_stands_still_keeps_the_gripper_as_it_was_told_last() -> None:
     schedule = Schedule(Delay(1, "hold"))
     schedule.asked(chunk(1))

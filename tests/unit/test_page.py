@@ -27,8 +27,10 @@ from rsd.presentation import charts, interactive, paper, tables, verdict
 from rsd.presentation.evidence import Evidence, read_evidence
 from rsd.presentation.page import page, parted
 from rsd.presentation.timeline import timeline
+from rsd.provenance import ReplicaEvent
 from rsd.summary.compute import Rows, summarise, summary_of
 from rsd.summary.rules import EVERY_TWO, notes
+from rsd.summary.sessions import Session
 from rsd.summary.values import Provenance
 from rsd.types import EpisodeResult
 
@@ -261,7 +263,7 @@ def test_a_worker_is_busy_while_its_episodes_ran() -> None:
             "finished_at": pd.to_datetime([start + timedelta(seconds=s) for s in ends]),
         }
     )
-    line = timeline(rows, [start])
+    line = timeline(rows, [Session(start, start, ())])
     assert line is not None and (line.bins, line.seconds) == (40, 1.0)
     first, second = line.lanes
     assert first.busy == [1] * 10 + [0] * 5 + [1] * 5 + [0] * 10 + [1] * 10
@@ -269,6 +271,47 @@ def test_a_worker_is_busy_while_its_episodes_ran() -> None:
     assert (first.episodes, first.again, first.errors) == (3, 1, 1)
     assert [(one.attempts, one.episode) for one in line.again] == [(3, "a, s 0, trial 1")]
     assert sum(line.per_hour) * line.seconds / 3600 == pytest.approx(4)
+
+
+def test_a_replica_is_ready_between_its_deaths_and_to_the_end_of_its_session(
+    tmp_path: Path,
+) -> None:
+    """Two sessions of 20 s with 20 s of nothing between them; a resumed run numbers its replicas
+    from 0 again."""
+    now = 1_800_000_000.0
+
+    def session(begins: int, events: list[tuple[int, ReplicaEvent]], trial: int) -> None:
+        nonlocal now
+        now = 1_800_000_000.0 + begins
+        books = Books.open(
+            str(tmp_path), {**RUN, "planned_episodes": 2}, resume=begins > 0, clock=lambda: now
+        )
+        with books:
+            for at, event in events:
+                now = 1_800_000_000.0 + begins + at
+                books.note_replica(event)
+            now = 1_800_000_000.0 + begins + 20
+            books.add(result(key(trial)), attempts=1, worker="worker-0", node="n")
+
+    ready = ReplicaEvent("replica-0", "ready", "n", "EPYC")
+    died = ReplicaEvent("replica-0", "died", why="it ran away")
+    session(0, [(2, ReplicaEvent("replica-0", "started")), (4, ready), (8, died), (10, ready)], 0)
+    session(40, [(1, ReplicaEvent("replica-0", "started")), (2, ready)], 1)
+    found = of(str(tmp_path))
+    assert found.timeline is not None
+    (lane,) = found.timeline.replicas
+    up = [*range(4, 8), *range(10, 20), *range(42, 60)]
+    assert lane.ready == pytest.approx([float(second in up) for second in range(60)])
+    assert (lane.deaths, lane.dead, lane.to_ready_s) == (1, False, 1.0)
+    drawn = html(str(tmp_path))
+    assert "figure-replicas" in drawn and "replica-0: it ran away" in drawn
+    assert "table-replicas" in drawn and "books do not say it" not in drawn
+
+
+def test_runs_of_before_replicas_were_noted_say_so(tmp_path: Path) -> None:
+    drawn = html(write(tmp_path, paired_results()))
+    assert "these runs' books do not say it" in Text(drawn).seen
+    assert "table-replicas" not in drawn and "figure-replicas" not in drawn
 
 
 def test_videos_beside_the_run_are_linked_to_their_episodes(tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ import pytest
 from made_up_runs import RUN, key, result, write
 
 from rsd import repeat, results
+from rsd.arms import described, read_arm
+from rsd.config import EvaluateConfig
 from rsd.errors import UserError
 from rsd.models.small_vla import checkpoint
-from rsd.types import EpisodeResult
+from rsd.plan import resolve
+from rsd.types import Delay, EpisodeResult
 
 
 def episodes(final_state: str = "a") -> list[EpisodeResult]:
@@ -83,6 +86,42 @@ def test_the_policy_is_found_by_its_hash(run: str) -> None:
     decodings["speculative"]["rule"] = "relaxed"
     with pytest.raises(UserError, match="decoded by"):
         repeat.config_of(known, ["speculative"], None)
+
+
+LATE = "speculative+delay=measured+hold"
+
+
+def late_run(output: Path) -> str:
+    """Two episodes of an arm whose delay was measured, and one of an arm without."""
+    rows = []
+    for trial, delays in enumerate([(0, 1, 2), (3, 1, 1)]):
+        made = result(key(trial, LATE), final_state="a" * 64)
+        chunks = [
+            dataclasses.replace(chunk, delay_steps=steps)
+            for chunk, steps in zip(made.chunks, delays, strict=True)
+        ]
+        rows.append(dataclasses.replace(made, chunks=chunks))
+    return write(output, [*rows, result(key(0, "autoregressive"))])
+
+
+def test_a_measured_delay_is_repeated_chunk_by_chunk_from_the_run(tmp_path: Path) -> None:
+    run = late_run(tmp_path)
+    arms = {name: read_arm(name) for name in (LATE, "autoregressive")}
+    keys = [key(1, LATE), key(0, LATE), key(0, "autoregressive")]
+    found = repeat.lateness_of(run, keys, arms)
+    assert found == {key(1, LATE): (3, 1, 1), key(0, LATE): (0, 1, 2)}
+    plan = dataclasses.replace(resolve(EvaluateConfig()), arms=arms, keys=keys, lateness=found)
+    assert plan.arm_of(keys[0]).delay == Delay(None, "hold", (3, 1, 1))
+    assert plan.arm_of(keys[2]) == arms["autoregressive"]
+    assert described(plan.arm_of(keys[0])) == described(arms[LATE])  # it is the arm all the same
+
+
+def test_a_file_that_lacks_how_late_chunks_were_says_what_to_do(tmp_path: Path) -> None:
+    arms = {LATE: read_arm(LATE)}
+    kept = str(tmp_path / "kept.parquet")
+    with pytest.raises(UserError, match="give the folder of the run, whose chunks say it, or name"):
+        repeat.lateness_of(kept, [key(0, LATE)], arms)
+    assert repeat.lateness_of(kept, [key(0)], {"speculative": read_arm("speculative")}) == {}
 
 
 def test_what_an_older_run_did_not_record_is_said_so() -> None:

@@ -12,6 +12,7 @@ from made_up_runs import RUN, key, result, write
 from rsd.books import Books
 from rsd.commands import call
 from rsd.commands.status import Shown, look
+from rsd.provenance import ReplicaEvent
 from rsd.summary.compute import open_runs
 from rsd.summary.progress import last_line, progress_of
 
@@ -60,6 +61,27 @@ def test_a_run_that_nobody_works_on_is_stopped_or_finished(tmp_path: Path) -> No
     assert look(finished).state == "finished" and Shown(look(finished)).over
     (tmp_path / "stopped" / ".lock").unlink()  # as in an object store
     assert look(stopped).state == "unknown"
+
+
+def test_replicas_of_the_latest_session_stand_beside_workers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with going_on(tmp_path, []) as books:
+        books._clock = lambda: START
+        books.note_replica(ReplicaEvent("replica-7", "started"))
+    with Books.open(str(tmp_path), RUN | {"planned_episodes": 100}, resume=True) as books:
+        for name, what in [("replica-0", "started"), ("replica-1", "started")]:
+            books.note_replica(ReplicaEvent(name, what))
+        books.note_replica(ReplicaEvent("replica-0", "ready", "node-3", "EPYC 7"))
+        books.note_replica(ReplicaEvent("replica-0", "died"))
+    found = look(str(tmp_path)).replicas
+    assert [(one.replica, one.state, one.node, len(one.deaths)) for one in found] == [
+        ("replica-0", "restarting", "node-3", 1),
+        ("replica-1", "starting", "", 0),
+    ]
+    assert call("status", [str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "replica-0" in told and "EPYC 7" in told and "replica-7" not in told
 
 
 def test_errors_are_counted_by_their_last_line(tmp_path: Path) -> None:
