@@ -21,7 +21,9 @@ from rsd.types import (
     Environment,
     EpisodeKey,
     EpisodeResult,
+    Past,
     draws_of,
+    past_after,
 )
 
 Decide = Callable[[ChunkRequest], Chunk]
@@ -73,14 +75,12 @@ def run_episode(
     wait_s, still_steps = 0.0, 0
     records: list[ChunkRecord] = []
     executed: list[list[np.ndarray]] = []  # by chunk
-    previous_codes = None
+    past = Past()
     while not rollout.over:
         if schedule.asks:
             index = len(records)
             draws = draws_of(key, index)
-            request = ChunkRequest(
-                env.observe(), arm.decoding, draws, index, previous_codes, alone=measured
-            )
+            request = ChunkRequest(env.observe(), arm.decoding, draws, index, past, alone=measured)
             asked = clock()
             chunk = decide(request)
             wait_s += clock() - asked
@@ -88,7 +88,7 @@ def run_episode(
             delay_steps = schedule.asked(chunk)
             records.append(_record(index, chunk, None if arm.delay is None else delay_steps))
             executed.append([])
-            previous_codes = chunk.codes
+            past = past_after(request, chunk)
         else:
             move = schedule.move()
             still_steps += move.still

@@ -205,11 +205,13 @@ def _typed(hint: Any, name: str, value: Any) -> Any:
     """A value out of JSON as a field's type has it; raises ValueError for another."""
     if dataclasses.is_dataclass(hint):
         return from_json(typing.cast(type, hint), value)
-    if typing.get_origin(hint) is tuple:  # all fields that are tuples hold integers
+    if typing.get_origin(hint) is tuple:  # of any length
+        inner = typing.get_args(hint)[0]
         if not isinstance(value, list):
-            raise ValueError(f"{name} is {brief(value)}, expected a list of integers")
-        return tuple(_typed(int, name, each) for each in value)
+            raise ValueError(f"{name} is {brief(value)}, expected a list")
+        return tuple(_typed(inner, name, each) for each in value)
     fits = {
+        str: isinstance(value, str),
         bool: isinstance(value, bool),
         int: isinstance(value, int) and not isinstance(value, bool),
         float: isinstance(value, int | float) and not isinstance(value, bool) and finite(value),
@@ -219,7 +221,7 @@ def _typed(hint: Any, name: str, value: Any) -> Any:
     return value
 
 
-_TYPES = {bool: "true or false", int: "an integer", float: "a finite number"}
+_TYPES = {str: "a word", bool: "true or false", int: "an integer", float: "a finite number"}
 
 
 def finite(value: float) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rsd import calibration
 from rsd.arms import (
     DEFAULT_ARMS,
     MODES,
@@ -244,6 +245,22 @@ def check_arms(arms: Iterable[Arm], spec: str, policy: PolicyInfo) -> None:
                 "policy whose tokeniser has no encoder (latent_dim 7, hidden 0)"
             )
         _check_depth(arm, spec, policy.layers)
+
+
+def with_confidence(arm: Arm, spec: str, policy: PolicyInfo) -> Arm:
+    """The same, and where it trusts a draft by its confidence, that of the policy. Raises UserError
+    where that is not known."""
+    trust = arm.decoding.trust
+    if trust is None or trust.by.partition("=")[0] != "confident":
+        return arm
+    if policy.folder is None:
+        raise UserError(
+            f"arm {arm.name!r}: policy {spec!r} has no folder with a calibration; use "
+            "temporal-random=N"
+        )
+    found = calibration.read(policy.folder, policy.sha256, spec)
+    trusting = dataclasses.replace(trust, confidence=found.confidence)
+    return dataclasses.replace(arm, decoding=dataclasses.replace(arm.decoding, trust=trusting))
 
 
 def _check_depth(arm: Arm, spec: str, available: int) -> None:

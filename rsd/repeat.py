@@ -17,7 +17,7 @@ from rsd.books import read_chunks, read_episodes, read_run
 from rsd.config import EpisodesConfig, EvaluateConfig, PolicyConfig
 from rsd.errors import UserError
 from rsd.models import bundled, inspect_policy
-from rsd.plan import resolve_arms
+from rsd.plan import resolve_arms, with_confidence
 from rsd.types import Arm, EpisodeKey
 
 COLUMNS = [*results.KEY, "outcome", "steps", "final_state", "near_ties"]
@@ -136,7 +136,8 @@ def config_of(kept: Kept, arms: Sequence[str], policy: str | None) -> EvaluateCo
         ),
         policy=PolicyConfig(policy=spec, deterministic=config["deterministic"]),
     )
-    for arm in resolve_arms(asked).values():
+    for plain in resolve_arms(asked).values():
+        arm = with_confidence(plain, spec, inspect_policy(spec))
         recorded = config["arms"][arm.name]
         if recorded != described(arm):
             raise UserError(

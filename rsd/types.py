@@ -18,6 +18,7 @@ Mode = Literal[
     "autoregressive",
     "speculative",
     "draft",  # codes of the model that guesses, without the one that judges
+    "temporal",  # those where they may be trusted, else of the one that judges
     "regression",  # actions as numbers, by a head beside those of the codes
     "bins",  # actions as 256 levels of each number, by the language model's own head
     "native",  # whatever a policy without codes does
@@ -68,6 +69,27 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """How probable it is that the target would say nearly what the draft says: a logistic function
+    of what is seen of the guess. Calibrated, and bound to its checkpoint (rsd/calibration.py)."""
+
+    features: tuple[str, ...]  # of rsd/decoding/confidence.py
+    weights: tuple[float, ...]
+    bias: float
+
+
+@dataclass(frozen=True)
+class Trust:
+    """When a drafted chunk is executed and the target not asked (rsd/decoding/trust.py)."""
+
+    by: str  # confident=0.9, random=0.5
+    refresh: int = 8  # drafted chunks in a row, after which the target decodes; 0: never
+    gripper: int = 1  # the target decodes where the gripper would switch; 0: not therefore
+    stall: float = 2.0  # mm that the hand moved since the chunk before, below which it decodes
+    confidence: Confidence | None = None  # of the policy, which the plan puts here; not by lot
+
+
+@dataclass(frozen=True)
 class Decoding:
     """How codes are decoded: the part of an arm that a replica needs to know."""
 
@@ -75,6 +97,7 @@ class Decoding:
     rule: str = "exact"  # acceptance rule, as in relaxed=2; autoregressive: whether it samples
     layers: int | None = None  # decode the first `layers` layers; None: all that the policy has
     draft_layers: int | None = None  # layers drafted before the first pass; None: all but the last
+    trust: Trust | None = None  # of the mode temporal
 
 
 @dataclass(frozen=True)
@@ -97,6 +120,16 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Past:
+    """What a chunk may know of those before it in its episode."""
+
+    codes: np.ndarray | None = None  # int64 (T, D, L) of the chunk before, None at first
+    actions: np.ndarray | None = None  # float32 (T, 7) of it, None at first
+    proprio: np.ndarray | None = None  # float32 (8,) that it was decided on, None at first
+    fast_rounds: int = 0  # chunks right before in a row that were drafted and not judged
+
+
+@dataclass(frozen=True)
 class ChunkRequest:
     """One question to a replica. Complete in itself, so that any replica can answer it."""
 
@@ -104,7 +137,7 @@ class ChunkRequest:
     decoding: Decoding
     draws: str  # names the random draws (`draws_of`); which trial it is, no policy may know
     chunk_index: int
-    previous_codes: np.ndarray | None = None  # int64 (T, D, L) of the chunk before, None at first
+    past: Past = Past()
     alone: bool = False  # in a batch of its own: its time counts
 
 
@@ -136,6 +169,9 @@ class DecodeTrace:
     moved_mm: float | None = None  # at most, by what a lossy rule kept; None: nothing is lost
     moved_degrees: float | None = None  # likewise
     clipped: int | None = None  # values of the actions that left [-1, 1]; None: none can
+    fast: bool | None = None  # drafted and executed, the target not asked; None: no arm temporal
+    confidence: float | None = None  # in the draft; by lot: what was drawn
+    reason: str | None = None  # for the kind of round: a key of rsd.decoding.trust.REASONS
 
     @property
     def is_decode(self) -> bool:
@@ -155,6 +191,12 @@ class Chunk:
     actions: np.ndarray  # float32 (T, 7): dxyz, daxis-angle, gripper (-1 open, +1 close)
     codes: np.ndarray | None  # int64 (T, D, L); None: the policy has none
     trace: DecodeTrace
+
+
+def past_after(request: ChunkRequest, chunk: Chunk) -> Past:
+    """What the next chunk of the episode may know."""
+    fast_rounds = request.past.fast_rounds + 1 if chunk.trace.fast else 0
+    return Past(chunk.codes, chunk.actions, request.observation.proprio, fast_rounds)
 
 
 @dataclass

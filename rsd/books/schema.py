@@ -249,6 +249,29 @@ _CHUNK_COLUMNS = (
         nullable=True,
     ),
     Column(
+        "fast",
+        pa.bool_(),
+        "1",
+        "the chunk was drafted and executed, the target not asked; null but in arms `temporal`",
+        nullable=True,
+    ),
+    Column(
+        "confidence",
+        pa.float64(),
+        "probability",
+        "calibrated, that the target would have said nearly the same as the draft; of "
+        "`temporal-random` what was drawn; null but in arms `temporal`",
+        nullable=True,
+    ),
+    Column(
+        "reason",
+        _TEXT,
+        "name",
+        "for the kind of round: confident, unsure; drawn, not drawn by lot; what guarded the "
+        "chunk: refresh, gripper, stall; null but in arms `temporal`",
+        nullable=True,
+    ),
+    Column(
         "delay_steps",
         _COUNT,
         "control steps",

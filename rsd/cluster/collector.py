@@ -13,9 +13,11 @@ from rsd.demos import (
     Failure,
     NoviceSettings,
     collect_demonstration,
+    takes_other_rim,
 )
 from rsd.envs.libero import LiberoEnvironment
 from rsd.episode import Decide
+from rsd.experts import has_other_rim
 from rsd.models import load_policy
 from rsd.suites import Task
 from rsd.types import SimTimings
@@ -56,17 +58,21 @@ class Collector(Worker[LiberoEnvironment]):
     def collect(self, task: Task, seed: int) -> Attempt:
         """Try one placement. Exceptions propagate and leave no simulator behind."""
         started = time.perf_counter()
+        other_rim = None
+        if self._collection.either_rim and has_other_rim(task.suite, task.task_id):
+            other_rim = takes_other_rim(seed, task.task_id)
         try:
             with time_limit(self._settings.time_limit_s):
                 env = self._simulator((task.suite, task.task_id))
                 outcome = collect_demonstration(
                     env,
-                    expert_of(env, task.suite, task.task_id),
+                    expert_of(env, task.suite, task.task_id, bool(other_rim)),
                     task,
                     seed,
                     self._settings.images,
                     self._collection,
                     self._decide,
+                    other_rim,
                 )
         except BaseException:
             self._close()

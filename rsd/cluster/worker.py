@@ -138,11 +138,13 @@ class EnvWorker(Worker[Environment]):
         return run_episode(env, key, arm, decide, max_steps, protocol.replan_steps)
 
 
-def expert_of(env: Environment, suite: str, task_id: int) -> Callable[[], np.ndarray]:
+def expert_of(
+    env: Environment, suite: str, task_id: int, other_rim: bool = False
+) -> Callable[[], np.ndarray]:
     """A fresh expert for one episode on a LIBERO simulator, asked once before every step."""
     from rsd.experts import make_expert, read_state
 
-    expert = make_expert(suite, task_id)
+    expert = make_expert(suite, task_id, other_rim)
     return lambda: expert.act(read_state(env.simulator))  # type: ignore[attr-defined]
 
 

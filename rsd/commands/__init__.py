@@ -28,6 +28,7 @@ COMMANDS = {
     "status": "how far a run is, from another shell",
     "collect": "demonstrations of the scripted experts, as HDF5",
     "train": "a policy from demonstrations",
+    "calibrate": "when the draft of a policy may be trusted, from rollouts",
     "benchmark": "what simulator, decoding, tokeniser, driver and books cost",
     "results": "keep runs compactly, make the tables of a page, import and export",
     "log": "a finished run to wandb, TensorBoard or MLflow",

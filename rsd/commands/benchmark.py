@@ -25,18 +25,20 @@ from rsd.cluster.address import check_cluster
 from rsd.commands import DONE, as_called, called
 from rsd.console import PLAIN
 from rsd.envs.rendering import NO_RENDERER
-from rsd.errors import UserError
+from rsd.errors import UserError, unknown
+from rsd.experts import EXPERTS, has_other_rim
 from rsd.flags import Least, check_least, read
 from rsd.models import inspect_policy, load_policy
 from rsd.models.remote.wire import library
 from rsd.outputs import prove_writable, write_file
-from rsd.plan import check_arms
+from rsd.plan import check_arms, with_confidence
 from rsd.provenance import hardware
-from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
+from rsd.suites import TRIALS_PER_TASK, Task, get_suite, get_task
 from rsd.tables import Grid, print_grid
-from rsd.types import Arm, Decoding, Observation
+from rsd.types import Arm, Decoding, Observation, Past
 
 if TYPE_CHECKING:
+    from rsd.ambiguity import Summary
     from rsd.models.benchmark import Latency
 
 DESCRIPTION = """\
@@ -48,6 +50,7 @@ Measure what RSD costs: latencies, simulator, tokeniser and driver.
   rsd benchmark driver      bookkeeping: driver time an episode, 2,000 toy episodes
   rsd benchmark books       a large run: time and memory of its summary, a resume and a page
   rsd benchmark remote      a policy behind a server: milliseconds and bytes of a chunk
+  rsd benchmark ambiguity   two ways to solve a task: do a policy's chunks take one, or mix both?
 
 Ratios of one run are what counts: absolute times depend on machine and load, processor times less.
 `--json FILE` writes the figures.
@@ -226,14 +229,18 @@ class Decode:
             raise UserError("--batches needs a number")
         if not self.arms:
             raise UserError("--arms needs a name")
-        check_arms(self._arms(), self.policy, inspect_policy(self.policy))
+        self._arms()
         get_suite(self.suite)
         _check_renderer(self.renderer)
 
     def _arms(self) -> list[Arm]:
-        return [read_arm(name, draft_layers=self.draft_layers) for name in self.arms]
+        """Raises UserError for one that the policy does not decode."""
+        info = inspect_policy(self.policy)
+        arms = [read_arm(name, draft_layers=self.draft_layers) for name in self.arms]
+        check_arms(arms, self.policy, info)
+        return [with_confidence(arm, self.policy, info) for arm in arms]
 
-    def _observations(self, policy: Any) -> list[tuple[Observation, np.ndarray | None]]:
+    def _observations(self, policy: Any) -> list[tuple[Observation, Past]]:
         """What the policy sees along its own autoregressive episodes: trial 0 of task 0, 1, ...
         until there are enough."""
         with commands.importing():
@@ -242,10 +249,10 @@ class Decode:
             from rsd.episode import run_episode
             from rsd.types import Chunk, ChunkRequest, EpisodeKey
 
-        seen: list[tuple[Observation, np.ndarray | None]] = []
+        seen: list[tuple[Observation, Past]] = []
 
         def decide(request: ChunkRequest) -> Chunk:
-            seen.append((request.observation, request.previous_codes))
+            seen.append((request.observation, request.past))
             return policy.act([request])[0]
 
         resolved = assets.resolve(self.assets, [self.suite])
@@ -271,21 +278,11 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
     """What each mode costs, and what it did."""
     times = ("B", "answer", "x", "mean", "p95", "batch", "x", "vision", "draft", "target")
     costs = Grid(f"{title}: medians, ms; x: times faster than {rows[0].name}", ("arm", *times))
-    done = (
-        "B",
-        "passes",
-        "same codes",
-        "mm apart",
-        "mean",
-        "bound",
-        "near ties",
-        "draft",
-        "redraft",
-    )
+    done = ("B", "passes", "fast", "same codes", "mm apart", "mean", "bound", "near ties")
     works = Grid(
-        f"Passes a chunk; codes, and the largest distance of a chunk's actions, against "
-        f"{rows[0].name}; guesses kept, % by layer",
-        ("arm", *done),
+        "Passes a chunk; drafted ones executed unjudged (fast); codes, and the largest distance of "
+        f"a chunk's actions, against {rows[0].name}; guesses kept, % by layer",
+        ("arm", *done, "draft", "redraft"),
     )
     for row in rows:
         baseline = next(r for r in rows if r.batch == row.batch)
@@ -310,6 +307,7 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
             row.name,
             str(row.batch),
             f"{row.passes:.2f}",
+            f"{row.fast:.0%}",
             f"{row.same_codes:.0%}",
             f"{row.apart_mm:.1f}",
             f"{row.apart_mean_mm:.2f}",
@@ -487,6 +485,141 @@ class Remote:
         return {"remote": [dataclasses.asdict(cost) for cost in costs]}
 
 
+@dataclass(frozen=True)
+class Ambiguity:
+    """Chunks of a policy that was taught two ways (`rsd collect --either-rim`), asked for where
+    either is right, in evaluation's worlds before anything has moved: between the expert's plans
+    for both rims, or at one of them?"""
+
+    policy: str
+    """Folder of a checkpoint, or the name of a bundled one"""
+
+    suite: str = "libero_spatial"
+    """LIBERO suite"""
+
+    tasks: tuple[int, ...] = ()
+    """Task numbers from 0; all that can be solved by either rim if left out"""
+
+    trials: int = TRIALS_PER_TASK
+    """Worlds of each task, trial 0, 1, ... on"""
+
+    arms: tuple[str, ...] = ("regression", "parallel", "autoregressive", "speculative")
+    """As of `rsd evaluate`; speculative-sampling=0.5 draws at that temperature"""
+
+    least_mm: float = 20.0
+    """Worlds whose two plans are less apart are left out: there is nothing to choose"""
+
+    assets: str = "auto"
+    """auto, lite, official, or the folder of an asset tree"""
+
+    renderer: str = "auto"
+    """auto, osmesa, egl"""
+
+    json: Path | None = None
+    """Also write the figures to this file"""
+
+    rows: Path | None = None
+    """Also write a row a chunk to this Parquet file"""
+
+    picture: Path | None = None
+    """Also draw them: a .svg or .png"""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        check_least(vars(self), {"trials": _ONE, "least_mm": Least(0, "a distance")})
+        info = inspect_policy(self.policy)
+        arms = [read_arm(name) for name in self.arms]
+        check_arms(arms, self.policy, info)
+        if info.chunk_steps is None:
+            raise UserError(f"--policy {self.policy}: its chunks have no known length to compare")
+        _check_renderer(self.renderer)
+        if self.picture is not None and self.picture.suffix not in (".svg", ".png"):
+            raise UserError(f"--picture {self.picture}: name a .svg or a .png")
+        for path, flag in ((self.rows, "--rows"), (self.picture, "--picture")):
+            if path is not None:
+                prove_writable(path, flag)
+        tasks = self._tasks()
+        with commands.importing():
+            import torch
+
+            from rsd.ambiguity import ask, first_look, summarise
+            from rsd.envs import assets, rendering
+            from rsd.envs.libero import LiberoEnvironment
+            from rsd.presentation.ambiguity import as_rows, picture
+
+        torch.set_num_threads(1)
+        policy = load_policy(self.policy, deterministic=True, device="cpu")
+        resolved = assets.resolve(self.assets, [self.suite])
+        renderer = rendering.resolve(self.renderer)
+        decodings = {arm.name: arm.decoding for arm in arms}
+        answers, alike = [], 0
+        for task in tasks:
+            with closing(
+                LiberoEnvironment(self.suite, task.task_id, resolved, renderer, policy.images)
+            ) as env:
+                for trial in range(self.trials):
+                    seen, plans = first_look(env, task, trial, info.chunk_steps)
+                    if plans.apart_mm < self.least_mm:
+                        alike += 1
+                        continue
+                    answers += ask(policy, seen, plans, decodings, task.task_id, trial)
+        if not answers:
+            raise UserError(
+                f"--least-mm {self.least_mm:g}: all {alike} worlds are closer; give less"
+            )
+        summaries = summarise(answers)
+        print_grid(console, _ambiguity_table(summaries, f"{self.policy}, {self.suite}"))
+        if self.rows is not None:
+            write_file(self.rows, as_rows(answers), "--rows")
+        if self.picture is not None:
+            drawn = picture(answers, self.picture.suffix.removeprefix("."))
+            write_file(self.picture, drawn, "--picture")
+        return {
+            "checkpoint": policy.checkpoint_sha256,
+            "assets": resolved.name,
+            "worlds": len(answers) // len(arms),
+            "worlds_left_out": alike,
+            "arms": [dataclasses.asdict(each) for each in summaries],
+        }
+
+    def _tasks(self) -> list[Task]:
+        """Raises UserError for those with one way only."""
+        if self.trials > TRIALS_PER_TASK:
+            raise UserError(f"--trials {self.trials}: a task has {TRIALS_PER_TASK}")
+        suite = get_suite(self.suite)
+        if self.suite not in EXPERTS:
+            raise unknown("suite with an expert", self.suite, EXPERTS)
+        tasks = [get_task(self.suite, each) for each in self.tasks or range(suite.num_tasks)]
+        two = [task for task in tasks if has_other_rim(task.suite, task.task_id)]
+        one = [str(task.task_id) for task in tasks if task not in two]
+        if not two or (self.tasks and one):
+            raise UserError(
+                f"--tasks {' '.join(one)}: of {self.suite}, solved by one rim only; leave them out"
+            )
+        return two
+
+
+def _ambiguity_table(summaries: Sequence[Summary], title: str) -> Grid:
+    columns = ("chunks", "mixed", "mixed, %", "interval", "other rim, %", "nearest mm", "p90")
+    table = Grid(f"{title}: first chunks; other rim: of those not mixed", ("arm", *columns))
+    for each in summaries:
+        mixed, other = each.mixed, each.other
+        table.add(
+            each.arm,
+            str(mixed.finished),
+            str(mixed.successes),
+            _percent(mixed.rate),
+            f"{_percent(mixed.low)} to {_percent(mixed.high)}",
+            _percent(other.rate),
+            f"{each.nearest_mm_median:.1f}",
+            f"{each.nearest_mm_p90:.1f}",
+        )
+    return table
+
+
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.1f}"
+
+
 Job = (
     Annotated[Rollout, tyro.conf.subcommand("rollout")]
     | Annotated[Decode, tyro.conf.subcommand("decoding")]
@@ -494,6 +627,7 @@ Job = (
     | Annotated[Driver, tyro.conf.subcommand("driver")]
     | Annotated[BooksOf, tyro.conf.subcommand("books")]
     | Annotated[Remote, tyro.conf.subcommand("remote")]
+    | Annotated[Ambiguity, tyro.conf.subcommand("ambiguity")]
 )
 
 

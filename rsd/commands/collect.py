@@ -32,7 +32,7 @@ from rsd.demos import (
 from rsd.envs import assets, rendering
 from rsd.envs.looks import Looks
 from rsd.errors import RunStoppedError, UserError, unknown
-from rsd.experts import EXPERTS
+from rsd.experts import EXPERTS, has_other_rim
 from rsd.flags import Least, LocalFolder, check_least, read
 from rsd.models import inspect_policy
 from rsd.provenance import code, packages
@@ -67,6 +67,7 @@ Examples:
   rsd collect --demos 50 --output data/spatial                     # 10 tasks x 50
   rsd collect --demos 100 --output data/spatial --resume           # 50 more of each
   rsd collect --demos 20 --jitter 1 --first-seed 1000 --output data/other_looks
+  rsd collect --demos 20 --either-rim --output data/two_modes
   rsd collect --demos 20 --driver checkpoints/spatial --output data/dagger
   ray job submit --working-dir . -- python jobs/collect.py --demos 50 --output /shared/spatial
 
@@ -133,6 +134,10 @@ class CollectConfig:
     misses: float = 0.0
     """Probability that a grasp is missed on purpose: the hand rises, closes on nothing and drifts
     on, and the expert goes back. Such steps are no examples, what follows them is"""
+
+    either_rim: bool = False
+    """Take a vessel by its own rim or by a second one that will do as well, half and half by the
+    seed: demonstrations of two modes (docs/ambiguity.md)"""
 
     jitter: float = 0.0
     """How much what is drawn varies from placement to placement. 1: cameras by up to 1 cm and 1
@@ -215,6 +220,7 @@ def prepare(config: CollectConfig) -> CollectionPlan:
             Looks().scaled(config.jitter) if config.jitter else None,
             _novice(config, images, max_steps) if config.driver else None,
             config.misses or None,
+            config.either_rim or None,
         ),
         policy=config.driver,
         code=code(),
@@ -257,6 +263,12 @@ def _check(config: CollectConfig) -> None:
     get_suite(config.suite)
     if config.suite not in EXPERTS:
         raise unknown("suite with an expert", config.suite, EXPERTS)
+    tasks = [task.task_id for task in _tasks(config)]
+    if config.either_rim and not any(has_other_rim(config.suite, task) for task in tasks):
+        raise UserError(
+            f"--either-rim: in no task of {config.suite} {sorted(tasks)} a vessel is taken by "
+            "either of two rims; libero_spatial has such tasks"
+        )
 
 
 def _novice(config: CollectConfig, images: ImageSpec, max_steps: int) -> NoviceSettings:

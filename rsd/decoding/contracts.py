@@ -15,13 +15,14 @@ from torch import Tensor
 
 from rsd.decoding.rules import Choice
 from rsd.decoding.stopwatch import Stopwatch
+from rsd.decoding.trust import Rounds
 from rsd.decoding.uniforms import Uniforms
 from rsd.rfsq import Leeway
-from rsd.types import ChunkRequest
+from rsd.types import ChunkRequest, Trust
 
 Cache = Any  # a backbone's own: `blocks` valid blocks, `select(rows)` for some rows of the batch
 Inputs = Any  # a model's own: what exists before any backbone runs
-Context = Any  # a backbone's own: `len` rows on a `device`
+Context = Any  # a backbone's own: `len` rows on a `device`; `[rows]` for the mode temporal
 
 
 class Backbone(Protocol):
@@ -93,6 +94,10 @@ class Decoded(NamedTuple):
     off: Tensor  # int64 (B, T, D, K): levels by which a lossy rule's codes are above the target's
     # own choices behind the same coarser codes
 
+    def of(self, rows: Tensor) -> Decoded:
+        """Some rows."""
+        return Decoded(*(field[rows] for field in self))
+
 
 class Part(NamedTuple):
     """Some rows of a batch."""
@@ -108,6 +113,7 @@ class Job:
     model: CodeModel
     requests: Sequence[ChunkRequest]
     rule: Choice
+    trust: Trust | None  # of the mode temporal
     layers: int  # K
     draft_layers: int  # of these, before the first pass
     stopwatch: Stopwatch
@@ -129,6 +135,7 @@ class Answer:
     batch_size: int  # requests that were computed together
     actions: Tensor | None = None  # (rows, T, 7) where numbers, not codes, are executed
     canonical: frozenset[int] = frozenset()  # rows whose near ties were settled
+    rounds: Rounds | None = None  # of the mode temporal
 
 
 Decoder = Callable[[Job], Iterator[Answer]]

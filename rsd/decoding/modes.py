@@ -5,19 +5,22 @@ Adding a mode is one entry in `MODES` (and its name in `rsd.types.Mode`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rsd.decoding import sequential, settle
-from rsd.decoding.contracts import Answer, CodeModel, Context, Decoded, Decoder, Inputs, Job
+from rsd.decoding.confidence import Drafted
+from rsd.decoding.contracts import Answer, CodeModel, Context, Decoded, Decoder, Inputs, Job, Part
 from rsd.decoding.rules import Exact, Rule
-from rsd.decoding.sequential import unspeculated
-from rsd.decoding.speculative import speculative
-from rsd.types import Mode
+from rsd.decoding.sequential import smallest_margin, unspeculated
+from rsd.decoding.speculative import Begun, begin, speculative
+from rsd.decoding.trust import decide
+from rsd.types import ACTION_DIM, ChunkRequest, Mode
 
 
 class NonFiniteError(RuntimeError):
@@ -47,7 +50,6 @@ def _autoregressive(job: Job) -> Iterator[Answer]:
 
 def _speculative(job: Job) -> Iterator[Answer]:
     model, inputs = job.model, _inputs(job)
-    rule = cast(Rule, job.rule)  # arms name no other for this mode
     with job.stopwatch("draft"):
         draft_context = model.draft_context(inputs)
     for rows, decoded in speculative(
@@ -55,13 +57,18 @@ def _speculative(job: Job) -> Iterator[Answer]:
         model.draft,
         _context(job, inputs),
         draft_context,
-        rule,
+        _judge(job),
         job.layers,
         job.draft_layers,
         job.uniforms,
         job.stopwatch,
     ):
         yield Answer(rows.tolist(), decoded, len(job.requests))
+
+
+def _judge(job: Job) -> Rule:
+    """Arms name no other rule where something is guessed."""
+    return cast(Rule, job.rule)
 
 
 def _settled_speculative(job: Job) -> Iterator[Answer]:
@@ -78,6 +85,84 @@ def _draft(job: Job) -> Iterator[Answer]:
         job.model.draft, context, Exact(), job.layers, None, job.stopwatch, stage="draft"
     )
     yield _whole(job, decoded._replace(passes=torch.zeros_like(decoded.passes)))
+
+
+def _temporal(job: Job) -> Iterator[Answer]:
+    """What the draft says where it may be trusted, at once; then the other rows, whose passes judge
+    what it said of them."""
+    return _temporally(job, _judged)
+
+
+def _settled_temporal(job: Job) -> Iterator[Answer]:
+    """What `_temporal` comes to."""
+    return _temporally(job, _unguessed)
+
+
+Slow = Callable[[Job, Context, Tensor, Begun], Iterator[Part]]  # contexts of target and draft
+
+
+def _temporally(job: Job, decode_slow: Slow) -> Iterator[Answer]:
+    model, inputs = job.model, _inputs(job)
+    assert job.trust is not None, "this mode has to know what it trusts"
+    with job.stopwatch("draft"):
+        context = model.draft_context(inputs)
+        begun = begin(model.draft, context, model.layers - 1)  # as it was calibrated
+        rounds = decide(job.trust, _seen(model, begun, job.requests), job.requests)
+        margin = smallest_margin(begun.logits).amin(dim=1).minimum(rounds.gap.float())
+        fast, slow = (torch.nonzero(kind)[:, 0] for kind in (rounds.fast, ~rounds.fast))
+    count = len(job.requests)
+    if len(fast):
+        codes = begun.codes[fast][..., : job.layers]
+        decoded = unspeculated(codes, torch.zeros_like(fast), margin[fast])
+        yield Answer(fast.tolist(), decoded, count, rounds=rounds.of(fast))
+    if len(slow):
+        target_context = _context(job, inputs)[slow]
+        for place, decoded in decode_slow(job, target_context, context[slow], begun.of(slow)):
+            rows = slow[place]
+            decoded = decoded._replace(margin=decoded.margin.minimum(margin[rows]))
+            yield Answer(rows.tolist(), decoded, count, rounds=rounds.of(rows))
+
+
+def drafted(model: CodeModel, requests: Sequence[ChunkRequest]) -> Drafted:
+    """What the draft says, and nothing else is asked."""
+    begun = begin(model.draft, model.draft_context(model.inputs(requests)), model.layers - 1)
+    return _seen(model, begun, requests)
+
+
+def _seen(model: CodeModel, begun: Begun, requests: Sequence[ChunkRequest]) -> Drafted:
+    """A guess, and what it would go on from."""
+    actions = model.actions(begun.codes)
+    before = [request.past.actions for request in requests]
+    last = [np.zeros(ACTION_DIM, np.float32) if each is None else each[-1] for each in before]
+    return Drafted(
+        begun.codes,
+        begun.logits,
+        actions,
+        torch.from_numpy(np.stack(last)).to(actions.device),
+        torch.tensor([each is not None for each in before], device=actions.device),
+    )
+
+
+def _judged(job: Job, context: Context, draft_context: Tensor, begun: Begun) -> Iterator[Part]:
+    return speculative(
+        job.model.target,
+        job.model.draft,
+        context,
+        draft_context,
+        _judge(job),
+        job.layers,
+        job.draft_layers,
+        None,
+        job.stopwatch,
+        begun,
+    )
+
+
+def _unguessed(job: Job, context: Context, draft_context: Tensor, begun: Begun) -> Iterator[Part]:
+    decoded = sequential.autoregressive(
+        job.model.target, context, job.rule, job.layers, None, job.stopwatch
+    )
+    yield Part(torch.arange(len(decoded.codes), device=decoded.codes.device), decoded)
 
 
 def _regression(job: Job) -> Iterator[Answer]:
@@ -125,6 +210,7 @@ MODES: dict[Mode, DecodeMode] = {
     "autoregressive": DecodeMode(_autoregressive, _settled_by(_autoregressive)),
     "speculative": DecodeMode(_speculative, _settled_by(_settled_speculative)),
     "draft": DecodeMode(_draft, _settled_by(_draft)),
+    "temporal": DecodeMode(_temporal, _settled_by(_settled_temporal)),
     "regression": DecodeMode(_regression, settle.one_by_one),
     "bins": DecodeMode(_regression, settle.one_by_one),
 }

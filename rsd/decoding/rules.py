@@ -175,23 +175,28 @@ class ActionTolerance(Lossy):
 class Sampling(Lossless):
     """Speculative sampling: keep x ~ q with probability min(1, p/q), else draw from
     norm(max(0, p - q)); the kept or drawn token is distributed as p (Leviathan et al. 2023,
-    Chen et al. 2023)."""
+    Chen et al. 2023). Both at one temperature."""
+
+    temperature: float = 1.0
 
     samples = True
 
     def take(self, logits: Tensor, u: Tensor | None) -> Tensor:
-        return inverse_cdf(logits.double().softmax(dim=-1), u)
+        return inverse_cdf(self._probabilities(logits), u)
 
     def judge(self, case: Case) -> Verdict:
         assert case.u_accept is not None and case.draft_logits is not None
-        p = case.target_logits.double().softmax(dim=-1)
-        q = case.draft_logits.double().softmax(dim=-1)
+        p = self._probabilities(case.target_logits)
+        q = self._probabilities(case.draft_logits)
         p_guess = p.gather(-1, case.guess[..., None])[..., 0]
         q_guess = q.gather(-1, case.guess[..., None])[..., 0]
         accepted = case.u_accept * q_guess < p_guess
         residual = (p - q).clamp(min=0)
         codes = torch.where(accepted, case.guess, inverse_cdf(residual, case.u_choose))
         return Verdict(accepted, codes, torch.zeros_like(codes))
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return (logits.double() / self.temperature).softmax(dim=-1)
 
 
 def inverse_cdf(weights: Tensor, u: Tensor | None) -> Tensor:
@@ -265,7 +270,7 @@ class Converged(Stop):
         return moved.masked_fill(stands, rest.one) < self.least
 
 
-PLAIN: dict[str, Callable[[], Rule]] = {"exact": Exact, "sampling": Sampling}
+PLAIN: dict[str, Callable[..., Rule]] = {"exact": Exact, "sampling": Sampling}
 LOSSY: dict[str, Callable[[float, Leeway], Rule]] = {
     "relaxed": Relaxed,
     "agreement": Agreement,
@@ -280,4 +285,7 @@ def make_rule(spec: str, leeway: Callable[[], Leeway]) -> Choice:
     Raises UserError with the nearest name for an unknown rule, and what `leeway` raises.
     """
     name, value = rule_and_value(spec)
-    return PLAIN[name]() if value is None else (LOSSY | STOPS)[name](value, leeway())
+    if name in LOSSY | STOPS:
+        assert value is not None, "a lossy rule says what it tolerates"
+        return (LOSSY | STOPS)[name](value, leeway())
+    return PLAIN[name]() if value is None else PLAIN[name](value)

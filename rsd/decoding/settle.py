@@ -5,13 +5,11 @@ double precision."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from rsd.decoding.contracts import Answer, CodeModel, Decoded, Decoder, Job
+from rsd.decoding.contracts import Answer, CodeModel, Decoder, Job
 
 # Where the two best levels of a token are closer than this, rounding might decide, and a canonical
 # computation in double precision settles the chunk. `rsd benchmark decoding` measures how far
@@ -25,36 +23,56 @@ def near_ties(decode: Decoder, canonical: Decoder, precise: CodeModel) -> Decode
     `canonical` in double precision, and those codes count. Rules that sample are left alone.
 
     Under a lossy rule guesses decide codes, so `canonical` must judge the same guesses, and a near
-    tie is one of target or draft. Where the rule stops refining there may be other layers then, so
-    a settled chunk is answered by itself, the others of its answer before it."""
+    tie is one of target or draft. What is decided to be another kind of round, or to stop behind
+    another layer, is an answer by itself."""
 
     def settled(job: Job) -> Iterator[Answer]:
         for answer in decode(job):
-            close = answer.decoded.margin < (-torch.inf if job.rule.samples else NEAR_TIE)
-            if not bool(close.all()):
-                yield _part(answer, torch.nonzero(~close)[:, 0])
-            for place in torch.nonzero(close)[:, 0]:
-                part = _part(answer, place[None])
-                (again,) = canonical(_alone(job, part.rows[0], precise))
-                decoded = _with_codes(part.decoded, again.decoded)
-                yield dataclasses.replace(part, decoded=decoded, canonical=frozenset(part.rows))
+            close = (answer.decoded.margin < NEAR_TIE).tolist()
+            places = [] if job.rule.samples else [i for i, tie in enumerate(close) if tie]
+            others = []  # that cannot stand in this answer any more
+            for place in places:
+                (again,) = canonical(_alone(job, answer.rows[place], precise))
+                if _same_kind(answer, place, again):
+                    answer.decoded.codes[place] = again.decoded.codes[0]
+                    answer.decoded.off[place] = again.decoded.off[0]
+                else:
+                    others.append((place, again))
+            rows = frozenset(answer.rows[place] for place in places)
+            yield from _parted(dataclasses.replace(answer, canonical=rows), others)
 
     return settled
 
 
-def _with_codes(decoded: Decoded, again: Decoded) -> Decoded:
-    """What the first decode cost, and the codes of the other."""
-    deeper = again.codes.shape[-1] - decoded.codes.shape[-1]
-    judged, kept = (F.pad(counts, (0, deeper)) for counts in (decoded.judged, decoded.kept))
-    return decoded._replace(codes=again.codes, off=again.off, judged=judged, kept=kept)
+def _same_kind(answer: Answer, place: int, again: Answer) -> bool:
+    """Whether a round is fast, or slow, and has as many layers both times."""
+    if answer.decoded.codes.shape[-1] != again.decoded.codes.shape[-1]:
+        return False
+    if answer.rounds is None or again.rounds is None:
+        return True
+    return bool(answer.rounds.fast[place] == again.rounds.fast[0])
 
 
-def _part(answer: Answer, places: Tensor) -> Answer:
-    """Some rows of an answer."""
-    rows = [answer.rows[place] for place in places.tolist()]
-    actions = None if answer.actions is None else answer.actions[places]
-    decoded = Decoded(*(field[places] for field in answer.decoded))
-    return dataclasses.replace(answer, rows=rows, decoded=decoded, actions=actions)
+def _parted(answer: Answer, others: Sequence[tuple[int, Answer]]) -> Iterator[Answer]:
+    """An answer, but with other ones in some places."""
+    for place, other in others:
+        yield dataclasses.replace(
+            other,
+            rows=[answer.rows[place]],
+            batch_size=answer.batch_size,
+            canonical=frozenset([answer.rows[place]]),
+        )
+    left = sorted(set(range(len(answer.rows))) - {place for place, _ in others})
+    if len(left) == len(answer.rows):
+        yield answer
+    elif left:
+        kept = torch.tensor(left, device=answer.decoded.codes.device)
+        yield dataclasses.replace(
+            answer,
+            rows=[answer.rows[place] for place in left],
+            decoded=answer.decoded.of(kept),
+            rounds=None if answer.rounds is None else answer.rounds.of(kept),
+        )
 
 
 def one_by_one(decode: Decoder, precise: CodeModel) -> Decoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,14 +26,16 @@ def speculative(
     draft_layers: int,
     uniforms: Uniforms | None,
     stopwatch: Stopwatch,
+    begun: Begun | None = None,
 ) -> Iterator[Part]:
     """Draft `draft_layers` layers before the target runs, verify them in its first pass, then
     redraft and verify what is open until `layers` are final: 1 to `layers` passes.
 
-    Yields the rows of the batch as they become final.
+    Yields the rows of the batch as they become final. What the draft has `begun` to say of all of
+    them is not asked again.
     """
     open_rows = OpenRows(target, context, layers)
-    guess = Guess(draft, draft_context, rule, layers)
+    guess = Guess(draft, draft_context, rule, layers, begun)
     with stopwatch("draft"):
         guess.propose(open_rows, 0, draft_layers, uniforms)
     with stopwatch("target"):
@@ -168,6 +171,30 @@ class OpenRows:
         )
 
 
+class Begun(NamedTuple):
+    """A draft's own guess, before any pass."""
+
+    codes: Tensor  # int64 (B, T, D, n)
+    logits: Tensor  # (B, n, T, D, V)
+    cache: Cache
+
+    def of(self, rows: Tensor) -> Begun:
+        """Some rows."""
+        return Begun(self.codes[rows], self.logits[rows], self.cache.select(rows))
+
+
+def begin(draft: Backbone, context: Context, layers: int) -> Begun:
+    """Have the draft guess its first `layers`, the most probable levels."""
+    codes = no_codes(draft, context, layers)
+    logits, cache = draft.prefill(context, codes[..., :0])
+    steps = [logits]
+    codes[..., 0] = logits[:, 0].argmax(dim=-1)
+    for layer in range(1, layers):
+        steps.append(draft.extend(cache, codes[..., layer - 1 : layer], layer))
+        codes[..., layer] = steps[-1][:, 0].argmax(dim=-1)
+    return Begun(codes, torch.cat(steps, dim=1), cache)
+
+
 class Guess:
     """The current guess of every layer that serves as input (all but the last).
 
@@ -175,9 +202,17 @@ class Guess:
     the guess of layer l was taken from.
     """
 
-    def __init__(self, draft: Backbone, context: Context, rule: Rule, layers: int) -> None:
+    def __init__(
+        self,
+        draft: Backbone,
+        context: Context,
+        rule: Rule,
+        layers: int,
+        begun: Begun | None = None,
+    ) -> None:
         self._draft, self._context, self._rule = draft, context, rule
-        self._cache: Cache | None = None
+        self._cache: Cache | None = None if begun is None else begun.cache
+        self._begun = () if begun is None else begun.logits.unbind(dim=1)
         self.codes = no_codes(draft, context, layers - 1)
         self.logits: dict[int, Tensor] = {}
 
@@ -187,7 +222,8 @@ class Guess:
         self.codes[..., :start] = rows.codes[..., :start]
         uneven = bool((rows.final != start).any())
         for layer in range(start, stop):
-            self.logits[layer] = self._step(layer)
+            known = rows.rounds == 0 and layer < len(self._begun)
+            self.logits[layer] = self._begun[layer] if known else self._step(layer)
             rows.margin = torch.minimum(rows.margin, self._margin(layer, rows))
             guess = self._take(layer, rows.rounds, self.logits[layer], uniforms)
             if uneven:

@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     PROPOSE = 0  # which token the draft (or a redraft) guesses
     ACCEPT = 1  # whether a guess is kept
     CHOOSE = 2  # which token the target takes where nothing was kept or guessed
+    TRUST = 3  # whether a drafted chunk is executed unjudged
 
 
 @dataclass(frozen=True)

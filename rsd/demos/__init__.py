@@ -11,6 +11,7 @@ from rsd.demos.layout import OSC_POSE
 from rsd.demos.quota import Quota
 from rsd.demos.reading import check_files, named_demonstrations, read_demonstrations
 from rsd.demos.settings import CollectionSettings, NoiseSettings, NoviceSettings
+from rsd.demos.steering import takes_other_rim
 from rsd.demos.store import Store
 from rsd.demos.writing import merge, stored_seeds, write_demonstration
 
@@ -32,6 +33,7 @@ __all__ = [
     "part_files",
     "read_demonstrations",
     "stored_seeds",
+    "takes_other_rim",
     "task_file",
     "write_demonstration",
 ]

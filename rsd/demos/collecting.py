@@ -66,12 +66,14 @@ def collect_demonstration(
     images: ImageSpec,
     settings: CollectionSettings,
     decide: Decide | None = None,
+    other_rim: bool | None = None,
 ) -> Demonstration | Failure:
     """Let the expert solve the placement of `seed`; the reason where it does not.
 
-    `act` is asked once a step, before it; `decide` is the policy that `settings.driver` wants. Only
-    `env.observe` renders. Exceptions propagate, and so does a ValueError for an action that is not
-    float32 (7,) within [-1, 1] and the UserError of a demonstration that no file may hold.
+    `act` is asked once a step, before it; `decide` is the policy that `settings.driver` wants;
+    `other_rim` goes to the records: which rim `act` takes. Only `env.observe` renders. Exceptions
+    propagate, and so does a ValueError for an action that is not float32 (7,) within [-1, 1] and
+    the UserError of a demonstration that no file may hold.
     """
     env.reset_fresh(seed, settings.looks)
     model_xml = env.model_xml()
@@ -116,6 +118,7 @@ def collect_demonstration(
         agentview=np.stack([frame.agentview for frame in frames]),
         wrist=np.stack([frame.wrist for frame in frames]),
         assets=env.assets,
+        other_rim=other_rim,
         driven=np.array([move.driven for move in moves]) if steer.drives else None,
         renderer=env.renderer,
         images=images,

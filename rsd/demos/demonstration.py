@@ -30,6 +30,7 @@ class Demonstration:
     agentview: np.ndarray  # uint8 (M, H, W, 3), rotated by 180 degrees (PROTOCOL 6)
     wrist: np.ndarray  # uint8 (M, H, W, 3), likewise
     assets: str  # official | lite | sha256 of a local tree
+    other_rim: bool | None = None  # by which of two rims; None: its own, nothing was drawn
     driven: np.ndarray | None = None  # bool (N,): not the expert executed; None: nowhere
     renderer: str = ""  # osmesa | egl; empty where the file does not say
     images: ImageSpec | None = None  # how the frames were drawn; None where the file does not say

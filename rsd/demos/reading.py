@@ -102,6 +102,7 @@ def _parse(group: h5py.Group, examined: _Examined, where: str) -> Demonstration:
         frame_steps=np.arange(len(actions)) if steps is None else steps[()].astype(np.int64),
         **images,
         assets=text(attributes, "assets", where, "official"),
+        other_rim=bool(attributes["other_rim"]) if "other_rim" in attributes else None,
         driven=None if driven is None else driven[()].astype(bool),
         renderer=text(attributes, "renderer", where),
         images=None if spec is None else from_json(ImageSpec, spec),

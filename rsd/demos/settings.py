@@ -42,3 +42,4 @@ class CollectionSettings:
     looks: Looks | None = None  # how much cameras, lamps and colours vary
     driver: NoviceSettings | None = None  # None: the expert drives; named as in files, --driver
     misses: float | None = None  # probability that a grasp is missed on purpose (steering.Misses)
+    either_rim: bool | None = None  # True: vessels by one of two rims (steering.takes_other_rim)

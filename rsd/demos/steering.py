@@ -1,4 +1,5 @@
-"""Who moves the robot while the expert labels: it itself, a policy, a missed grasp, noise."""
+"""Who moves the robot while the expert labels: it itself, a policy, a missed grasp, noise; and by
+which rim it takes a vessel."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from rsd.episode import Decide, check_actions
 from rsd.suites import Task
 from rsd.types import ChunkRequest, Decoding, EpisodeKey, Observation, draws_of
 
-_NOVICES_STREAM, _MISSES_STREAM = 11, 13  # apart from the noise of the same seed and task
+# apart from the noise of the same seed and task
+_NOVICES_STREAM, _MISSES_STREAM, _RIMS_STREAM = 11, 13, 17
 _NOVICES_DECODING = Decoding("autoregressive")
 
 
@@ -54,6 +56,13 @@ class Steering:
         if action is not None:
             return Move(action, driven=True)
         return Move(label if self._noise is None else self._noise(label))
+
+
+def takes_other_rim(seed: int, task_id: int) -> bool:
+    """Whether a demonstration takes the vessel by its other rim: a coin a pair of seeds, 2k and
+    2k + 1, which take one each, so that halves are halves."""
+    coin = np.random.default_rng([seed // 2, task_id, _RIMS_STREAM]).random() < 0.5
+    return bool(coin) ^ bool(seed % 2)
 
 
 class Disturbance:

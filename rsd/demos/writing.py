@@ -203,6 +203,8 @@ def _write_demo(group: h5py.Group, demo: Demonstration) -> None:
         settings=json.dumps(demo.settings),
         code=json.dumps(demo.code),
     )
+    if demo.other_rim is not None:
+        group.attrs["other_rim"] = demo.other_rim
     if demo.model_xml:
         group.attrs["model_file"] = demo.model_xml
 

@@ -7,11 +7,18 @@ from typing import Protocol
 
 import numpy as np
 
-from rsd.experts.engine import Move, PlanExpert, Rim
+from rsd.experts.engine import Move, PlanExpert, Push, Rim
 from rsd.experts.plans import PLANS, find_plan
 from rsd.experts.state import PrivilegedState, read_state
 
-__all__ = ["EXPERTS", "Expert", "PrivilegedState", "make_expert", "read_state"]
+__all__ = [
+    "EXPERTS",
+    "Expert",
+    "PrivilegedState",
+    "has_other_rim",
+    "make_expert",
+    "read_state",
+]
 
 EXPERTS = tuple(PLANS)
 """Suites that have an expert"""
@@ -29,18 +36,28 @@ class Expert(Protocol):
         ...
 
 
-def make_expert(suite: str, task: int | str, azimuth: float | None = None) -> Expert:
+def make_expert(suite: str, task: int | str, other_rim: bool = False) -> Expert:
     """A fresh expert for one episode of `task` (index in the official order, name or instruction).
 
-    `azimuth` (radians) asks for another rim than the task's own, where one is gripped. Raises
-    ValueError when no expert is known.
+    With `other_rim` it takes vessels by their second rim. Raises ValueError when no expert is
+    known, and where the plan knows no second rim.
     """
     plan = find_plan(suite, task)
-    if azimuth is not None:
-        plan = tuple(
-            replace(step, grasp=replace(step.grasp, azimuth=azimuth))
-            if isinstance(step, Move) and isinstance(step.grasp, Rim)
-            else step
-            for step in plan
-        )
-    return PlanExpert(plan)
+    if not other_rim:
+        return PlanExpert(plan)
+    if not has_other_rim(suite, task):
+        raise ValueError(f"{suite} task {task!r}: nothing in it is taken by either of two rims")
+    return PlanExpert(tuple(_by_the_other_rim(step) for step in plan))
+
+
+def has_other_rim(suite: str, task: int | str) -> bool:
+    """Whether a task can be solved in two ways. Raises ValueError when no expert is known."""
+    plan = find_plan(suite, task)
+    return any(_by_the_other_rim(step) is not step for step in plan)
+
+
+def _by_the_other_rim(step: Move | Push) -> Move | Push:
+    if isinstance(step, Move) and isinstance(step.grasp, Rim) and step.grasp.other is not None:
+        own, other = step.grasp.azimuth, step.grasp.other
+        return replace(step, grasp=replace(step.grasp, azimuth=other, other=own))
+    return step

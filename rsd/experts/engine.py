@@ -84,6 +84,7 @@ class Rim:
     """Grasp of a round vessel's wall. Lengths in m, angles in rad."""
 
     azimuth: float  # direction of the gripped rim from the vessel's axis
+    other: float | None = None  # that of a second rim, which will do as well
     frame: str | None = None  # fixture whose heading `azimuth` counts from; None: world
     radius: float = 0.045  # from the vessel's axis to the grip site
     height: float = 0.030  # of the grip site above the vessel's origin, along its axis

@@ -12,7 +12,7 @@ from rsd.experts.engine import Apart, Box, Goal, Joint, Move, Push, Rim
 Plan = tuple[Move | Push, ...]
 
 EAST, NORTH, WEST, SOUTH = 0.0, np.pi / 2, np.pi, -np.pi / 2  # north: +y, west: to the robot
-NORTH_WEST = 3 * np.pi / 4
+NORTH_WEST, SOUTH_WEST = 3 * np.pi / 4, -3 * np.pi / 4
 
 BOWL, PLATE, CABINET = "akita_black_bowl_1", "plate_1", "wooden_cabinet_1"
 
@@ -20,7 +20,7 @@ BOWL, PLATE, CABINET = "akita_black_bowl_1", "plate_1", "wooden_cabinet_1"
 
 _ON_PLATE = Move(
     BOWL,
-    Rim(SOUTH),
+    Rim(SOUTH, other=NORTH),
     to=PLATE,
     done=Goal(("on", BOWL, PLATE)),
     offset=(0.0, 0.0, 0.010),
@@ -34,7 +34,7 @@ def _bowl_to_plate(rim: Rim | None = None, **changes: Any) -> Plan:
 
 _SPATIAL = {
     "between_the_plate_and_the_ramekin": _bowl_to_plate(),
-    "next_to_the_ramekin": _bowl_to_plate(Rim(NORTH)),  # the ramekin is on the south side
+    "next_to_the_ramekin": _bowl_to_plate(Rim(NORTH, other=WEST)),  # south of it: the ramekin
     "from_table_center": _bowl_to_plate(),
     "on_the_cookie_box": _bowl_to_plate(),
     # The open drawer is 0.15 x 0.21 m: the fingers fit beside the bowl only roughly across its
@@ -48,13 +48,13 @@ _SPATIAL = {
         carry_lean=0.2,
     ),
     "on_the_ramekin": _bowl_to_plate(),
-    "next_to_the_cookie_box": _bowl_to_plate(Rim(NORTH)),  # the cabinet is on the south side
+    "next_to_the_cookie_box": _bowl_to_plate(Rim(NORTH, other=WEST)),  # south of it: the cabinet
     "on_the_stove": _bowl_to_plate(),
     "next_to_the_plate": _bowl_to_plate(),
     # The far corner of the workspace: the rim nearest to the robot and a low crossing keep the
     # elbow bent; with the arm stretched, the controller stops about 1 cm short of the rim.
     "on_the_wooden_cabinet": _bowl_to_plate(
-        Rim(NORTH_WEST), approach_clearance=0.06, carry_clearance=0.245
+        Rim(NORTH_WEST, other=SOUTH_WEST), approach_clearance=0.06, carry_clearance=0.245
     ),
 }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +25,12 @@ from rsd.types import (
     Decoding,
     EpisodeKey,
     Observation,
+    Past,
     draws_of,
+    past_after,
 )
+
+Asked = tuple[Observation, Past]
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Latency:
     target_ms: float
     detokenise_ms: float
     passes: float  # mean
+    fast: float  # fraction of chunks in no pass: the draft's, unjudged
     acceptance: tuple[float, ...]  # of the draft's own guesses, accepted / drafted, per layer
     reacceptance: tuple[float, ...]  # of the guesses after a rejection, likewise
     canonical: float  # fraction of chunks with a near tie
@@ -53,29 +60,28 @@ class Latency:
 
 def benchmark(
     policy: CodePolicy,
-    observations: Sequence[tuple[Observation, np.ndarray | None]],
+    observations: Sequence[Asked],
     decodings: dict[str, Decoding],
     batches: Sequence[int],
     repeats: int,
 ) -> list[Latency]:
-    """Time every decoding at every batch size on the same (observation, previous codes).
+    """Time every decoding at every batch size on the same observations, in the order in which they
+    were made, and what was known of the chunk before.
 
     The modes take turns batch by batch, so that a noisy machine hits all of them alike.
     """
     rows = []
     if max(batches) > len(observations):
         raise UserError(f"a batch of {max(batches)} needs as many chunks, not {len(observations)}")
+    followed = {name: _followed(policy, observations, decodings[name]) for name in decodings}
     for batch in batches:
-        groups = [
-            observations[start : start + batch]
-            for start in range(0, len(observations) - batch + 1, batch)
-        ]
+        starts = range(0, len(observations) - batch + 1, batch)
         seconds: dict[str, list[list[float]]] = {name: [] for name in decodings}
         answers: dict[str, list[list[Chunk]]] = {name: [] for name in decodings}
         for repeat in range(repeats + 1):  # the first round warms up
-            for index, group in enumerate(groups):
+            for start in starts:
                 for name, decoding in decodings.items():
-                    asked = requests(group, decoding, index * batch)
+                    asked = requests(followed[name][start : start + batch], decoding, start)
                     arrived: list[float] = []
                     started = time.perf_counter()
                     chunks = policy.act(asked, lambda *_, a=arrived: a.append(time.perf_counter()))
@@ -88,14 +94,30 @@ def benchmark(
     return rows
 
 
-def requests(
-    group: Sequence[tuple[Observation, np.ndarray | None]], decoding: Decoding, offset: int = 0
-) -> list[ChunkRequest]:
+def _followed(
+    policy: CodePolicy, observations: Sequence[Asked], decoding: Decoding
+) -> Sequence[Asked]:
+    """The same, as if the decoding had answered all of them: a chunk knows how many before it were
+    not judged."""
+    if decoding.trust is None:
+        return observations
+    found: list[Asked] = []
+    fast_rounds = 0
+    for index, (observation, past) in enumerate(observations):
+        fast_rounds = 0 if past.codes is None else fast_rounds
+        asked = (observation, dataclasses.replace(past, fast_rounds=fast_rounds))
+        (request,) = requests([asked], decoding, index)
+        found.append(asked)
+        fast_rounds = past_after(request, policy.act([request])[0]).fast_rounds
+    return found
+
+
+def requests(group: Sequence[Asked], decoding: Decoding, offset: int = 0) -> list[ChunkRequest]:
     """Requests for recorded observations; the chunk index is their place in the recording."""
     key = EpisodeKey("benchmark", "benchmark", 0, 0)
     return [
-        ChunkRequest(observation, decoding, draws_of(key, offset + index), offset + index, previous)
-        for index, (observation, previous) in enumerate(group)
+        ChunkRequest(observation, decoding, draws_of(key, offset + index), offset + index, past)
+        for index, (observation, past) in enumerate(group)
     ]
 
 
@@ -125,6 +147,7 @@ def _latency(
         target_ms=1000 * statistics.median(trace.target_s for trace in traces),
         detokenise_ms=1000 * statistics.median(trace.detokenise_s for trace in traces),
         passes=float(np.mean([trace.passes for trace in traces])),
+        fast=float(np.mean([trace.passes == 0 for trace in traces])),
         acceptance=_rates([t.accepted for t in traces], [t.drafted for t in traces]),
         reacceptance=_rates([t.reaccepted for t in traces], [t.redrafted for t in traces]),
         canonical=float(np.mean([trace.canonical for trace in traces])),
@@ -145,8 +168,9 @@ def _apart_mm(ours: Chunk, theirs: Chunk) -> float:
 
 
 def _rates(kept: Sequence[tuple[int, ...]], judged: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
-    """Kept of judged tokens, by layer, for the layers in which any was judged."""
-    k, n = np.sum(kept, axis=0), np.sum(judged, axis=0)
+    """Kept of judged tokens, by layer, for the layers in which any was judged. A draft's chunk has
+    a layer less than a target's."""
+    k, n = (np.sum([*zip_longest(*each, fillvalue=0)], axis=1) for each in (kept, judged))
     return tuple((k[n > 0] / n[n > 0]).tolist())
 
 

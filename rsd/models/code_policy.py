@@ -75,6 +75,7 @@ class CodePolicy:
             self.model,
             requests,
             make_rule(decoding.rule, self._leeway),
+            decoding.trust,
             layers,
             min(drafted, layers - 1),
             Stopwatch(self.model.device),
@@ -96,6 +97,10 @@ class CodePolicy:
         if bound is not None:
             moved = bound.tolist()
         seconds: dict[str, Any] = {f"{name}_s": stopwatch.seconds[name] for name in _STAGES}
+        rounds: Sequence[_Round] = [(None, None, None)] * len(answer.rows)
+        if answer.rounds is not None:
+            fast, confidence, reasons, _ = answer.rounds
+            rounds = list(zip(fast.tolist(), confidence.tolist(), reasons, strict=True))
         for place, row in enumerate(answer.rows):
             yield (
                 row,
@@ -113,6 +118,9 @@ class CodePolicy:
                         canonical=row in answer.canonical,
                         moved_mm=moved[place][0],
                         moved_degrees=moved[place][1],
+                        fast=rounds[place][0],
+                        confidence=rounds[place][1],
+                        reason=rounds[place][2],
                         **seconds,
                     ),
                 ),
@@ -127,4 +135,5 @@ class CodePolicy:
         return padded.numpy()
 
 
+_Round = tuple[bool | None, float | None, str | None]  # fast, confidence, reason
 _STAGES = ("vision", "draft", "target", "detokenise")

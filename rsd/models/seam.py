@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rsd.errors import UserError
 from rsd.types import ImageSpec, Mode, Policy
@@ -24,6 +25,7 @@ class PolicyInfo:
     batches: bool = True  # answers several requests sooner together than one after the other
     clips: bool = False  # what its actions have beyond [-1, 1] is cut off and counted, not refused
     pinned: str = ""  # names the same for good, where its spec may come to name another
+    folder: Path | None = None  # of a checkpoint, where a calibration of its draft may lie
     settles_on_gpu: bool = True  # greedy answers depend on the request alone there, too
     other_modes: str = ""  # how one of its family comes to decode those that it lacks
     elsewhere: bool = False  # it computes on a server, so that its replicas need no GPU

@@ -227,27 +227,27 @@ def acceptance(evidence: Evidence) -> Table:
 
 def passes(evidence: Evidence) -> Table:
     """A row an arm that decoded."""
-    columns = ("arm", "chunks", "mean", "median", "near ties, %")
+    columns = ("arm", "chunks", "mean", "median", "drafted, unjudged, %", "near ties, %")
     table = Table("passes", "Passes of the target's backbone, a chunk.", columns)
     for arm in evidence.summary.arms:
         cost = arm.cost
         if cost.chunks:
             mean = _number(cost.passes_mean, "{:.2f}")
-            ties = _percent(cost.near_ties)
-            table.add(arm.arm, _count(cost.chunks), mean, _number(cost.passes_median), ties)
+            shares = (_percent(cost.unjudged), _percent(cost.near_ties))
+            table.add(arm.arm, _count(cost.chunks), mean, _number(cost.passes_median), *shares)
     return table
 
 
 def latency(evidence: Evidence) -> Table:
-    """Two rows an arm that decoded."""
+    """Three rows an arm that decoded."""
     caption = "Latency of a chunk by stage, ms; the total is the chunk's own, not the stages' sum."
     table = Table("latency", caption, ("arm", "", "total", *STAGES), names=2)
     for arm in evidence.summary.arms:
         if arm.arm not in evidence.latencies:
             continue
         cells = [arm.cost.total, *arm.cost.stages.values()]
-        table.add(arm.arm, "median", *(_milliseconds(cell.median) for cell in cells))
-        table.add(arm.arm, "p95", *(_milliseconds(cell.p95) for cell in cells))
+        for name in ("mean", "median", "p95"):
+            table.add(arm.arm, name, *(_milliseconds(getattr(cell, name)) for cell in cells))
     return table
 
 

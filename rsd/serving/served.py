@@ -13,7 +13,7 @@ from rsd.batching import MicroBatcher
 from rsd.models.remote.conventions import resized
 from rsd.models.remote.wire import WireError
 from rsd.models.seam import PolicyInfo
-from rsd.types import PROPRIO_DIM, Arm, Chunk, ChunkRequest, Observation
+from rsd.types import PROPRIO_DIM, Arm, Chunk, ChunkRequest, Observation, Past, past_after
 
 
 class Served:
@@ -65,12 +65,12 @@ class Episode:
         self._served = served
         self._name = name
         self._chunks = 0
-        self._codes: np.ndarray | None = None
+        self._past = Past()
 
     async def decide(self, observation: Observation) -> Chunk:
         draws = hashlib.sha256(f"{self._name} {self._chunks}".encode()).hexdigest()
         decoding = self._served.arm.decoding
-        request = ChunkRequest(observation, decoding, draws, self._chunks, self._codes)
+        request = ChunkRequest(observation, decoding, draws, self._chunks, self._past)
         chunk = await self._served.batcher.submit(request)
-        self._chunks, self._codes = self._chunks + 1, chunk.codes
+        self._chunks, self._past = self._chunks + 1, past_after(request, chunk)
         return chunk

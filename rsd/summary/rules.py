@@ -67,7 +67,7 @@ def shared_draws(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]
     """
     by_mode: dict[str, list[str]] = {}
     for name, decoding in arms.items():
-        rule = RULES.get(decoding.get("rule", ""))
+        rule = RULES.get(decoding.get("rule", "").partition("=")[0])
         if rule is not None and rule.samples:
             by_mode.setdefault(decoding["mode"], []).append(name)
     return [tuple(names) for names in by_mode.values() if len(names) > 1]

@@ -71,8 +71,8 @@ class CostModel:
 
 def fitted(medians: pd.DataFrame, arm: str) -> CostModel | None:
     """By least squares on the medians of `by_passes`, each with the weight of its decodes; None for
-    an arm that always takes the same number of passes."""
-    rows = medians[medians["arm"] == arm]
+    an arm that always takes the same number of passes. Of `temporal` its slow rounds."""
+    rows = medians[(medians["arm"] == arm) & (medians["passes"] > 0)]
     if len(rows) < 2:
         return None
     passes, times = rows["passes"].to_numpy() - 1, rows["decode_s"].to_numpy()

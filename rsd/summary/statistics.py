@@ -257,16 +257,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """The middle and the tail of a sample; None where it is empty. In the sample's unit."""
+    """Mean, middle and tail of a sample; None where it is empty. In the sample's unit."""
 
     count: int
+    mean: float | None
     median: float | None
     p95: float | None
 
 
 def quantiles(values: Sequence[float] | np.ndarray) -> Quantiles:
-    """Median and 95th percentile (linear interpolation between order statistics)."""
+    """Mean, median and 95th percentile (linear interpolation between order statistics)."""
     if len(values) == 0:
-        return Quantiles(0, None, None)
-    median, p95 = np.quantile(np.asarray(values, dtype=np.float64), (0.5, 0.95))
-    return Quantiles(len(values), float(median), float(p95))
+        return Quantiles(0, None, None, None)
+    sample = np.asarray(values, dtype=np.float64)
+    median, p95 = np.quantile(sample, (0.5, 0.95))
+    return Quantiles(len(values), float(sample.mean()), float(median), float(p95))

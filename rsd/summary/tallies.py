@@ -296,6 +296,7 @@ def chunk_cost(counts: Counts) -> ChunkCost:
         passes_mean=share(counts.all_passes, counts.chunks),
         passes_median=quantiles(values).median,
         passes=dict(sorted(passes.items())),
+        unjudged=share(passes[0], passes.total()),
         near_ties=share(counts.near_ties, counts.chunks),
         total=quantiles(sum(stages.values(), start=np.zeros(()))),
         stages={stage: quantiles(values) for stage, values in stages.items()},

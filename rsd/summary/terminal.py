@@ -118,8 +118,8 @@ def _acceptance_table(summary: Summary) -> Grid:
 def _passes_table(summary: Summary) -> Grid:
     """Arms that decoded, as far as their rows say."""
     table = Grid(
-        "Passes a chunk; near ties, % of chunks",
-        ("arm", "chunks", "mean", "median", "near ties"),
+        "Passes a chunk; drafted chunks executed unjudged (fast) and near ties, % of chunks",
+        ("arm", "chunks", "mean", "median", "fast", "near ties"),
     )
     for arm in summary.arms:
         if not arm.cost.chunks:
@@ -129,6 +129,7 @@ def _passes_table(summary: Summary) -> Grid:
             str(arm.cost.chunks),
             _number(arm.cost.passes_mean, "{:.2f}"),
             _number(arm.cost.passes_median, "{:g}"),
+            _percent(arm.cost.unjudged),
             _percent(arm.cost.near_ties),
         )
     return table
@@ -141,10 +142,9 @@ def _latency_table(summary: Summary) -> Grid:
         if not arm.cost.chunks:
             continue
         cells = [arm.cost.total, *arm.cost.stages.values()]
-        medians = [_milliseconds(cell.median) for cell in cells]
-        tails = [_milliseconds(cell.p95) for cell in cells]
-        table.add(arm.arm, "median", *medians)
-        table.add("", "p95", *tails)
+        for row, name in enumerate(("mean", "median", "p95")):
+            values = (_milliseconds(getattr(cell, name)) for cell in cells)
+            table.add("" if row else arm.arm, name, *values)
     return table
 
 

@@ -44,6 +44,7 @@ class ChunkCost:
     passes_mean: float | None
     passes_median: float | None
     passes: dict[int, int]  # number of passes -> chunks that took it; empty where unknown
+    unjudged: float | None  # share of chunks in no pass: a draft's, executed as they were
     near_ties: float | None  # share of chunks whose near ties a canonical recompute settled
     total: Quantiles  # sum of the stages of one chunk
     stages: dict[str, Quantiles]  # by STAGES

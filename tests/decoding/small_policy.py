@@ -12,7 +12,7 @@ from rsd.models.small_vla import weights
 from rsd.models.small_vla.architecture import DraftConfig, SmallVLAConfig, TransformerConfig
 from rsd.models.small_vla.model import SmallVLA
 from rsd.rfsq_config import RFSQConfig
-from rsd.types import ChunkRequest, Decoding, EpisodeKey, ImageSpec, Observation, draws_of
+from rsd.types import ChunkRequest, Decoding, EpisodeKey, ImageSpec, Observation, Past, draws_of
 
 IMAGES = ImageSpec(48, 48, 0, False)
 CONFIG = SmallVLAConfig(
@@ -71,7 +71,7 @@ def requests(count: int, decoding: Decoding, seed: int = 0) -> list[ChunkRequest
             decoding,
             draws_of(EpisodeKey("arm", "suite", index, 0), 1),
             chunk_index=1,
-            previous_codes=rng.integers(0, 7, (8, 7, 4)) if index % 2 else None,
+            past=Past(rng.integers(0, 7, (8, 7, 4)) if index % 2 else None),
         )
         for index in range(count)
     ]

@@ -37,7 +37,7 @@ def _backbone(seed: int, steps: int) -> TableBackbone:
 TARGET, DRAFT = 1, 2  # seeds
 
 
-def _expected(steps: int, layers: int) -> np.ndarray:
+def _expected(steps: int, layers: int, temperature: float) -> np.ndarray:
     """Probability of each outcome under the target; an outcome's digits are its codes, layer by
     layer, step by step."""
     table = _table(TARGET, steps)
@@ -46,19 +46,19 @@ def _expected(steps: int, layers: int) -> np.ndarray:
         codes = torch.tensor(outcome).view(layers, steps).T[:, None]  # (T, D, L)
         probability = 1.0
         for layer in range(layers):
-            p = table(0, layer, codes[..., :layer]).softmax(-1)
+            p = (table(0, layer, codes[..., :layer]) / temperature).softmax(-1)
             probability *= float(p.gather(-1, codes[..., layer, None]).prod())
         joint.append(probability)
     return np.array(joint)
 
 
-def _p_value(codes: Tensor) -> float:
+def _p_value(codes: Tensor, temperature: float = 1.0) -> float:
     """Of a chi-square test against the target; outcomes expected less than five times are one."""
     count, steps, _, layers = codes.shape
     digits = codes[:, :, 0].transpose(1, 2).flatten(1)
     places = LEVELS ** torch.arange(steps * layers - 1, -1, -1)
     observed = np.bincount((digits * places).sum(1).numpy(), minlength=LEVELS ** (steps * layers))
-    expected = _expected(steps, layers) * count
+    expected = _expected(steps, layers, temperature) * count
     rare = expected < 5
     pooled = [
         np.append(counts[~rare], counts[rare].sum()) if rare.any() else counts
@@ -91,6 +91,13 @@ def test_direct_samples_follow_the_target_distribution(steps: int, layers: int) 
     target = _backbone(TARGET, steps)
     codes = autoregressive(target, context, Sampling(), layers, uniforms, Stopwatch()).codes
     assert _p_value(codes) > FALSE_ALARM
+
+
+def test_a_temperature_is_the_targets_and_another_one_is_caught() -> None:
+    steps, layers = SHAPES[0]
+    codes = _decode(Sampling(0.5), steps, layers, layers - 1)
+    assert _p_value(codes, temperature=0.5) > FALSE_ALARM
+    assert _p_value(codes, temperature=1.0) < FALSE_ALARM
 
 
 @pytest.mark.parametrize(("steps", "layers"), SHAPES)

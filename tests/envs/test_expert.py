@@ -12,8 +12,8 @@ import pytest
 from rsd.envs import rendering
 from rsd.envs.assets import resolve
 from rsd.envs.libero import LiberoEnvironment
-from rsd.experts import PrivilegedState, make_expert, read_state, skills
-from rsd.experts.engine import Phase, PlanExpert, Rim
+from rsd.experts import Expert, PrivilegedState, has_other_rim, make_expert, read_state, skills
+from rsd.experts.engine import Move, Phase, PlanExpert, Rim
 from rsd.experts.plans import BOWL, CABINET, PLANS, PLATE, find_plan
 from rsd.suites import get_suite, get_task
 
@@ -241,29 +241,43 @@ def test_unknown_tasks_and_suites_are_refused() -> None:
         make_expert("libero_90", 0)
 
 
-def test_another_rim_can_be_asked_for() -> None:
-    expert = make_expert("libero_spatial", 2, azimuth=0.5)
-    assert isinstance(expert, PlanExpert)
-    assert isinstance(expert.plan[0].grasp, Rim) and expert.plan[0].grasp.azimuth == 0.5
+def rim_of(expert: Expert) -> Rim:
+    assert isinstance(expert, PlanExpert) and isinstance(expert.plan[0], Move)
+    assert isinstance(expert.plan[0].grasp, Rim)
+    return expert.plan[0].grasp
+
+
+def test_the_other_rim_can_be_asked_for() -> None:
+    own, other = (rim_of(make_expert("libero_spatial", 2, other)) for other in (False, True))
+    assert (own.azimuth, own.other) == (other.other, other.azimuth)
+    assert own.azimuth != other.azimuth
+    assert rim_of(make_expert("libero_spatial", 2)) == own
+
+
+def test_what_is_taken_in_one_way_only_has_no_other_rim() -> None:
+    assert not has_other_rim("libero_object", 0)
+    with pytest.raises(ValueError, match="by either of two rims"):
+        make_expert("libero_object", 0, other_rim=True)
 
 
 @pytest.mark.parametrize(
-    ("suite", "task", "most_steps"),
+    ("suite", "task", "other_rim", "most_steps"),
     [
-        ("libero_spatial", 2, 130),
-        ("libero_object", 0, 160),  # a can
-        ("libero_object", 6, 180),  # a flat box
-        ("libero_goal", 0, 140),  # a drawer
-        ("libero_goal", 7, 140),  # a knob
+        ("libero_spatial", 2, False, 130),
+        ("libero_spatial", 2, True, 130),
+        ("libero_object", 0, False, 160),  # a can
+        ("libero_object", 6, False, 180),  # a flat box
+        ("libero_goal", 0, False, 140),  # a drawer
+        ("libero_goal", 7, False, 140),  # a knob
     ],
 )
 def test_the_expert_solves_a_real_task_from_a_fresh_placement(
-    suite: str, task: int, most_steps: int
+    suite: str, task: int, other_rim: bool, most_steps: int
 ) -> None:
     env = LiberoEnvironment(suite, task, resolve("lite", [suite]), rendering.NO_RENDERER)
     with contextlib.closing(env):
         env.reset_fresh(12345)
-        expert = make_expert(suite, task)
+        expert = make_expert(suite, task, other_rim)
         for _ in range(most_steps):
             action = expert.act(read_state(env.simulator))
             assert np.isfinite(action).all() and np.abs(action).max() <= 1

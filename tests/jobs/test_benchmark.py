@@ -1,4 +1,4 @@
-"""`rsd benchmark`: a truncation table for every setting; and what cannot be measured."""
+"""`rsd benchmark`: tables of tokeniser settings, chunks between two plans; what is not measured."""
 
 from __future__ import annotations
 
@@ -51,3 +51,29 @@ def test_arms_that_the_policy_cannot_decode_are_not_measured(
     assert "a draft has all but the finest; choose 1 to 5" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+def test_a_policy_that_was_taught_one_rim_takes_it_and_mixes_nothing(tmp_path: Path) -> None:
+    kept = {name: tmp_path / f"ambiguity.{name}" for name in ("json", "parquet", "svg")}
+    arms = ["autoregressive", "speculative-sampling=0.5", "regression"]
+    asked = ["--policy", "libero", "--tasks", "2", "--trials", "1", "--assets", "lite"]
+    files = ["--json", kept["json"], "--rows", kept["parquet"], "--picture", kept["svg"]]
+    assert call("benchmark", ["ambiguity", *asked, "--arms", *arms, *map(str, files)]) == 0
+    content = json.loads(kept["json"].read_text())
+    assert content["worlds"] == 1 and [each["arm"] for each in content["arms"]] == arms
+    for each in content["arms"]:
+        assert (each["mixed"]["successes"], each["mixed"]["finished"]) == (0, 1)
+        assert each["other"]["successes"] == 0
+    assert all(path.stat().st_size > 0 for path in kept.values())
+
+
+def test_where_nothing_is_ambiguous_nothing_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    for asked, told in (
+        (["--suite", "libero_object"], "solved by one rim only"),
+        (["--suite", "libero_90"], "unknown suite with an expert 'libero_90'"),
+        (["--trials", "51"], "--trials 51: a task has 50"),
+        (["--picture", "chunks.jpg"], "--picture chunks.jpg: name a .svg or a .png"),
+        (["--arms", "bins"], "arm 'bins': policy 'libero' decodes"),
+    ):
+        assert call("benchmark", ["ambiguity", "--policy", "libero", *asked]) == 2
+        assert told in " ".join(capsys.readouterr().err.split())

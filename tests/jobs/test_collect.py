@@ -116,6 +116,7 @@ def test_a_policy_drives_in_varied_light_and_the_expert_labels(tmp_path: Path) -
         (["--misses", "nan"], "--misses nan: a finite number"),
         (["--driver-share", "nan"], "--driver-share nan: above 0"),
         (["--workers", "0"], "--workers 0: at least 1"),
+        (["--either-rim", "--suite", "libero_object"], "in no task of libero_object"),
         (["--driver-share", "1.5"], "--driver-share 1.5: above 0 and at most 1"),
         (["--driver-share", "0.5"], "nobody shares"),
         (["--driver", "nowhere"], "unknown policy or folder"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nbformat
+import pyarrow.parquet as pq
 import pytest
 from made_up_runs import key, of_numbers, paired_results, result, unjudged, write
 from nbclient import NotebookClient
@@ -13,7 +15,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "analysis").glob("*.ipynb"))
 REAL = [str(ROOT / "tests" / "data" / name) for name in ("libero_goal", "libero_10")]
-KEPT = str(ROOT / "docs" / "results" / "libero_full_tree.parquet")
+KEPT = ROOT / "docs" / "results" / "libero_full_tree.parquet"
 TORCHLESS = "import sys\nassert not {'ray', 'torch'} & set(sys.modules)"
 
 
@@ -85,8 +87,20 @@ def test_an_arm_without_passes_is_in_the_notebooks_that_count_them(
     assert "[[0, 1, 2, 3], 'draft']" in printed(execute("rollouts", monkeypatch, run, last=cells))
 
 
-def test_compare_pairs_what_is_the_same_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    executed = execute("compare", monkeypatch, *REAL, KEPT, last=TORCHLESS)
+def of_unknown_worlds(kept: Path, folder: Path) -> str:
+    """As kept of a run from before arithmetic was recorded."""
+    table = pq.read_table(kept)
+    origin = json.loads(table.schema.metadata[b"run"]) | {"arithmetic": None}
+    older = folder / kept.name
+    pq.write_table(table.replace_schema_metadata({"run": json.dumps(origin)}), older)
+    return str(older)
+
+
+def test_compare_pairs_what_is_the_same_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = of_unknown_worlds(KEPT, tmp_path)
+    executed = execute("compare", monkeypatch, *REAL, older, last=TORCHLESS)
     assert len(outputs(executed, "image/png")) == 2
     said = printed(executed)
     assert said.count("worlds identified") == 2 and said.count("worlds not identified") == 1

@@ -27,7 +27,7 @@ from rsd.errors import UserError
 from rsd.models import inspect_policy, load_policy
 from rsd.models.remote.conventions import resized
 from rsd.models.remote.dialect import ServerError
-from rsd.types import Decoding, ImageSpec
+from rsd.types import Decoding, ImageSpec, Past
 
 pytest.importorskip("websockets", reason="pip install -r requirements-remote.txt")
 
@@ -149,7 +149,7 @@ def test_vla_evals_connection_gets_the_episodes_of_the_policy_bit_for_bit(
         sees = replace(observation, agentview=agentview, wrist=wrist)
         (request,) = requests([sees], info.modes[0])
         (first,) = local.act([replace(request, decoding=Decoding(info.modes[0]))])
-        (second,) = local.act([replace(request, chunk_index=1, previous_codes=first.codes)])
+        (second,) = local.act([replace(request, chunk_index=1, past=Past(first.codes))])
         expected += [first.actions, second.actions]
     assert np.array_equal(actions, np.concatenate(expected))
 

@@ -4,9 +4,23 @@ from typing import get_args
 
 import pytest
 
-from rsd.arms import ARMS_HELP, EXAMPLES, MODES, NAMES, RULE_HELP, RULES, name_of, read_arm
+from rsd.arms import (
+    ARMS_HELP,
+    EXAMPLES,
+    GUARDS,
+    MODES,
+    NAMES,
+    RULE_HELP,
+    RULES,
+    TRUST_EXAMPLES,
+    TRUSTS,
+    described,
+    is_lossy,
+    name_of,
+    read_arm,
+)
 from rsd.errors import UserError
-from rsd.types import Arm, Decoding, Mode
+from rsd.types import Arm, Confidence, Decoding, Delay, Mode, Trust
 
 
 @pytest.mark.parametrize(
@@ -33,6 +47,21 @@ from rsd.types import Arm, Decoding, Mode
             Decoding("autoregressive", "converged=3mm", 5),
         ),
         ("expert", "expert", Decoding("expert")),
+        (
+            "temporal",
+            f"temporal-{TRUST_EXAMPLES['confident']}",
+            Decoding("temporal", trust=Trust(TRUST_EXAMPLES["confident"])),
+        ),
+        (
+            "temporal-random=.50@3",
+            "temporal-random=0.5@3",
+            Decoding("temporal", layers=3, trust=Trust("random=0.5")),
+        ),
+        (
+            f"temporal-confident=0.8+stall=3+refresh={Trust.refresh}+gripper=0",
+            "temporal-confident=0.8+gripper=0+stall=3mm",
+            Decoding("temporal", trust=Trust("confident=0.8", gripper=0, stall=3.0)),
+        ),
     ],
 )
 def test_a_name_is_read_as_one_decoding_and_written_in_full(
@@ -44,9 +73,32 @@ def test_a_name_is_read_as_one_decoding_and_written_in_full(
 @pytest.mark.parametrize("layers", [None, 1, 7])
 def test_what_is_written_is_read_again(layers: int | None) -> None:
     for mode, words in MODES.items():
-        for rule in words.rules or ("exact",):
+        for rule in words.rules or ("exact",) * (not words.trusts):
             decoding = Decoding(mode, EXAMPLES[rule], None if words.without_layers else layers)
             assert read_arm(name_of(decoding)).decoding == decoding
+        for trust in words.trusts:
+            guarded = Trust(TRUST_EXAMPLES[trust], refresh=3, gripper=0, stall=0.5)
+            decoding = Decoding(mode, layers=layers, trust=guarded)
+            delay = Delay(3, "hold")
+            assert read_arm(name_of(decoding, delay)) == Arm(
+                name_of(decoding, delay), decoding, delay
+            )
+
+
+def test_the_confidence_of_an_arm_is_recorded_and_no_part_of_its_name() -> None:
+    """Who resumes a run goes by the same one."""
+    arm = read_arm("temporal-confident=0.8")
+    known = Confidence(("entropy",), (-1.0,), 0.5)
+    trust = Trust("confident=0.8", confidence=known)
+    sure = Arm(arm.name, Decoding("temporal", trust=trust))
+    assert name_of(sure.decoding) == arm.name
+    assert described(sure)["trust"]["confidence"] == {
+        "features": ["entropy"],
+        "weights": [-1.0],
+        "bias": 0.5,
+    }
+    assert described(sure) != described(arm)
+    assert "trust" not in described(read_arm("speculative"))
 
 
 def test_what_a_name_leaves_open_is_filled_in_where_it_means_something() -> None:
@@ -83,6 +135,19 @@ def test_what_a_name_leaves_open_is_filled_in_where_it_means_something() -> None
         ("speculative-converged=3", "unknown arm 'speculative-converged=3'; did you mean"),
         ("speculative-exact=1", "exact takes no number; write exact"),
         ("autoregressive-relaxed=1", "unknown arm 'autoregressive-relaxed=1'; did you mean"),
+        ("temporal-confidnt=0.9", "unknown trust 'confidnt'; did you mean 'confident'"),
+        ("temporal-exact", "unknown trust 'exact'"),
+        ("temporal-confident=1.1", "confident takes a probability, 0 to 1, as in confident=0.9"),
+        ("temporal-confident", "confident takes a probability, 0 to 1"),
+        ("temporal-random=-0.1", "random takes a share, 0 to 1, as in random=0.5"),
+        ("temporal+refresh=1.5", "refresh takes a whole number of chunks, 0 to 1000"),
+        ("temporal+stall=101mm", "stall takes mm, 0 to 100"),
+        ("temporal+gripper=2", "gripper takes 0 or 1"),
+        ("temporal+stall=1+stall=2", "it says its stall twice"),
+        ("temporal+refrsh=3", "unknown part of arm .*refrsh.*did you mean '.refresh=N'"),
+        ("speculative+refresh=3", "unknown part of arm"),
+        ("speculative-confident=0.9", "unknown acceptance rule 'confident'"),
+        ("autoregressive-sampling=0", "sampling takes a temperature, 0.01 to 100, as in"),
         ("expert@2", "the expert decodes no layers; write expert"),
     ],
 )
@@ -98,7 +163,7 @@ def test_every_mode_and_rule_is_described_in_help_and_errors() -> None:
     assert set(RULES) == {*rules.PLAIN, *rules.LOSSY, *rules.STOPS}
     made = {name: rules.make_rule(spec, lambda: None) for name, spec in EXAMPLES.items()}  # type: ignore[arg-type, return-value]
     for name, words in RULES.items():
-        assert (words.samples, words.number is None) == (made[name].samples, made[name].lossless)
+        assert (words.samples, not words.lossy) == (made[name].samples, made[name].lossless)
     assert all(name in ARMS_HELP for name in NAMES)
     assert all(f"{mode}: {words.what}" in ARMS_HELP for mode, words in MODES.items())
     with pytest.raises(UserError) as raised:
@@ -106,3 +171,15 @@ def test_every_mode_and_rule_is_described_in_help_and_errors() -> None:
     for rule, words in RULES.items():
         assert f"{rule}: {words.what}" in str(raised.value)
         assert f"{EXAMPLES[rule]}: {words.what}" in RULE_HELP
+    assert all(
+        f"{TRUST_EXAMPLES[trust]}: {words.what}" in ARMS_HELP for trust, words in TRUSTS.items()
+    )
+    assert all(f"+{guard}=" in ARMS_HELP for guard in GUARDS)
+    assert all(hasattr(Trust("random=0"), guard) for guard in GUARDS)
+
+
+def test_a_temperature_may_be_left_out_and_one_arm_has_one_name() -> None:
+    assert read_arm("autoregressive-sampling=1.0").name == "autoregressive-sampling"
+    assert read_arm("autoregressive-sampling").decoding.rule == "sampling"
+    assert read_arm("speculative-sampling=0.50").decoding.rule == "sampling=0.5"
+    assert not is_lossy("sampling=0.5")

@@ -167,6 +167,7 @@ def test_what_was_added_is_read_back(tmp_path: Path) -> None:
     nulls = {name for t in (episodes, chunks) for name in t.column_names if t[name].null_count}
     never = {"clipped", "protocol", "source"}  # of the made-up policy, and run
     never |= {"moved_mm", "moved_degrees"}  # under lossless rules
+    never |= {"fast", "confidence", "reason"}  # but in arms temporal
     assert nulls == never | {"delay", "while_waiting", "still_steps", "delay_steps"}
 
 

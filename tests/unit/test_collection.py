@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -21,6 +22,7 @@ from rsd.demos import (
     collect_demonstration,
     read_demonstrations,
     stored_seeds,
+    takes_other_rim,
     task_file,
     write_demonstration,
 )
@@ -217,6 +219,38 @@ def test_no_grasp_of_somebody_elses_is_missed_later() -> None:
     assert all(action is None for action in drives)
     assert misses(opened) is None and misses(closed) is not None
     assert misses(closed, driven=True) is None and misses(closed) is None  # the rest is dropped
+
+
+def test_either_rim_is_taken_by_half_of_the_seeds_and_by_a_seed_always_the_same() -> None:
+    for task_id in range(10):
+        rims = [takes_other_rim(seed, task_id) for seed in range(2, 202)]
+        assert sum(rims) == 100  # a pair of seeds takes one each
+        assert rims == [takes_other_rim(seed, task_id) for seed in range(2, 202)]
+        firsts = rims[::2]  # coins: of 100, fewer than 30 or more than 70 once in 30,000
+        assert 30 <= sum(firsts) <= 70
+    assert len({tuple(takes_other_rim(s, t) for s in range(2, 42)) for t in range(10)}) == 10
+
+
+def test_the_rim_is_in_the_file_where_one_was_drawn(tmp_path: Path) -> None:
+    settings = CollectionSettings(20, 3, 2, noise=None, either_rim=True)
+    for other_rim in (False, True, None):
+        demo = collect_demonstration(
+            Line(), forward, TASK, 1, IMAGES, settings, other_rim=other_rim
+        )
+        assert isinstance(demo, Demonstration)
+        path = tmp_path / str(other_rim) / f"{TASK.name}_demo.hdf5"
+        write_demonstration(path, demo)
+        (read,) = read_demonstrations(path)
+        assert read.other_rim is other_rim and read.settings["either_rim"] is True
+
+
+def test_a_collection_that_asks_for_one_rim_is_written_as_ever(tmp_path: Path) -> None:
+    path = tmp_path / f"{TASK.name}_demo.hdf5"
+    write_demonstration(path, solved(1))
+    with h5py.File(path) as file:
+        attributes = file["data/demo_0"].attrs
+        assert "other_rim" not in attributes
+        assert json.loads(attributes["settings"])["either_rim"] is None
 
 
 def test_a_burst_holds_one_offset() -> None:

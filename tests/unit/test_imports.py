@@ -49,6 +49,7 @@ WITHOUT_TORCH = (
     "rsd/experts/",
     "rsd/cluster/worker.py",
     "rsd/cluster/collector.py",
+    "rsd/cluster/calibrator.py",
     "rsd/models/__init__.py",
     "rsd/models/openvla_oft/folder.py",
     "rsd/models/lerobot/__init__.py",

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from rsd import calibration
+from rsd.calibration import Calibration, Closeness, reliability
 from rsd.config import parse
 from rsd.envs import assets
 from rsd.envs.assets import resolve
@@ -12,6 +15,7 @@ from rsd.models import PolicyInfo, inspect_policy
 from rsd.models.small_vla.checkpoint import bundled, inspect
 from rsd.outputs import lasting
 from rsd.preflight import check_output, open_books, output_of, prepare
+from rsd.types import Confidence
 
 TOY = ["--task-suite", "toy", "--policy", "toy", "--resume", "--output"]
 
@@ -70,6 +74,50 @@ def test_a_lossy_rule_needs_tokens_that_are_the_grippers_alone(
     with pytest.raises(UserError, match=r"'speculative-relaxed=1': .* the gripper's alone"):
         prepare(parse(asked))
     assert all(inspect_policy(name).lossy_rules for name in bundled())
+
+
+def calibrated(folder: Path, sha256: str, bias: float = 0.5) -> Confidence:
+    """Leaves a calibration in a folder."""
+    confidence = Confidence(("entropy",), (-1.0,), bias)
+    found = reliability(np.array([0.2, 0.9]), np.array([False, True]))
+    made = Calibration(sha256, Closeness(), confidence, found, {})
+    (folder / calibration.FILE).write_text(made.content())
+    return confidence
+
+
+def test_trust_needs_a_draft_and_a_calibration_of_this_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found before any actor starts; what the draft is trusted by goes with the arm."""
+    asked = parse([*TOY, "run", "--arms", "temporal-confident=0.8"])
+    with pytest.raises(UserError, match=r"policy 'toy' decodes .* only; leave the arm out"):
+        prepare(asked)
+    told_of(monkeypatch, PolicyInfo("a" * 64, ("temporal",), layers=3, folder=tmp_path))
+    with pytest.raises(UserError, match=r"no calibration.*`rsd calibrate --policy toy`"):
+        prepare(asked)
+    assert list(prepare(parse([*TOY, "run", "--arms", "temporal-random=0.5"])).arms)
+    calibrated(tmp_path, "b" * 64)
+    with pytest.raises(UserError, match="calibration of another checkpoint"):
+        prepare(asked)
+    confidence = calibrated(tmp_path, "a" * 64)
+    (arm,) = prepare(asked).arms.values()
+    assert arm.name == "temporal-confident=0.8"
+    assert arm.decoding.trust is not None and arm.decoding.trust.confidence == confidence
+
+
+def test_a_run_is_not_resumed_with_another_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_of(monkeypatch, PolicyInfo("a" * 64, ("temporal",), layers=3, folder=tmp_path))
+    asked = parse([*TOY, str(tmp_path / "run"), "--arms", "temporal"])
+    calibrated(tmp_path, "a" * 64)
+    with open_books(prepare(asked), str):
+        pass
+    with open_books(prepare(asked), str):  # what is recorded is what is read again
+        pass
+    calibrated(tmp_path, "a" * 64, bias=0.6)
+    with pytest.raises(UserError, match="bias"):
+        check_output(prepare(asked))
 
 
 def test_without_named_arms_a_policy_is_evaluated_in_what_it_decodes(

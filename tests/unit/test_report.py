@@ -73,6 +73,20 @@ def test_acceptance_sums_tokens_over_ragged_layers(tmp_path: Path) -> None:
     ]
     assert (arm.cost.passes_mean, arm.cost.passes_median) == (1.5, 1.5)
     assert arm.cost.near_ties == 0.5
+    assert arm.cost.unjudged == 0
+
+
+def test_chunks_of_a_draft_that_nobody_judged_are_told_as_a_share_and_weigh_in_the_mean(
+    tmp_path: Path,
+) -> None:
+    fast = DecodeTrace((0, 0), (0, 0), 0, 1, vision_s=0.002, draft_s=0.001, fast=True)
+    slow = DecodeTrace((8, 0), (8, 0), 2, 2, vision_s=0.002, target_s=0.014, fast=False)
+    arm = only_arm(write(tmp_path, [with_traces(0, [fast, slow, fast, fast])]))
+    assert arm.cost.unjudged == 0.75
+    assert arm.cost.total.mean == pytest.approx((3 * 0.003 + 0.016) / 4)
+    assert arm.cost.total.median == pytest.approx(0.003)
+    rows = read_chunks(str(tmp_path)).to_pandas()
+    assert rows["fast"].tolist() == [True, False, True, True]
 
 
 def brute_majority(output: str) -> list[float]:

@@ -171,4 +171,4 @@ def test_holm_adjusts_in_steps(raw: list[float], adjusted: list[float]) -> None:
 def test_quantiles_interpolate_and_know_an_empty_sample() -> None:
     found = statistics.quantiles(range(101))
     assert (found.count, found.median, found.p95) == (101, 50.0, 95.0)
-    assert statistics.quantiles([]) == statistics.Quantiles(0, None, None)
+    assert statistics.quantiles([]) == statistics.Quantiles(0, None, None, None)

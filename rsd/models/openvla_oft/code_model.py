@@ -61,7 +61,7 @@ class OFTEnds:
         """What the model reads, and whose statistics each row goes by, int64 (B,)."""
         prepared = self._prepare([request.observation for request in requests])
         dtype = self.model.projector.fc1.weight.dtype
-        previous, known = self._previous([request.previous_codes for request in requests])
+        previous, known = self._previous([request.past.codes for request in requests])
         inputs = Inputs(
             prepared.pixels.to(dtype),
             prepared.prompt,

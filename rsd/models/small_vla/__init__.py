@@ -8,7 +8,7 @@ from rsd.types import Mode, Policy
 
 __all__ = ["ARCHITECTURE", "FAMILY", "bundled", "for_suites"]
 
-_MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel", "draft")
+_MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel", "draft", "temporal")
 
 
 def _inspect(spec: str) -> PolicyInfo:
@@ -21,6 +21,7 @@ def _inspect(spec: str) -> PolicyInfo:
         found.images,
         found.suites,
         lossy_rules=found.model.tokeniser.hidden == 0,
+        folder=found.path,
         other_modes="`rsd train` gives one a regression head by default",
     )
 

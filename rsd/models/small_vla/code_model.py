@@ -58,7 +58,7 @@ class SmallVLACodeModel:
             torch.tensor(words, device=self.device),
             torch.from_numpy(proprio).to(self.device),
         )
-        return Inputs(features, *self._previous([r.previous_codes for r in requests]))
+        return Inputs(features, *self._previous([r.past.codes for r in requests]))
 
     def target_context(self, inputs: Inputs) -> Tensor:
         """(B, S, W)."""

@@ -1,0 +1,253 @@
+"""How well a draft's confidence is calibrated: what was seen on rollouts, the fit, and the file
+beside a checkpoint that holds it (`rsd calibrate`, docs/temporal.md). No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsd.errors import UserError, brief, reading, unknown, writing
+from rsd.foreign import MOST_BYTES, from_json, parse_json, read_bytes
+from rsd.types import Confidence
+
+# What a confidence may go by, of a drafted chunk (rsd/decoding/confidence.py)
+FEATURES = {
+    "smallest margin": "of the two best levels' logits, of any token",
+    "mean margin": "of all tokens",
+    "entropy": "mean of all tokens, nats",
+    "coarse entropy": "of the coarsest layer's",
+    "worst coarse entropy": "the largest of those",
+    "entropy of the last latent": "of its tokens: the gripper's, without an encoder",
+    "jump": "of the translation from the last action of the chunk before to the first",
+    "speed": "mean translation of a step",
+    "turn": "mean rotation of a step",
+}
+
+FILE = "calibration.json"
+FORMAT = 1
+BINS = 10  # of predicted probability
+FOLDS = 5  # placements are held out in turns
+RIDGE = 1.0  # of the fit, on weights of standardised features, by chunk
+STEPS = 50  # of Newton's method at most
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """What counts as nearly the same chunk; the gripper's command is the same in every step."""
+
+    mm: float = 10.0  # of any step's translation along any axis
+    degrees: float = 5.0  # of its rotation about any
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Chunks of rollouts, in which draft and target were both asked."""
+
+    features: np.ndarray  # float64 (n, F)
+    apart_mm: np.ndarray  # float64 (n,): the largest of any step, along any axis
+    apart_degrees: np.ndarray  # likewise
+    gripper: np.ndarray  # bool (n,): the same in all steps
+    placement: np.ndarray  # int64 (n,): which rollout
+
+    def close(self, closeness: Closeness) -> np.ndarray:
+        """bool (n,): whether the target says nearly what the draft does."""
+        near = (self.apart_mm <= closeness.mm) & (self.apart_degrees <= closeness.degrees)
+        return near & self.gripper
+
+
+def keep(seen: Observed, names: tuple[str, ...], about: dict[str, Any], path: Path) -> None:
+    """A row a chunk, as Parquet; `about` says where they are from."""
+    columns = {name: seen.features[:, index] for index, name in enumerate(names)}
+    columns |= {name: getattr(seen, name) for name in _SEEN}
+    table = pa.table(columns).replace_schema_metadata({_ABOUT: json.dumps(about)})
+    with writing(path, "--seen"):
+        pq.write_table(table, path)
+
+
+def kept(path: Path, names: tuple[str, ...]) -> tuple[Observed, dict[str, Any]]:
+    """What `keep` wrote. Raises UserError for another file, and for other features."""
+    with reading(path):
+        try:
+            table = pq.read_table(path)
+            about = json.loads((table.schema.metadata or {})[_ABOUT])
+            features = np.column_stack([table[name].to_numpy() for name in names])
+            rest = {name: table[name].to_numpy() for name in _SEEN}
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            raise UserError(
+                f"{path} holds no chunks that this code's `rsd calibrate --seen` kept ({error}); "
+                "name a new file"
+            ) from error
+    return Observed(features, **rest), about
+
+
+_SEEN = ("apart_mm", "apart_degrees", "gripper", "placement")
+_ABOUT = b"rsd_calibration"
+
+
+def together(parts: Sequence[Observed]) -> Observed:
+    """Of several rollouts, which are numbered by their order."""
+    numbered = [
+        dataclasses.replace(part, placement=np.full(len(part.apart_mm), index))
+        for index, part in enumerate(parts)
+    ]
+    names = (field.name for field in dataclasses.fields(Observed))
+    return Observed(
+        **{name: np.concatenate([getattr(part, name) for part in numbered]) for name in names}
+    )
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Chunks of about one predicted probability."""
+
+    chunks: int
+    predicted: float  # mean
+    observed: float  # share of them that were close
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Predicted against observed, and how well the one orders the other."""
+
+    chunks: int
+    close: float  # share of all
+    error: float  # mean distance of predicted and observed, bins weighing as their chunks
+    brier: float  # mean squared distance of the probability from what came
+    area: float  # probability that a close chunk has the higher one of two, 0.5 by chance
+    bins: tuple[Bin, ...]
+
+
+def reliability(predicted: np.ndarray, close: np.ndarray) -> Reliability:
+    """Of probabilities (n,) and what came, bool (n,)."""
+    index = np.minimum((predicted * BINS).astype(int), BINS - 1)
+    bins = tuple(
+        Bin(int(here.sum()), float(predicted[here].mean()), float(close[here].mean()))
+        for here in (index == each for each in range(BINS))
+        if here.any()
+    )
+    error = sum(each.chunks * abs(each.predicted - each.observed) for each in bins) / len(close)
+    return Reliability(
+        chunks=len(close),
+        close=float(close.mean()),
+        error=float(error),
+        brier=float(np.mean((predicted - close) ** 2)),
+        area=area(predicted, close),
+        bins=bins,
+    )
+
+
+def area(score: np.ndarray, close: np.ndarray) -> float:
+    """Under the curve of receiver's operating characteristic (Mann-Whitney), ties by halves; NaN
+    where all are close, or none."""
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    positive, negative = int(close.sum()), int((~close).sum())
+    if not positive or not negative:
+        return float("nan")
+    return float((rank[close].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def fit(features: np.ndarray, close: np.ndarray, names: tuple[str, ...]) -> Confidence:
+    """Logistic regression with a ridge on standardised features (n, F), by Newton's method."""
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    x = np.column_stack([(features - mean) / scale, np.ones(len(features))])
+    ridge = RIDGE * np.append(np.ones(len(names)), 0)
+    weights = np.zeros(x.shape[1])
+    for _ in range(STEPS):
+        p = _sigmoid(x @ weights)
+        gradient = x.T @ (p - close) + ridge * weights
+        hessian = (x.T * np.maximum(p * (1 - p), 1e-9)) @ x + np.diag(ridge)
+        step = np.linalg.solve(hessian, gradient)
+        weights = weights - step
+        if np.abs(step).max() < 1e-9:
+            break
+    own = weights[:-1] / scale
+    return Confidence(names, tuple(own.tolist()), float(weights[-1] - own @ mean))
+
+
+def probability(confidence: Confidence, features: np.ndarray) -> np.ndarray:
+    """float64 (n,), of features (n, F)."""
+    return _sigmoid(features @ np.array(confidence.weights) + confidence.bias)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x, -500, 500)))
+
+
+def held_out(seen: Observed, close: np.ndarray, columns: Sequence[int]) -> np.ndarray:
+    """Probabilities (n,) of every chunk by a fit to the placements of other folds, with these
+    features only."""
+    found = np.zeros(len(close))
+    some = seen.features[:, list(columns)]
+    names = tuple(map(str, columns))
+    for fold in range(FOLDS):
+        here = seen.placement % FOLDS == fold
+        found[here] = probability(fit(some[~here], close[~here], names), some[here])
+    return found
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A confidence, what it is a confidence of, and how good it is."""
+
+    checkpoint_sha256: str
+    closeness: Closeness
+    confidence: Confidence
+    reliability: Reliability  # of held-out placements
+    origin: dict[str, Any]  # code, rollouts, candidates that were compared
+
+    def content(self) -> str:
+        """As it is stored."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n"
+
+
+def read(folder: Path, checkpoint_sha256: str, spec: str) -> Calibration:
+    """Of the checkpoint in a folder. Raises UserError where it has none, or another's."""
+    path, make = folder / FILE, f"make one with `rsd calibrate --policy {spec}`"
+    with reading(path):
+        if not path.is_file():
+            raise UserError(
+                f"policy {spec!r} has no calibration, so that nobody knows when its draft may be "
+                f"trusted: {make}, or use temporal-random=N"
+            )
+    try:
+        content = parse_json(read_bytes(path, MOST_BYTES))
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise ValueError(f"expected a calibration of format {FORMAT}")
+        origin = content.pop("origin", {})
+        found = from_json(_Stored, content)
+        if len(found.confidence.features) != len(found.confidence.weights):
+            raise ValueError(
+                f"{len(found.confidence.weights)} weights of {len(found.confidence.features)} "
+                "features"
+            )
+        for name in found.confidence.features:
+            if name not in FEATURES:
+                raise unknown("feature", name, FEATURES)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; {make}") from error
+    if found.checkpoint_sha256 != checkpoint_sha256:
+        raise UserError(
+            f"{path} is the calibration of another checkpoint "
+            f"({brief(found.checkpoint_sha256[:12])}, this is {checkpoint_sha256[:12]}): {make}"
+        )
+    return Calibration(**vars(found), origin=origin)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What is read of a file, with its types; `Calibration` without its origin."""
+
+    checkpoint_sha256: str
+    closeness: Closeness
+    confidence: Confidence
+    reliability: Reliability

@@ -1,0 +1,53 @@
+"""A worker that watches draft and target along rollouts. No ray."""
+
+from __future__ import annotations
+
+from rsd.calibration import Observed
+from rsd.cluster.worker import Worker, WorkerSettings, time_limit
+from rsd.envs.libero import LiberoEnvironment
+from rsd.episode import run_episode
+from rsd.errors import UserError
+from rsd.models import load_policy
+from rsd.suites import get_suite
+from rsd.types import Arm, EpisodeKey
+
+
+class Fresh(LiberoEnvironment):
+    """Its trials are seeds of fresh placements, none of them a stored state."""
+
+    def reset(self, trial: int) -> None:
+        self.reset_fresh(trial)
+
+
+class Calibrator(Worker[LiberoEnvironment]):
+    """Rolls out, with a policy of its own: a small one decides faster than a request travels."""
+
+    def __init__(self, settings: WorkerSettings, policy: str, sha256: str, stored: bool) -> None:
+        """On `stored` trials, or else on fresh placements. Raises RuntimeError for another
+        checkpoint than the job's."""
+        super().__init__(settings, LiberoEnvironment if stored else Fresh)
+        from rsd.models.code_policy import CodePolicy
+
+        loaded = load_policy(policy, deterministic=False, device="cpu")
+        if loaded.checkpoint_sha256 != sha256:
+            raise RuntimeError(
+                f"this node has another checkpoint at {policy!r} than the job: "
+                f"{loaded.checkpoint_sha256[:12]} instead of {sha256[:12]}"
+            )
+        if not isinstance(loaded, CodePolicy):
+            raise UserError(f"policy {policy!r} decodes no codes, so that it has no draft")
+        self._policy = loaded
+
+    def roll_out(self, key: EpisodeKey, arm: Arm) -> Observed:
+        """Exceptions propagate and leave no simulator behind."""
+        from rsd.models.witness import Witness
+
+        witness = Witness(self._policy)
+        try:
+            with time_limit(self._settings.time_limit_s):
+                env = self._simulator((key.suite, key.task_id))
+                run_episode(env, key, arm, witness.decide, get_suite(key.suite).max_steps)
+        except BaseException:
+            self._close()
+            raise
+        return witness.observed()

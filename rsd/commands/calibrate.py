@@ -1,0 +1,302 @@
+"""Calibrate when a draft may be trusted: `rsd calibrate --help`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from rsd import calibration, commands
+from rsd.arms import arm_of
+from rsd.calibration import Closeness, Observed, Reliability
+from rsd.cluster.address import check_cluster
+from rsd.commands import DONE, as_called, called
+from rsd.config import ClusterConfig
+from rsd.console import PLAIN
+from rsd.demos import FIRST_SEED
+from rsd.envs import assets, rendering
+from rsd.envs.rendering import NO_RENDERER
+from rsd.errors import RunStoppedError, UserError
+from rsd.flags import Least, check_least, read
+from rsd.models import PolicyInfo, inspect_policy
+from rsd.outputs import prove_writable, write_file
+from rsd.provenance import code
+from rsd.suites import TRIALS_PER_TASK, get_suite
+from rsd.tables import Grid, print_grid
+from rsd.types import Arm, Decoding, EpisodeKey, Trust
+
+NAMES = tuple(calibration.FEATURES)
+STREAM = 15  # of the shares of rollouts, beside the draws in them
+
+DESCRIPTION = """\
+Calibrate when the draft of a policy may be trusted, for arms `temporal-confident=N`
+(docs/temporal.md). Rolls the policy out on fresh placements, never on the 50 stored states that
+evaluation uses. In each rollout the draft's chunks are executed by lot, another share of them each
+time, so that states are seen to which any mixture leads; draft and target are asked in all of them.
+What is fitted is the probability that all of the target's chunk lies within --mm and --degrees of
+the draft's, gripper included. Written beside the checkpoint: calibration.json, with its reliability
+on placements that were held out from the fit.
+
+Examples:
+  rsd calibrate --policy checkpoints/mine --suite libero_goal
+  rsd calibrate --policy libero --rollouts 10                       # 40 tasks x 10
+  rsd calibrate --policy libero --check fresh --first-seed 700000   # how good is it, elsewhere?
+  rsd calibrate --policy libero --check stored --json stored.json   # and on trials 0, 1, ...
+
+With RAY_ADDRESS set (`ray job submit` sets it) it uses that cluster, else this machine.
+Exit codes: 0 done, 1 stopped (no worker starts, rollouts keep failing), 2 bad request, 130
+interrupted.
+"""
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """One calibration, as a user asks for it."""
+
+    policy: str = "libero"
+    """Name of a bundled checkpoint, or the folder of one"""
+
+    suite: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[STR [STR ...]]")] = ()
+    """Suites of LIBERO; left out: those that the policy was trained on"""
+
+    rollouts: int = 5
+    """Of each task"""
+
+    first_seed: int = 500_000
+    """Of the fresh placements; trainings draw theirs from lower ones"""
+
+    mm: float = Closeness.mm
+    """How far a step's translation may lie from the target's, along any axis"""
+
+    degrees: float = Closeness.degrees
+    """The same of its rotation about any axis"""
+
+    check: str = ""
+    """fresh, stored: judge the calibration that the checkpoint has, and write none"""
+
+    assets: str = "auto"
+    """auto, lite, official, or the folder of an asset tree"""
+
+    renderer: str = "auto"
+    """auto, osmesa, egl"""
+
+    workers: int | None = None
+    """Simulators at a time; None: as many as the cluster has CPUs and memory for"""
+
+    time_limit_s: float = ClusterConfig.time_limit_s
+    """Wall seconds a rollout may take, making its simulator included"""
+
+    seen: Path | None = None
+    """Parquet with a row a chunk that was rolled out: kept there, and read instead of rolling out
+    where it exists, to fit again with other --mm and --degrees"""
+
+    json: Path | None = None
+    """Also write the figures to this file"""
+
+
+_LEAST = {
+    "rollouts": Least(1, "there is nothing to see otherwise"),
+    "first_seed": Least(FIRST_SEED, "seed 0 draws the fixtures of the evaluation's worlds"),
+    "mm": Least(0, "0 is exactly the same"),
+    "degrees": Least(0, "0 is exactly the same"),
+    "workers": Least(1, "somebody has to simulate"),
+    "time_limit_s": Least(1, "a simulator takes seconds to make"),
+}
+_CHECKS = ("", "fresh", "stored")
+
+
+def main(words: Sequence[str], console: Console) -> int:
+    """Check, roll out, fit or judge, write; returns the exit code that `--help` explains."""
+    config: CalibrateConfig = read(
+        CalibrateConfig, words, called("calibrate"), as_called(DESCRIPTION)
+    )
+    info = _check(config)
+    check_cluster()
+    if config.json:
+        prove_writable(config.json, "--json")
+    judged = _found(config, info) if config.check else None
+    seen, about = _seen(config, info, console)
+    made = judged or _made(config, info, seen, about)
+    found = made.reliability if judged is None else _judge(judged, seen)
+    _show(found, f"{config.policy}: {config.check or 'held-out'} placements", console)
+    if judged is None:
+        path = _folder(info) / calibration.FILE
+        write_file(path, made.content(), "--policy")
+        console.print(f"wrote {path}", **PLAIN)
+    if config.json:
+        figures = {"reliability": dataclasses.asdict(found), "origin": made.origin}
+        write_file(config.json, json.dumps(figures, indent=2) + "\n", "--json")
+    return DONE
+
+
+def _check(config: CalibrateConfig) -> PolicyInfo:
+    """Raises UserError for what cannot be calibrated."""
+    check_least(vars(config), _LEAST)
+    if config.check not in _CHECKS:
+        raise UserError(f"--check {config.check!r}: choose fresh or stored, or leave it out")
+    if config.check == "stored" and config.rollouts > TRIALS_PER_TASK:
+        raise UserError(f"--rollouts {config.rollouts}: a task has {TRIALS_PER_TASK} stored trials")
+    if config.renderer == NO_RENDERER:
+        raise UserError("--renderer none: a policy needs frames; choose auto, osmesa or egl")
+    info = inspect_policy(config.policy)
+    if "temporal" not in info.modes:
+        raise UserError(
+            f"--policy {config.policy}: it decodes {', '.join(info.modes)} only, so that there is "
+            "no draft to trust; choose a policy that has the mode temporal"
+        )
+    for suite in _suites(config, info):
+        get_suite(suite)
+    return info
+
+
+def _suites(config: CalibrateConfig, info: PolicyInfo) -> tuple[str, ...]:
+    suites = config.suite or info.suites
+    if not suites:
+        raise UserError(f"--suite is needed: policy {config.policy!r} does not say its suites")
+    return suites
+
+
+def _seen(
+    config: CalibrateConfig, info: PolicyInfo, console: Console
+) -> tuple[Observed, dict[str, Any]]:
+    """Chunks, and where they are from. Raises UserError where --seen holds others."""
+    if config.seen is None or not config.seen.exists():
+        seen = _roll_out(config, info, console)
+        about = _about(config, info)
+        if config.seen is not None:
+            calibration.keep(seen, NAMES, about, config.seen)
+        return seen, about
+    seen, about = calibration.kept(config.seen, NAMES)
+    for name in ("checkpoint_sha256", "placements"):
+        wanted = _about(config, info)[name]
+        if about[name] != wanted:
+            raise UserError(
+                f"--seen {config.seen} holds chunks of {name} {about[name]!r}, not {wanted!r}; "
+                "name a new file"
+            )
+    return seen, about
+
+
+def _about(config: CalibrateConfig, info: PolicyInfo) -> dict[str, Any]:
+    """Where chunks are from."""
+    return {
+        "checkpoint_sha256": info.sha256,
+        "placements": config.check or "fresh",
+        "code": code(),
+        "suites": list(_suites(config, info)),
+        "rollouts": config.rollouts,
+        "first_seed": config.first_seed,
+        "assets": config.assets,
+    }
+
+
+def _roll_out(config: CalibrateConfig, info: PolicyInfo, console: Console) -> Observed:
+    """Raises RunStoppedError where any rollout came to nothing, retries included."""
+    with commands.importing():  # ray takes a second
+        from rsd.cluster.calibrating import CalibrationPlan, observe
+        from rsd.cluster.worker import WorkerSettings
+
+    suites = _suites(config, info)
+    first = 0 if config.check == "stored" else config.first_seed
+    keys = [
+        EpisodeKey("calibration", suite, task, first + rollout)
+        for suite in suites
+        for task in range(get_suite(suite).num_tasks)
+        for rollout in range(config.rollouts)
+    ]
+    settings = WorkerSettings(
+        assets.resolve(config.assets, suites),
+        rendering.resolve(config.renderer),
+        info.images,
+        config.time_limit_s,
+    )
+    plan = CalibrationPlan(
+        {key: acting(key) for key in keys},
+        config.policy,
+        info.sha256,
+        config.check == "stored",
+        settings,
+        config.workers,
+    )
+    seen: dict[EpisodeKey, Observed] = {}
+    failed: list[str] = []
+
+    def came(key: EpisodeKey, found: Observed | None, why: str) -> None:
+        if found is None:
+            failed.append(f"{key.suite}, task {key.task_id}, placement {key.trial}: {why}")
+        else:
+            seen[key] = found
+            console.print(f"{len(seen)}/{len(keys)} rollouts", **PLAIN)
+
+    observe(plan, came, lambda line: console.print(line, **PLAIN))
+    if failed:
+        raise RunStoppedError(f"{len(failed)} rollout(s) failed, the first at {failed[0]}")
+    return calibration.together([seen[key] for key in keys])
+
+
+def acting(key: EpisodeKey) -> Arm:
+    """What acts in a rollout: the draft in some share of the chunks, no guard holds it."""
+    name = [ord(letter) for letter in key.suite]
+    share = np.random.default_rng([STREAM, key.task_id, key.trial, *name]).random()
+    trust = Trust(f"random={share:.3f}", refresh=0, gripper=0, stall=0.0)
+    return arm_of(Decoding("temporal", trust=trust))
+
+
+def _made(
+    config: CalibrateConfig, info: PolicyInfo, seen: Observed, about: dict[str, Any]
+) -> calibration.Calibration:
+    closeness = Closeness(config.mm, config.degrees)
+    close = seen.close(closeness)
+    if not 0 < close.mean() < 1:
+        raise UserError(
+            f"{'all' if close.any() else 'none'} of {len(close)} chunks are within --mm "
+            f"{config.mm:g} and --degrees {config.degrees:g}: there is nothing to tell apart; give "
+            "others"
+        )
+    every = range(len(NAMES))
+    alone = {
+        name: calibration.area(calibration.held_out(seen, close, [index]), close)
+        for index, name in enumerate(NAMES)
+    }
+    return calibration.Calibration(
+        info.sha256,
+        closeness,
+        calibration.fit(seen.features, close, NAMES),
+        calibration.reliability(calibration.held_out(seen, close, every), close),
+        {**about, "area_of_each_feature_alone": alone},
+    )
+
+
+def _found(config: CalibrateConfig, info: PolicyInfo) -> calibration.Calibration:
+    """What the checkpoint has; raises UserError where it has none."""
+    return calibration.read(_folder(info), info.sha256, config.policy)
+
+
+def _folder(info: PolicyInfo) -> Path:
+    assert info.folder is not None, "a policy with the mode temporal has one"
+    return info.folder
+
+
+def _judge(judged: calibration.Calibration, seen: Observed) -> Reliability:
+    """Of a calibration, on chunks that it does not know."""
+    predicted = calibration.probability(judged.confidence, seen.features)
+    return calibration.reliability(predicted, seen.close(judged.closeness))
+
+
+def _show(found: Reliability, title: str, console: Console) -> None:
+    """The reliability diagram as a table."""
+    table = Grid(
+        f"{title}: {found.chunks} chunks, {100 * found.close:.1f} % close; error "
+        f"{100 * found.error:.1f} points, Brier {found.brier:.3f}, area {found.area:.3f}",
+        ("predicted, %", "observed, %", "chunks"),
+    )
+    for each in found.bins:
+        table.add(f"{100 * each.predicted:.1f}", f"{100 * each.observed:.1f}", f"{each.chunks}")
+    print_grid(console, table)
