@@ -5,7 +5,7 @@
     temporal-TRUST[@K][+GUARD=NUMBER ...][+delay=D[+hold]]
         as in temporal-confident=0.9, temporal-random=0.5+refresh=4+stall=0
     RULE[=NUMBER]
-        as in exact, sampling=0.5, relaxed=2, action_tolerance=1mm
+        as in exact, sampling=0.5, relaxed=2, action_tolerance=1mm, converged=3mm
 
 A new part of a name is a field of `Arm` or `Decoding` and a line in `read_arm` and `name_of`; a new
 rule, guard or mode is an entry below. What is shown of them in help and errors is made from these.
@@ -57,6 +57,7 @@ class RuleWords:
     samples: bool = False  # tokens are drawn: that means something where nothing is drafted, too
     number: Number | None = None  # of what a lossy rule tolerates (at one end of it nothing), or
     # the temperature at which tokens are drawn
+    stops: bool = False  # it says when to stop refining; there is nothing to accept
 
     @property
     def lossy(self) -> bool:
@@ -86,6 +87,12 @@ RULES = {
         "keeps drafted tokens as long as all that are off move no number of an action by more than "
         "N mm or N degrees, the gripper's exactly; lossy",
         number=Number("mm and degrees", 0, 100, "1", unit="mm"),
+    ),
+    "converged": RuleWords(
+        "takes no pass behind a layer that moved no number of the plan by N mm or N degrees, once "
+        "no finer layer can turn the gripper; lossy",
+        number=Number("mm and degrees", 0, 100, "3", unit="mm"),
+        stops=True,
     ),
 }
 
@@ -175,10 +182,15 @@ class ModeWords:
 MODES: dict[Mode, ModeWords] = {
     "autoregressive": ModeWords(
         "a pass of the target for every layer of codes",
-        tuple(rule for rule, words in RULES.items() if words.samples or rule == UNNAMED),
+        tuple(
+            rule for rule, words in RULES.items() if words.samples or words.stops or rule == UNNAMED
+        ),
     ),
     "parallel": ModeWords("all layers from one pass, by heads of their own"),
-    "speculative": ModeWords("a draft guesses layers, a pass judges many", tuple(RULES)),
+    "speculative": ModeWords(
+        "a draft guesses layers, a pass judges many",
+        tuple(rule for rule, words in RULES.items() if not words.stops),
+    ),
     "draft": ModeWords(
         "what the draft guesses, executed unjudged; no pass, and not the finest layer, which no "
         "draft has",

@@ -26,12 +26,25 @@ from rsd.types import ACTION_DIM, METRES_PER_UNIT, RADIANS_PER_UNIT
 DEGREES_PER_UNIT = math.degrees(RADIANS_PER_UNIT)
 
 
+class Rest(NamedTuple):
+    """What layers that are not decoded yet can still do to chunks, whatever their codes."""
+
+    mm: float  # at most, to a step's translation along any axis; reached by some codes
+    degrees: float  # likewise, to its rotation about any axis
+    one: float  # mm or degrees, at most, that codes of one token do to a step
+    settled: Tensor  # bool (B,): they turn no step's gripper
+
+
 class Leeway(NamedTuple):
-    """How far a level more or less moves an action."""
+    """How far codes move an action."""
 
     level: Tensor  # float64 (L, T, D): mm or degrees, in the step that a level of the code moves
     # most; 0 for the gripper's
     gripper: Tensor  # bool (D,): which codes are its own
+    layer: Tensor  # float64 (L, 2): mm and degrees that all codes of a layer together move a step
+    # by at most, up or down
+    latent: Tensor  # float64 (L,): half of what a layer's codes span
+    levels: int  # V
 
     def moved(self, off: Tensor) -> Tensor:
         """Levels (..., m, T, D) that codes of the m coarsest layers are off -> mm or degrees."""
@@ -42,6 +55,18 @@ class Leeway(NamedTuple):
         together move any step at most, along the axis that they move most."""
         moved = self.moved(off.permute(0, 3, 1, 2)).sum(dim=(1, 2))
         return torch.stack([moved[:, :3].amax(dim=1), moved[:, 3:6].amax(dim=1)], dim=1)
+
+    def rest(self, codes: Tensor, layers: int) -> Rest:
+        """What the layers behind codes (B, T, D, k) can still do, where `layers` of them are
+        decoded."""
+        behind = slice(codes.shape[-1], layers)
+        mm, degrees = self.layer[behind].sum(dim=0).tolist()
+        middle = (self.levels - 1) / 2
+        one = float(middle * self.level[behind].amax(dim=(1, 2)).sum())
+        values = (codes[..., self.gripper, :] / middle - 1) * self.latent[: codes.shape[-1]]
+        reach = self.latent[behind].sum() + 1e-6  # whatever rounding a sum of them has seen
+        settled = (values.sum(dim=-1).abs() > reach).flatten(1).all(dim=1)
+        return Rest(mm, degrees, one, settled)
 
 
 class RFSQ(nn.Module):
@@ -136,9 +161,19 @@ class RFSQ(nn.Module):
         level = 2 * self.scales.double() / (self.config.levels - 1)
         unit = level.new_tensor([1000 * METRES_PER_UNIT] * 3 + [DEGREES_PER_UNIT] * 3 + [0.0])
         gain = unit.repeat(self.config.steps, 1)
+        together = 1.0  # steps' codes that move one step, by how much of it each
         if self.config.cosine:
-            gain = gain * self.basis.double().abs().amax(dim=1, keepdim=True)
-        return Leeway(level[:, None, None] * gain, unit == 0)
+            basis = self.basis.double().abs()
+            gain = gain * basis.amax(dim=1, keepdim=True)
+            together = float(basis.sum(dim=0).max())
+        latent = self.scales.double()
+        return Leeway(
+            level[:, None, None] * gain,
+            unit == 0,
+            layer=latent[:, None] * unit[[0, 3]] * together,
+            latent=latent,
+            levels=self.config.levels,
+        )
 
     def reconstruct(self, actions: Tensor, layers: int) -> Tensor:
         """(B, T, 7) actions after a round trip through the first `layers` layers."""

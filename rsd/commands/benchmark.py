@@ -278,10 +278,10 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
     """What each mode costs, and what it did."""
     times = ("B", "answer", "x", "mean", "p95", "batch", "x", "vision", "draft", "target")
     costs = Grid(f"{title}: medians, ms; x: times faster than {rows[0].name}", ("arm", *times))
-    done = ("B", "passes", "fast", "same codes", "mm apart", "bound", "near ties")
+    done = ("B", "passes", "fast", "same codes", "mm apart", "mean", "bound", "near ties")
     works = Grid(
-        f"Passes a chunk; drafted ones executed unjudged (fast); codes, and largest distance of "
-        f"actions, against {rows[0].name}; guesses kept, % by layer",
+        "Passes a chunk; drafted ones executed unjudged (fast); codes, and the largest distance of "
+        f"a chunk's actions, against {rows[0].name}; guesses kept, % by layer",
         ("arm", *done, "draft", "redraft"),
     )
     for row in rows:
@@ -310,6 +310,7 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
             f"{row.fast:.0%}",
             f"{row.same_codes:.0%}",
             f"{row.apart_mm:.1f}",
+            f"{row.apart_mean_mm:.2f}",
             "-" if row.bound_mm is None else f"{row.bound_mm:.1f}",
             f"{row.canonical:.0%}",
             *kept,

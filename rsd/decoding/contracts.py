@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from rsd.decoding.rules import Rule
+from rsd.decoding.rules import Choice
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.trust import Rounds
 from rsd.decoding.uniforms import Uniforms
@@ -112,7 +112,7 @@ class Job:
 
     model: CodeModel
     requests: Sequence[ChunkRequest]
-    rule: Rule
+    rule: Choice
     trust: Trust | None  # of the mode temporal
     layers: int  # K
     draft_layers: int  # of these, before the first pass

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from rsd.decoding import sequential, settle
 from rsd.decoding.confidence import Drafted
 from rsd.decoding.contracts import Answer, CodeModel, Context, Decoded, Decoder, Inputs, Job, Part
-from rsd.decoding.rules import Exact
+from rsd.decoding.rules import Exact, Rule
 from rsd.decoding.sequential import smallest_margin, unspeculated
 from rsd.decoding.speculative import Begun, begin, speculative
 from rsd.decoding.trust import decide
@@ -35,12 +36,16 @@ def _parallel(job: Job) -> Iterator[Answer]:
 
 def _autoregressive(job: Job) -> Iterator[Answer]:
     context = _context(job, _inputs(job))
-    yield _whole(
-        job,
-        sequential.autoregressive(
-            job.model.target, context, job.rule, job.layers, job.uniforms, job.stopwatch
-        ),
-    )
+    for rows, decoded in sequential.refined(
+        job.model.target,
+        context,
+        job.rule,
+        job.layers,
+        job.uniforms,
+        job.stopwatch,
+        actions=job.model.actions,
+    ):
+        yield Answer(rows.tolist(), decoded, len(job.requests))
 
 
 def _speculative(job: Job) -> Iterator[Answer]:
@@ -52,13 +57,18 @@ def _speculative(job: Job) -> Iterator[Answer]:
         model.draft,
         _context(job, inputs),
         draft_context,
-        job.rule,
+        _judge(job),
         job.layers,
         job.draft_layers,
         job.uniforms,
         job.stopwatch,
     ):
         yield Answer(rows.tolist(), decoded, len(job.requests))
+
+
+def _judge(job: Job) -> Rule:
+    """Arms name no other rule where something is guessed."""
+    return cast(Rule, job.rule)
 
 
 def _settled_speculative(job: Job) -> Iterator[Answer]:
@@ -139,7 +149,7 @@ def _judged(job: Job, context: Context, draft_context: Tensor, begun: Begun) -> 
         job.model.draft,
         context,
         draft_context,
-        job.rule,
+        _judge(job),
         job.layers,
         job.draft_layers,
         None,

@@ -1,7 +1,8 @@
-"""Acceptance rules: which drafted tokens are kept (DESIGN 6). Pure functions of tensors.
+"""Acceptance rules: which drafted tokens are kept; and rules of when to stop refining (DESIGN 6).
+Pure functions of tensors.
 
-Tokens of one layer are conditionally independent given the coarser layers, so every rule judges
-token by token and replaces only what it rejects.
+Tokens of one layer are conditionally independent given the coarser layers, so every acceptance rule
+judges token by token and replaces only what it rejects.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from rsd.arms import rule_and_value
-from rsd.rfsq import Leeway
+from rsd.rfsq import DEGREES_PER_UNIT, Leeway, Rest
+from rsd.types import METRES_PER_UNIT
 
 
 class Case(NamedTuple):
@@ -38,8 +40,8 @@ class Verdict(NamedTuple):
     off: Tensor  # int64 (B, n, T, D): levels by which codes are above the target's choice
 
 
-class Rule(Protocol):
-    """What a speculative decode asks of a rule."""
+class Choice(Protocol):
+    """What any decode asks of a rule."""
 
     @property
     def samples(self) -> bool:
@@ -47,11 +49,19 @@ class Rule(Protocol):
 
     @property
     def lossless(self) -> bool:
-        """Whether guesses decide nothing but passes: codes are those of a decode without a draft,
-        or distributed as they are."""
+        """Whether it decides nothing but passes: codes are those that the target gives layer by
+        layer, or distributed as they are."""
 
     def take(self, logits: Tensor, u: Tensor | None) -> Tensor:
         """A token from a distribution (..., V): the draft's guess, or the target's free choice."""
+
+    def moved(self, codes: Tensor, off: Tensor, layers: int) -> Tensor | None:
+        """(B, 2): mm and degrees that it moved any step of decoded chunks by at most; None where it
+        is lossless. Codes (B, T, D, k) of `layers` that were asked for, and what they are `off`."""
+
+
+class Rule(Choice, Protocol):
+    """What a speculative decode asks of a rule."""
 
     def judge(self, case: Case) -> Verdict:
         """Keep or replace each token of a guess."""
@@ -66,11 +76,18 @@ class Greedy:
         return logits.argmax(dim=-1)
 
 
-@dataclass(frozen=True)
-class Exact(Greedy):
-    """Keeps a token that equals the target's argmax: the codes of greedy decoding, losslessly."""
+class Lossless:
+    """What moves nothing."""
 
     lossless = True
+
+    def moved(self, codes: Tensor, off: Tensor, layers: int) -> Tensor | None:
+        return None
+
+
+@dataclass(frozen=True)
+class Exact(Greedy, Lossless):
+    """Keeps a token that equals the target's argmax: the codes of greedy decoding, losslessly."""
 
     def judge(self, case: Case) -> Verdict:
         best = case.target_logits.argmax(dim=-1)
@@ -82,6 +99,13 @@ class Lossy(Greedy, ABC):
     never, whose least deviation may open it."""
 
     leeway: Leeway
+
+    @property
+    @abstractmethod
+    def lossless(self) -> bool: ...
+
+    def moved(self, codes: Tensor, off: Tensor, layers: int) -> Tensor | None:
+        return None if self.lossless else self.leeway.bound(off)
 
     @abstractmethod
     def tolerates(self, off: Tensor) -> Tensor:
@@ -148,7 +172,7 @@ class ActionTolerance(Lossy):
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Lossless):
     """Speculative sampling: keep x ~ q with probability min(1, p/q), else draw from
     norm(max(0, p - q)); the kept or drawn token is distributed as p (Leviathan et al. 2023,
     Chen et al. 2023). Both at one temperature."""
@@ -156,7 +180,6 @@ class Sampling:
     temperature: float = 1.0
 
     samples = True
-    lossless = True
 
     def take(self, logits: Tensor, u: Tensor | None) -> Tensor:
         return inverse_cdf(self._probabilities(logits), u)
@@ -184,21 +207,85 @@ def inverse_cdf(weights: Tensor, u: Tensor | None) -> Tensor:
     return level.clamp(max=weights.shape[-1] - 1)
 
 
+# --- when to stop refining -----------------------------------------------------------------------
+
+
+class Seen(NamedTuple):
+    """Chunks of which some layers are decoded."""
+
+    codes: Tensor  # int64 (B, T, D, k)
+    actions: Tensor  # (B, T, 7): what they decode to
+    before: Tensor | None  # likewise, without the finest of these layers; None: there is one only
+    layers: int  # that are asked for, more than k
+
+
+class Stop(Greedy, ABC):
+    """Takes the target's argmax, and leaves out the layers behind the first at which a chunk is
+    `enough` and its gripper settled: those that are decoded are those of `autoregressive`. Codes
+    alone decide, so that rounding does not."""
+
+    leeway: Leeway
+
+    @property
+    @abstractmethod
+    def lossless(self) -> bool: ...
+
+    @abstractmethod
+    def enough(self, seen: Seen, rest: Rest) -> Tensor:
+        """bool (B,): whether layers behind, which can still do the `rest`, hardly matter."""
+
+    def stops(self, seen: Seen) -> Tensor:
+        """bool (B,)"""
+        rest = self.leeway.rest(seen.codes, seen.layers)
+        return self.enough(seen, rest) & rest.settled
+
+    def moved(self, codes: Tensor, off: Tensor, layers: int) -> Tensor | None:
+        if self.lossless:
+            return None
+        rest = self.leeway.rest(codes, layers)
+        return torch.tensor([[rest.mm, rest.degrees]], dtype=torch.float64).repeat(len(codes), 1)
+
+
+@dataclass(frozen=True)
+class Converged(Stop):
+    """Stops behind a layer that moved no number of the plan by so many mm or degrees: what is
+    behind it moves less, by experience. The coarsest layer refines nothing, so two are decoded. A
+    plan that stands still until then may be a slow one, which finer layers hold: of that counts
+    what the codes of one token behind can do."""
+
+    least: float  # mm of translation along an axis, degrees of rotation about one
+    leeway: Leeway
+
+    @property
+    def lossless(self) -> bool:
+        return self.least == 0
+
+    def enough(self, seen: Seen, rest: Rest) -> Tensor:
+        plan = seen.actions[..., :6].double()
+        if seen.before is None:
+            return torch.zeros(len(plan), dtype=torch.bool, device=plan.device)
+        unit = plan.new_tensor([1000 * METRES_PER_UNIT] * 3 + [DEGREES_PER_UNIT] * 3)
+        moved = ((plan - seen.before[..., :6].double()).abs() * unit).flatten(1).amax(dim=1)
+        stands = (plan == 0).flatten(1).all(dim=1)
+        return moved.masked_fill(stands, rest.one) < self.least
+
+
 PLAIN: dict[str, Callable[..., Rule]] = {"exact": Exact, "sampling": Sampling}
 LOSSY: dict[str, Callable[[float, Leeway], Rule]] = {
     "relaxed": Relaxed,
     "agreement": Agreement,
     "action_tolerance": ActionTolerance,
 }
+STOPS: dict[str, Callable[[float, Leeway], Stop]] = {"converged": Converged}
 
 
-def make_rule(spec: str, leeway: Callable[[], Leeway]) -> Rule:
-    """A rule as arms name it, `exact` or `relaxed=2`; a lossy one asks for the `leeway`.
+def make_rule(spec: str, leeway: Callable[[], Leeway]) -> Choice:
+    """A rule as arms name it, `exact` or `relaxed=2`; one with a number asks for the `leeway`.
 
     Raises UserError with the nearest name for an unknown rule, and what `leeway` raises.
     """
     name, value = rule_and_value(spec)
-    if name in LOSSY:
+    if name in LOSSY | STOPS:
         assert value is not None, "a lossy rule says what it tolerates"
-        return LOSSY[name](value, leeway())
+        return (LOSSY | STOPS)[name](value, leeway())
     return PLAIN[name]() if value is None else PLAIN[name](value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from rsd.decoding.contracts import Backbone, Context, Decoded
-from rsd.decoding.rules import Rule
+from rsd.decoding.contracts import Backbone, Cache, Context, Decoded, Part
+from rsd.decoding.rules import Choice, Seen, Stop
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.uniforms import Purpose, Uniforms
 
@@ -33,7 +33,7 @@ def parallel(
 def autoregressive(
     target: Backbone,
     context: Context,
-    rule: Rule,
+    rule: Choice,
     layers: int,
     uniforms: Uniforms | None,
     stopwatch: Stopwatch,
@@ -43,10 +43,30 @@ def autoregressive(
 
     Its time goes to `stage`.
     """
-    batch = len(context)
+    (whole,) = refined(target, context, rule, layers, uniforms, stopwatch, stage)
+    return whole.decoded
+
+
+def refined(
+    target: Backbone,
+    context: Context,
+    rule: Choice,
+    layers: int,
+    uniforms: Uniforms | None,
+    stopwatch: Stopwatch,
+    stage: str = "target",
+    actions: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Part]:
+    """The same until the rule stops a row, if it does so. `actions` are what codes decode to.
+
+    Yields the rows as they stop, with as many layers of codes as they took passes.
+    """
+    stop = rule if isinstance(rule, Stop) and not rule.lossless else None
+    rows = torch.arange(len(context), device=context.device)
     codes = no_codes(target, context, layers)
-    margin = torch.full((batch,), torch.inf, device=context.device)
-    cache = None
+    margin = torch.full((len(context),), torch.inf, device=context.device)
+    cache: Cache | None = None
+    plan: Tensor | None = None
     for layer in range(layers):
         with stopwatch(stage):
             if cache is None:
@@ -56,8 +76,27 @@ def autoregressive(
             u = draw(rule, uniforms, Purpose.CHOOSE, 0, codes, range(layer, layer + 1))
             codes[..., layer] = rule.take(logits, u)[:, 0]
             margin = torch.minimum(margin, smallest_margin(logits)[:, 0])
-    passes = torch.full((batch,), layers, dtype=torch.int64, device=context.device)
-    return unspeculated(codes, passes, margin)
+        if layer == layers - 1:
+            break
+        if stop is None:
+            continue
+        assert actions is not None
+        with stopwatch("detokenise"):
+            before = plan
+            plan = actions(codes[..., : layer + 1])
+            over = stop.stops(Seen(codes[..., : layer + 1], plan, before, layers))
+        if bool(over.any()):
+            yield _part(rows[over], codes[over, ..., : layer + 1], margin[over])
+            rows, codes, margin, plan = rows[~over], codes[~over], margin[~over], plan[~over]
+            if not len(rows):
+                return
+            cache = cache.select(torch.nonzero(~over)[:, 0])
+    yield _part(rows, codes, margin)
+
+
+def _part(rows: Tensor, codes: Tensor, margin: Tensor) -> Part:
+    """Of a pass a layer."""
+    return Part(rows, unspeculated(codes, torch.full_like(rows, codes.shape[-1]), margin))
 
 
 def no_codes(backbone: Backbone, context: Context, layers: int) -> Tensor:
@@ -74,7 +113,7 @@ def smallest_margin(logits: Tensor) -> Tensor:
 
 
 def draw(
-    rule: Rule,
+    rule: Choice,
     uniforms: Uniforms | None,
     purpose: Purpose,
     round_: int,

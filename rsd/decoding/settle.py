@@ -23,13 +23,14 @@ def near_ties(decode: Decoder, canonical: Decoder, precise: CodeModel) -> Decode
     `canonical` in double precision, and those codes count. Rules that sample are left alone.
 
     Under a lossy rule guesses decide codes, so `canonical` must judge the same guesses, and a near
-    tie is one of target or draft."""
+    tie is one of target or draft. What is decided to be another kind of round, or to stop behind
+    another layer, is an answer by itself."""
 
     def settled(job: Job) -> Iterator[Answer]:
         for answer in decode(job):
             close = (answer.decoded.margin < NEAR_TIE).tolist()
             places = [] if job.rule.samples else [i for i, tie in enumerate(close) if tie]
-            others = []  # that are decided to be another kind of round
+            others = []  # that cannot stand in this answer any more
             for place in places:
                 (again,) = canonical(_alone(job, answer.rows[place], precise))
                 if _same_kind(answer, place, again):
@@ -44,7 +45,9 @@ def near_ties(decode: Decoder, canonical: Decoder, precise: CodeModel) -> Decode
 
 
 def _same_kind(answer: Answer, place: int, again: Answer) -> bool:
-    """Whether a round is fast, or slow, both times."""
+    """Whether a round is fast, or slow, and has as many layers both times."""
+    if answer.decoded.codes.shape[-1] != again.decoded.codes.shape[-1]:
+        return False
     if answer.rounds is None or again.rounds is None:
         return True
     return bool(answer.rounds.fast[place] == again.rounds.fast[0])

@@ -54,6 +54,7 @@ class Latency:
     canonical: float  # fraction of chunks with a near tie
     same_codes: float  # fraction of chunks whose codes equal the first arm's
     apart_mm: float  # largest distance of any step's translation, along an axis, to the first arm's
+    apart_mean_mm: float  # mean over chunks of the largest in each
     bound_mm: float | None  # largest that the books would have of it; None: nothing is lost
 
 
@@ -133,6 +134,7 @@ def _latency(
         for chunks, others in zip(answers, reference, strict=True)
         for ours, theirs in zip(chunks, others, strict=True)
     ]
+    apart_mm = [_apart_mm(ours, theirs) for ours, theirs in pairs]
     return Latency(
         name=name,
         batch=batch,
@@ -150,7 +152,8 @@ def _latency(
         reacceptance=_rates([t.reaccepted for t in traces], [t.redrafted for t in traces]),
         canonical=float(np.mean([trace.canonical for trace in traces])),
         same_codes=float(np.mean([_same(ours.codes, theirs.codes) for ours, theirs in pairs])),
-        apart_mm=max(_apart_mm(ours, theirs) for ours, theirs in pairs),
+        apart_mm=max(apart_mm),
+        apart_mean_mm=statistics.fmean(apart_mm),
         bound_mm=max((t.moved_mm for t in traces if t.moved_mm is not None), default=None),
     )
 

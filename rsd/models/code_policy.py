@@ -92,9 +92,10 @@ class CodePolicy:
                 raise NonFiniteError("the tokeniser's decoder gives NaN or infinity")
             executed = actions.float().cpu().numpy()
         codes = self._padded(decoded.codes)
+        bound = job.rule.moved(decoded.codes, decoded.off, job.layers)
         moved: Sequence[tuple[float | None, ...]] = [(None, None)] * len(answer.rows)
-        if not job.rule.lossless:
-            moved = self._leeway().bound(decoded.off).tolist()
+        if bound is not None:
+            moved = bound.tolist()
         seconds: dict[str, Any] = {f"{name}_s": stopwatch.seconds[name] for name in _STAGES}
         rounds: Sequence[_Round] = [(None, None, None)] * len(answer.rows)
         if answer.rounds is not None:

@@ -24,8 +24,9 @@ from tests.decoding.small_policy import IMAGES, policy_of_a_tied_draft, requests
 
 BATCH = 6
 TOKENISER = RFSQConfig(steps=8, latent_dim=7, layers=L, levels=V, hidden=0, overlap=3.0)
-LEEWAY = Leeway(  # of the table's T steps and D dimensions, the last of them the gripper's
-    RFSQ(TOKENISER).leeway().level[:, :T, :D], torch.arange(D) == D - 1
+WHOLE = RFSQ(TOKENISER).leeway()
+LEEWAY = WHOLE._replace(  # of the table's T steps and D dimensions, the last of them the gripper's
+    level=WHOLE.level[:, :T, :D], gripper=torch.arange(D) == D - 1
 )
 RULES: dict[str, tuple[Callable[[float, Leeway], Lossy], tuple[float, ...]]] = {
     "relaxed": (Relaxed, (0, 1, 2, 6)),

@@ -12,6 +12,7 @@ import h5py
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rsd.commands import call
 from rsd.models.small_vla import checkpoint
@@ -81,7 +82,7 @@ def test_two_workers_write_one_checkpoint(tmp_path: Path) -> None:
     data = made_up_folder(tmp_path / "data", [made_up_demonstration(s) for s in (1, 2, 3)])
     output = tmp_path / "policy"
     done = subprocess.run(
-        command(data, output, "--workers", "2", "--train.steps", "20"),
+        command(data, output, "--workers", "2", "--train.steps", "20", "--log", "tensorboard"),
         cwd=ROOT,
         text=True,
         capture_output=True,
@@ -93,7 +94,11 @@ def test_two_workers_write_one_checkpoint(tmp_path: Path) -> None:
     assert info.origin["workers"] == 2 and "--workers 2" in info.origin["command"]
     left = {path.name for path in output.iterdir()}
     files = {"config.json", "model.safetensors", "tokeniser.json", "training.parquet"}
-    assert left == {*files, "tensorboard"}
+    assert left == {*files, "tensorboard", "log"}
+    logged = EventAccumulator(str(output / "log" / "tensorboard"))
+    logged.Reload()
+    assert logged.Scalars("target/loss")[-1].step == 20
+    assert [one.step for one in logged.Scalars("result/draft/validation_loss")] == [40]
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "foreign", "task"])

@@ -41,6 +41,11 @@ from rsd.types import Arm, Confidence, Decoding, Delay, Mode, Trust
             "speculative-action_tolerance=1.5mm",
             Decoding("speculative", "action_tolerance=1.5mm"),
         ),
+        (
+            "autoregressive-converged=3.0@5",
+            "autoregressive-converged=3mm@5",
+            Decoding("autoregressive", "converged=3mm", 5),
+        ),
         ("expert", "expert", Decoding("expert")),
         (
             "temporal",
@@ -123,6 +128,11 @@ def test_what_a_name_leaves_open_is_filled_in_where_it_means_something() -> None
         ("speculative-agreement=1.01", "agreement takes a share, 0 to 1, as in agreement=0.9"),
         ("speculative-agreement=nan", "agreement takes a share, 0 to 1"),
         ("speculative-action_tolerance=1cm", "mm and degrees, 0 to 100, as in action_tolerance=1"),
+        ("autoregressive-converged", "converged takes mm and degrees, 0 to 100, as in converged=3"),
+        ("autoregressive-converged=-1", "converged takes mm and degrees, 0 to 100"),
+        ("autoregressive-converged=nan", "converged takes mm and degrees, 0 to 100"),
+        ("autoregressive-convergd=3", "acceptance rule 'convergd'; did you mean 'converged'"),
+        ("speculative-converged=3", "unknown arm 'speculative-converged=3'; did you mean"),
         ("speculative-exact=1", "exact takes no number; write exact"),
         ("autoregressive-relaxed=1", "unknown arm 'autoregressive-relaxed=1'; did you mean"),
         ("temporal-confidnt=0.9", "unknown trust 'confidnt'; did you mean 'confident'"),
@@ -150,7 +160,7 @@ def test_every_mode_and_rule_is_described_in_help_and_errors() -> None:
     from rsd.decoding import rules
 
     assert set(MODES) == set(get_args(Mode))
-    assert set(RULES) == {*rules.PLAIN, *rules.LOSSY}
+    assert set(RULES) == {*rules.PLAIN, *rules.LOSSY, *rules.STOPS}
     made = {name: rules.make_rule(spec, lambda: None) for name, spec in EXAMPLES.items()}  # type: ignore[arg-type, return-value]
     for name, words in RULES.items():
         assert (words.samples, not words.lossy) == (made[name].samples, made[name].lossless)
