@@ -147,12 +147,12 @@ def reliability(predicted: np.ndarray, close: np.ndarray) -> Reliability:
 def area(score: np.ndarray, close: np.ndarray) -> float:
     """Under the curve of receiver's operating characteristic (Mann-Whitney), ties by halves; NaN
     where all are close, or none."""
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    positive, negative = int(close.sum()), int((~close).sum())
-    if not positive or not negative:
+    if close.all() or not close.any():
         return float("nan")
-    return float((rank[close].sum() - positive * (positive + 1) / 2) / (positive * negative))
+    from scipy.stats import mannwhitneyu  # takes a second, which reading a calibration need not
+
+    above = mannwhitneyu(score[close], score[~close]).statistic
+    return float(above / (close.sum() * (~close).sum()))
 
 
 def fit(features: np.ndarray, close: np.ndarray, names: tuple[str, ...]) -> Confidence:

@@ -15,13 +15,14 @@ OPEN = 0o055  # may be listed and passed through by its group, which stays ours,
 def forbidden(path: Path, base: Path) -> Iterator[None]:
     """Nobody may read `path`, and this process is nobody; `base`, pytest's folder for this test,
     and those above it are open."""
-    mode = path.stat().st_mode
-    path.chmod(0)
     root = os.geteuid() == 0
     if root:
         for folder in (base, *base.parents):
             if folder.stat().st_mode & OPEN != OPEN:
                 folder.chmod(folder.stat().st_mode | OPEN)
+    mode = path.stat().st_mode
+    path.chmod(0)  # it may be `base` itself
+    if root:
         os.seteuid(NOBODY)
     try:
         yield

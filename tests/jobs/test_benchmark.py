@@ -41,7 +41,10 @@ def test_arms_that_the_policy_cannot_decode_are_not_measured(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for arm, told in (
-        ("regression", "'spatial' decodes speculative, autoregressive, parallel, draft only"),
+        (
+            "regression",
+            "'spatial' decodes speculative, autoregressive, parallel, draft, temporal only",
+        ),
         ("speculative-relaxd=1", "did you mean 'relaxed'"),
         ("draft@6", "arm 'draft@6' asks for 6 layers; policy 'spatial' has 1 to 5 in this mode"),
     ):
