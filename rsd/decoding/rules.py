@@ -249,9 +249,10 @@ class Stop(Greedy, ABC):
 @dataclass(frozen=True)
 class Converged(Stop):
     """Stops behind a layer that moved no number of the plan by so many mm or degrees: what is
-    behind it moves less, by experience. The coarsest layer refines nothing, so two are decoded. A
-    plan that stands still until then may be a slow one, which finer layers hold: of that counts
-    what the codes of one token behind can do."""
+    behind it moves less, by experience. One that moved nothing still says no more than that what is
+    left of a token is within half a level of its own, which has to be less, too. The coarsest layer
+    refines nothing, so two are decoded. A plan that stands still until then may be a slow one,
+    which finer layers hold: of that counts what the codes of one token behind can do."""
 
     least: float  # mm of translation along an axis, degrees of rotation about one
     leeway: Leeway
@@ -266,7 +267,9 @@ class Converged(Stop):
             return torch.zeros(len(plan), dtype=torch.bool, device=plan.device)
         unit = plan.new_tensor([1000 * METRES_PER_UNIT] * 3 + [DEGREES_PER_UNIT] * 3)
         moved = ((plan - seen.before[..., :6].double()).abs() * unit).flatten(1).amax(dim=1)
+        half = float(self.leeway.level[seen.codes.shape[-1] - 1].max()) / 2
         stands = (plan == 0).flatten(1).all(dim=1)
+        moved = moved.clamp(min=half)
         return moved.masked_fill(stands, rest.one) < self.least
 
 
