@@ -46,7 +46,7 @@ def test_episodes_that_are_killed_for_memory_again_and_again_stop_the_run_and_be
                 None
                 if error
                 else error_result(
-                    lease.key, session._arms[lease.key.arm], "", session._worker_settings
+                    lease.key, session._arm_of(lease.key), "", session._worker_settings
                 )
             )
             session._take_in(Report(member, lease, result, error))  # type: ignore[arg-type]
