@@ -84,10 +84,24 @@ def test_a_killed_replica_costs_nothing_but_time(tmp_path: Path) -> None:
 def test_the_books_tell_that_a_replica_died_and_answered_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Killed once it is ready: what dies while it loads is started again by Ray, as one start."""
     monkeypatch.setattr(replicas, "PING_PERIOD_S", 0.2)
-    killer = kill_at_random("PolicyReplicaActor", seed=4, kills=1)
+
+    def work() -> None:
+        while not ((tmp_path / "run.json").is_file() and told() == ["started", "ready"]):
+            time.sleep(0.05)
+        (victim,) = processes("PolicyReplicaActor")
+        victim.kill()
+
+    def told() -> list[str]:
+        (session,) = books.read_run(str(tmp_path))["sessions"]
+        return [event["what"] for event in session["replicas"]]
+
+    killer = threading.Thread(target=work, daemon=True)
+    killer.start()
     run_toy(tmp_path, *FORTY)
     killer.join(1)
+    assert not killer.is_alive()
     (session,) = books.read_run(str(tmp_path))["sessions"]
     assert [event["what"] for event in session["replicas"]] == ["started", "ready", "died", "ready"]
     assert {event["replica"] for event in session["replicas"]} == {"replica-0"}
