@@ -247,6 +247,13 @@ def check_arms(arms: Iterable[Arm], spec: str, policy: PolicyInfo) -> None:
         _check_depth(arm, spec, policy.layers)
 
 
+def ready_arms(arms: Sequence[Arm], spec: str, policy: PolicyInfo) -> list[Arm]:
+    """The arms as the policy decodes them. Raises UserError as `check_arms` and `with_confidence`
+    do."""
+    check_arms(arms, spec, policy)
+    return [with_confidence(arm, spec, policy) for arm in arms]
+
+
 def with_confidence(arm: Arm, spec: str, policy: PolicyInfo) -> Arm:
     """The same, and where it trusts a draft by its confidence, that of the policy. Raises UserError
     where that is not known."""

@@ -17,7 +17,7 @@ from rsd.errors import UserError
 from rsd.latency import settled
 from rsd.models import PolicyInfo, inspect_policy
 from rsd.outputs import lasting
-from rsd.plan import Plan, check_arms, execution, identity, resolve, with_confidence
+from rsd.plan import Plan, execution, identity, ready_arms, resolve
 from rsd.protocols import recorded
 from rsd.provenance import provenance
 from rsd.suites import SUITES, get_task
@@ -54,12 +54,8 @@ def prepare(config: EvaluateConfig) -> RunPlan:
     policy = inspect_policy(plan.config.policy.policy)
     plan = _with_arms(_pinned(plan, policy), policy)
     asking = [arm for arm in plan.arms.values() if arm.decoding.mode != "expert"]
-    check_arms(asking, plan.config.policy.policy, policy)
-    arms = {
-        name: with_confidence(arm, plan.config.policy.policy, policy)
-        for name, arm in plan.arms.items()
-    }
-    plan = dataclasses.replace(plan, arms=arms)
+    ready = {arm.name: arm for arm in ready_arms(asking, plan.config.policy.policy, policy)}
+    plan = dataclasses.replace(plan, arms=plan.arms | ready)
     _check_tasks(plan, policy)
     _check_patience(plan, policy)
     _check_experts(plan)

@@ -31,7 +31,7 @@ from rsd.flags import Least, check_least, read
 from rsd.models import inspect_policy, load_policy
 from rsd.models.remote.wire import library
 from rsd.outputs import prove_writable, write_file
-from rsd.plan import check_arms, with_confidence
+from rsd.plan import ready_arms
 from rsd.provenance import hardware
 from rsd.suites import TRIALS_PER_TASK, Task, get_suite, get_task
 from rsd.tables import Grid, print_grid
@@ -175,7 +175,7 @@ class Decode:
     """Also write the figures to this file"""
 
     def run(self, console: Console) -> dict[str, Any]:
-        self._check()
+        decodings = {arm.name: arm.decoding for arm in self._checked()}
         with commands.importing():
             import torch
 
@@ -200,7 +200,6 @@ class Decode:
                 "trials have no more",
                 **PLAIN,
             )
-        decodings = {arm.name: arm.decoding for arm in self._arms()}
         rows = benchmark(policy, observations, decodings, self.batches, self.repeats)
         for table in _decoding_tables(
             rows, f"{self.policy}, {self.device}, {self.threads} thread(s)"
@@ -219,8 +218,8 @@ class Decode:
             "logit_difference": difference,
         }
 
-    def _check(self) -> None:
-        """Raises UserError for numbers and names that nothing can be measured with."""
+    def _checked(self) -> list[Arm]:
+        """The arms. Raises UserError for numbers and names that nothing can be measured with."""
         names = ("chunks", "repeats", "threads", "draft_layers")
         check_least(vars(self), dict.fromkeys(names, _ONE))
         for batch in self.batches:
@@ -229,16 +228,11 @@ class Decode:
             raise UserError("--batches needs a number")
         if not self.arms:
             raise UserError("--arms needs a name")
-        self._arms()
+        arms = [read_arm(name, draft_layers=self.draft_layers) for name in self.arms]
+        ready = ready_arms(arms, self.policy, inspect_policy(self.policy))
         get_suite(self.suite)
         _check_renderer(self.renderer)
-
-    def _arms(self) -> list[Arm]:
-        """Raises UserError for one that the policy does not decode."""
-        info = inspect_policy(self.policy)
-        arms = [read_arm(name, draft_layers=self.draft_layers) for name in self.arms]
-        check_arms(arms, self.policy, info)
-        return [with_confidence(arm, self.policy, info) for arm in arms]
+        return ready
 
     def _observations(self, policy: Any) -> list[tuple[Observation, Past]]:
         """What the policy sees along its own autoregressive episodes: trial 0 of task 0, 1, ...
@@ -527,8 +521,7 @@ class Ambiguity:
     def run(self, console: Console) -> dict[str, Any]:
         check_least(vars(self), {"trials": _ONE, "least_mm": Least(0, "a distance")})
         info = inspect_policy(self.policy)
-        arms = [read_arm(name) for name in self.arms]
-        check_arms(arms, self.policy, info)
+        arms = ready_arms([read_arm(name) for name in self.arms], self.policy, info)
         if info.chunk_steps is None:
             raise UserError(f"--policy {self.policy}: its chunks have no known length to compare")
         _check_renderer(self.renderer)

@@ -21,7 +21,7 @@ from rsd.flags import Least, check_least, read
 from rsd.models import inspect_policy, load_policy
 from rsd.models.remote.address import api_key
 from rsd.models.remote.wire import library
-from rsd.plan import check_arms, with_confidence
+from rsd.plan import ready_arms
 from rsd.serving import PROTOCOLS
 from rsd.serving.served import Served
 from rsd.serving.server import Server
@@ -107,9 +107,7 @@ def main(words: Sequence[str], console: Console) -> int:
     library("websockets")
     key = api_key(config.api_key_file)
     info = inspect_policy(config.policy)
-    arm = read_arm(config.arm or info.modes[0])
-    check_arms([arm], config.policy, info)
-    arm = with_confidence(arm, config.policy, info)
+    (arm,) = ready_arms([read_arm(config.arm or info.modes[0])], config.policy, info)
     with commands.importing():  # torch takes seconds, and so may weights
         policy = load_policy(
             config.policy, deterministic=config.deterministic, device=config.device

@@ -58,7 +58,7 @@ def test_arms_that_the_policy_cannot_decode_are_not_measured(
 
 def test_a_policy_that_was_taught_one_rim_takes_it_and_mixes_nothing(tmp_path: Path) -> None:
     kept = {name: tmp_path / f"ambiguity.{name}" for name in ("json", "parquet", "svg")}
-    arms = ["autoregressive", "speculative-sampling=0.5", "regression"]
+    arms = ["autoregressive", "speculative-sampling=0.5", "regression", "temporal-confident=0.9"]
     asked = ["--policy", "libero", "--tasks", "2", "--trials", "1", "--assets", "lite"]
     files = ["--json", kept["json"], "--rows", kept["parquet"], "--picture", kept["svg"]]
     assert call("benchmark", ["ambiguity", *asked, "--arms", *arms, *map(str, files)]) == 0
@@ -80,3 +80,12 @@ def test_where_nothing_is_ambiguous_nothing_is_measured(capsys: pytest.CaptureFi
     ):
         assert call("benchmark", ["ambiguity", "--policy", "libero", *asked]) == 2
         assert told in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("what", ["ambiguity", "decoding"])
+def test_an_arm_that_trusts_a_draft_needs_the_calibration_of_the_policy(
+    what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = ["--policy", "spatial", "--arms", "temporal-confident=0.9"]
+    assert call("benchmark", [what, *arms]) == 2
+    assert "policy 'spatial' has no calibration" in " ".join(capsys.readouterr().err.split())
