@@ -4,6 +4,7 @@ beside a checkpoint that holds it (`rsd calibrate`, docs/temporal.md). No torch.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsd.errors import UserError, brief, reading, unknown, writing
+from rsd.errors import UserError, brief, reading, unknown
 from rsd.foreign import MOST_BYTES, from_json, parse_json, read_bytes
+from rsd.outputs import write_file
 from rsd.types import Confidence
 
 # What a confidence may go by, of a drafted chunk (rsd/decoding/confidence.py)
@@ -68,8 +70,9 @@ def keep(seen: Observed, names: tuple[str, ...], about: dict[str, Any], path: Pa
     columns = {name: seen.features[:, index] for index, name in enumerate(names)}
     columns |= {name: getattr(seen, name) for name in _SEEN}
     table = pa.table(columns).replace_schema_metadata({_ABOUT: json.dumps(about)})
-    with writing(path, "--seen"):
-        pq.write_table(table, path)
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    write_file(path, content.getvalue(), "--seen")
 
 
 def kept(path: Path, names: tuple[str, ...]) -> tuple[Observed, dict[str, Any]]:
@@ -196,13 +199,19 @@ def held_out(seen: Observed, close: np.ndarray, columns: Sequence[int]) -> np.nd
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """A confidence, what it is a confidence of, and how good it is."""
+class _Stored:
+    """What is read of a file, with its types."""
 
     checkpoint_sha256: str
     closeness: Closeness
     confidence: Confidence
     reliability: Reliability  # of held-out placements
+
+
+@dataclass(frozen=True)
+class Calibration(_Stored):
+    """A confidence, what it is a confidence of, and how good it is."""
+
     origin: dict[str, Any]  # code, rollouts, candidates that were compared
 
     def content(self) -> str:
@@ -241,13 +250,3 @@ def read(folder: Path, checkpoint_sha256: str, spec: str) -> Calibration:
             f"({brief(found.checkpoint_sha256[:12])}, this is {checkpoint_sha256[:12]}): {make}"
         )
     return Calibration(**vars(found), origin=origin)
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """What is read of a file, with its types; `Calibration` without its origin."""
-
-    checkpoint_sha256: str
-    closeness: Closeness
-    confidence: Confidence
-    reliability: Reliability

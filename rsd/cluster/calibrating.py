@@ -71,7 +71,7 @@ def observe(plan: CalibrationPlan, came: Came, say: Callable[[str], None]) -> No
                         key = report.job.key
                         why = "" if report.error is None else reason_of(report.error)
                         if report.answer is None and leases.failed(key):
-                            say(f"attempt {report.job.attempt} at {_named(key)} failed: {why}")
+                            say(f"attempt {report.job.attempt} at {named(key)} failed: {why}")
                             continue
                         leases.done(key)
                         came(key, report.answer, why)
@@ -90,5 +90,6 @@ def _hand_out(pool: WorkerPool[Lease, Observed], leases: Leases, plan: Calibrati
             pool.assign(member, lease, answer)
 
 
-def _named(key: EpisodeKey) -> str:
+def named(key: EpisodeKey) -> str:
+    """Of a rollout, for people."""
     return f"{key.suite}, task {key.task_id}, placement {key.trial}"

@@ -119,15 +119,19 @@ def main(words: Sequence[str], console: Console) -> int:
     )
     info = _check(config)
     check_cluster()
-    if config.json:
+    path = _folder(info) / calibration.FILE
+    if config.json is not None:
         prove_writable(config.json, "--json")
+    if config.seen is not None and not config.seen.exists():
+        prove_writable(config.seen, "--seen")
+    if not config.check:
+        prove_writable(path, "--policy")
     judged = _found(config, info) if config.check else None
     seen, about = _seen(config, info, console)
     made = judged or _made(config, info, seen, about)
     found = made.reliability if judged is None else _judge(judged, seen)
     _show(found, f"{config.policy}: {config.check or 'held-out'} placements", console)
     if judged is None:
-        path = _folder(info) / calibration.FILE
         write_file(path, made.content(), "--policy")
         console.print(f"wrote {path}", **PLAIN)
     if config.json:
@@ -200,7 +204,7 @@ def _about(config: CalibrateConfig, info: PolicyInfo) -> dict[str, Any]:
 def _roll_out(config: CalibrateConfig, info: PolicyInfo, console: Console) -> Observed:
     """Raises RunStoppedError where any rollout came to nothing, retries included."""
     with commands.importing():  # ray takes a second
-        from rsd.cluster.calibrating import CalibrationPlan, observe
+        from rsd.cluster.calibrating import CalibrationPlan, named, observe
         from rsd.cluster.worker import WorkerSettings
 
     suites = _suites(config, info)
@@ -230,7 +234,7 @@ def _roll_out(config: CalibrateConfig, info: PolicyInfo, console: Console) -> Ob
 
     def came(key: EpisodeKey, found: Observed | None, why: str) -> None:
         if found is None:
-            failed.append(f"{key.suite}, task {key.task_id}, placement {key.trial}: {why}")
+            failed.append(f"{named(key)}: {why}")
         else:
             seen[key] = found
             console.print(f"{len(seen)}/{len(keys)} rollouts", **PLAIN)

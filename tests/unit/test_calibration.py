@@ -14,7 +14,7 @@ from rsd.calibration import Bin, Calibration, Closeness, Observed
 from rsd.commands import calibrate
 from rsd.commands.calibrate import acting
 from rsd.console import make_console
-from rsd.errors import UserError
+from rsd.errors import CannotWriteError, UserError
 from rsd.types import Confidence, EpisodeKey
 
 NAMES = ("entropy", "speed")
@@ -206,3 +206,24 @@ def test_what_cannot_be_calibrated_is_told_before_anything_starts(
 ) -> None:
     with pytest.raises(UserError, match=told):
         calibrate.main(words, make_console())
+
+
+@pytest.mark.parametrize("flag", ["--json", "--seen"])
+def test_what_has_no_place_is_told_before_anything_is_rolled_out(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "_roll_out", lambda *_: pytest.fail("rolled out"))
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "made"
+    with pytest.raises(CannotWriteError, match=f"cannot write {place}"):
+        calibrate.main([flag, str(place)], make_console())
+
+
+def test_a_checkpoint_that_cannot_take_its_calibration_is_told_before_anything_is_rolled_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "_roll_out", lambda *_: pytest.fail("rolled out"))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(calibrate, "_folder", lambda _: tmp_path / "file")
+    with pytest.raises(CannotWriteError, match=r"cannot write .*calibration\.json"):
+        calibrate.main([], make_console())
