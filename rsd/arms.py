@@ -108,10 +108,29 @@ TRUSTS = {  # rules of whole chunks: when a drafted one is executed, and the tar
         number=Number("a share", 0, 1, "0.5"),
     ),
 }
-GUARDS = {  # what keeps a drafted chunk from being trusted: fields of Trust; 0: it does not
-    "refresh": Number("a whole number of chunks", 0, 1000, "8", whole=True),
-    "gripper": Number("0 or 1", 0, 1, "1", whole=True),
-    "stall": Number("mm", 0, 100, "2", unit="mm"),
+
+
+@dataclass(frozen=True)
+class GuardWords:
+    """What help says of a guard, and the number that it takes; 0: it guards nothing."""
+
+    what: str
+    number: Number
+
+
+GUARDS = {  # what keeps a drafted chunk from being trusted: fields of Trust
+    "refresh": GuardWords(
+        "the target decodes after N drafted chunks in a row",
+        Number("a whole number of chunks", 0, 1000, "8", whole=True),
+    ),
+    "gripper": GuardWords(
+        "the target decodes chunks that would switch the gripper",
+        Number("0 or 1", 0, 1, "1", whole=True),
+    ),
+    "stall": GuardWords(
+        "the target decodes where the hand moved by less than N mm since the chunk before",
+        Number("mm", 0, 100, "2", unit="mm"),
+    ),
 }
 _Rules = Mapping[str, RuleWords]
 
@@ -252,7 +271,7 @@ def _guarded(trust: Trust, words: Sequence[str], name: str) -> Trust:
         guard, _, value = word.partition("=")
         if guard in told:
             raise UserError(f"arm {name!r}: it says its {guard} twice")
-        number = GUARDS[guard]
+        number = GUARDS[guard].number
         read = _number(number, value, guard, f"arm {name!r}: ")
         told[guard] = int(read) if number.whole else read
     return dataclasses.replace(trust, **told)
@@ -350,19 +369,20 @@ def name_of(decoding: Decoding, delay: Delay | None = None) -> str:
     guards = ""
     if decoding.trust is not None:
         rule, guards = f"-{decoding.trust.by}", _guards_of(decoding.trust)
-    if delay is None:
-        return f"{decoding.mode}{rule}{depth}{guards}"
-    steps = MEASURED if delay.steps is None else delay.steps
-    waiting = "" if delay.waiting == Delay.waiting else f"+{delay.waiting}"
-    return f"{decoding.mode}{rule}{depth}{guards}+{_DELAY}{steps}{waiting}"
+    late = ""
+    if delay is not None:
+        steps = MEASURED if delay.steps is None else delay.steps
+        waiting = "" if delay.waiting == Delay.waiting else f"+{delay.waiting}"
+        late = f"+{_DELAY}{steps}{waiting}"
+    return f"{decoding.mode}{rule}{depth}{guards}{late}"
 
 
 def _guards_of(trust: Trust) -> str:
     """Those that are not as they usually are."""
     plain = Trust(trust.by)
     return "".join(
-        f"+{guard}={getattr(trust, guard):.12g}{number.unit}"
-        for guard, number in GUARDS.items()
+        f"+{guard}={getattr(trust, guard):.12g}{words.number.unit}"
+        for guard, words in GUARDS.items()
         if getattr(trust, guard) != getattr(plain, guard)
     )
 
@@ -391,11 +411,12 @@ ARMS_HELP = (
         f"{TRUST_EXAMPLES[trust]}: {words.what} (N: {words.number})"
         for trust, words in TRUSTS.items()
     )
-    + f". Behind it stand guards: +refresh=N, the target decodes after {Trust.refresh} drafted "
-    f"chunks at the latest; +gripper=0, also chunks that switch the gripper may be trusted; "
-    f"+stall=N, the target decodes where the hand moved by less than {Trust.stall:g} mm since the "
-    "chunk before (0: never)"
-    f". Without a rule in its name an arm goes by --rule ({UNNAMED})"
+    + ". Behind it stand guards (0: none): "
+    + "; ".join(
+        f"+{guard}=N, {words.what} ({getattr(Trust, guard):g} if left out)"
+        for guard, words in GUARDS.items()
+    )
+    + f". Without a rule in its name an arm goes by --rule ({UNNAMED})"
 )
 WAITING_HELP = (
     "What robots of arms with +delay=D do until a chunk arrives, where the name does not say it "
