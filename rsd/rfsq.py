@@ -24,6 +24,8 @@ from rsd.rfsq_config import RFSQConfig
 from rsd.types import ACTION_DIM, METRES_PER_UNIT, RADIANS_PER_UNIT
 
 DEGREES_PER_UNIT = math.degrees(RADIANS_PER_UNIT)
+# Of an action's numbers, the gripper's left out
+MM_AND_DEGREES = (*[1000 * METRES_PER_UNIT] * 3, *[DEGREES_PER_UNIT] * 3)
 
 
 class Rest(NamedTuple):
@@ -159,7 +161,7 @@ class RFSQ(nn.Module):
                 "tokeniser of latent_dim 7 and hidden 0"
             )
         level = 2 * self.scales.double() / (self.config.levels - 1)
-        unit = level.new_tensor([1000 * METRES_PER_UNIT] * 3 + [DEGREES_PER_UNIT] * 3 + [0.0])
+        unit = level.new_tensor([*MM_AND_DEGREES, 0.0])
         gain = unit.repeat(self.config.steps, 1)
         together = 1.0  # steps' codes that move one step, by how much of it each
         if self.config.cosine:

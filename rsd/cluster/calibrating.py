@@ -10,12 +10,11 @@ from ray.actor import ActorHandle
 
 from rsd.calibration import Observed
 from rsd.cluster.actors import start_worker
-from rsd.cluster.address import cluster_address
 from rsd.cluster.calibrator import Calibrator
 from rsd.cluster.leases import Lease, Leases, task_of
 from rsd.cluster.pool import TICK_S, WorkerPool
 from rsd.cluster.reasons import reason_of
-from rsd.cluster.scaling import Footprint, Wishes
+from rsd.cluster.scaling import Footprint
 from rsd.cluster.session import connected
 from rsd.cluster.staffing import Staffing
 from rsd.cluster.watch import Interrupts, beside
@@ -58,9 +57,7 @@ def observe(plan: CalibrationPlan, came: Came, say: Callable[[str], None]) -> No
         pool = WorkerPool[Lease, Observed](
             make, keys[0].suite, plan.worker.time_limit_s, ClusterConfig.episodes_per_worker
         )
-        grows = cluster_address() is not None
-        wishes = Wishes(plan.workers, 0, 0.0, ClusterConfig.worker_memory_gb, 1, grows)
-        staffing = Staffing(wishes, pool, None, say)
+        staffing = Staffing.of_workers(pool, plan.workers, ClusterConfig.worker_memory_gb, say)
 
         def work() -> None:
             with staffing:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from rsd.calibration import Observed
-from rsd.cluster.worker import Worker, WorkerSettings, time_limit
+from rsd.cluster.worker import Worker, WorkerSettings, own_policy, time_limit
 from rsd.envs.libero import LiberoEnvironment
 from rsd.episode import run_episode
 from rsd.errors import UserError
-from rsd.models import load_policy
 from rsd.suites import get_suite
 from rsd.types import Arm, EpisodeKey
 
@@ -20,20 +19,14 @@ class Fresh(LiberoEnvironment):
 
 
 class Calibrator(Worker[LiberoEnvironment]):
-    """Rolls out, with a policy of its own: a small one decides faster than a request travels."""
+    """Rolls out, with a policy of its own."""
 
     def __init__(self, settings: WorkerSettings, policy: str, sha256: str, stored: bool) -> None:
-        """On `stored` trials, or else on fresh placements. Raises RuntimeError for another
-        checkpoint than the job's."""
+        """On `stored` trials, or else on fresh placements. Raises as `own_policy`."""
         super().__init__(settings, LiberoEnvironment if stored else Fresh)
         from rsd.models.code_policy import CodePolicy
 
-        loaded = load_policy(policy, deterministic=False, device="cpu")
-        if loaded.checkpoint_sha256 != sha256:
-            raise RuntimeError(
-                f"this node has another checkpoint at {policy!r} than the job: "
-                f"{loaded.checkpoint_sha256[:12]} instead of {sha256[:12]}"
-            )
+        loaded = own_policy(policy, sha256)
         if not isinstance(loaded, CodePolicy):
             raise UserError(f"policy {policy!r} decodes no codes, so that it has no draft")
         self._policy = loaded

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 from ray.actor import ActorHandle
 
 from rsd.cluster.actors import DEATHS, start_worker
-from rsd.cluster.address import cluster_address
 from rsd.cluster.collector import Attempt, Collector, Cost
 from rsd.cluster.deaths import Deaths
 from rsd.cluster.pool import TICK_S, Member, Report, WorkerPool
 from rsd.cluster.reasons import reason_of
-from rsd.cluster.scaling import Footprint, Wishes
+from rsd.cluster.scaling import Footprint
 from rsd.cluster.staffing import Staffing
 from rsd.cluster.worker import WorkerSettings
 from rsd.config import ClusterConfig
@@ -113,9 +112,9 @@ class CollectionRun:
         self._pool = WorkerPool[Assignment, Attempt](
             make, plan.tasks[0].suite, plan.worker.time_limit_s, plan.demos_per_worker, clock=clock
         )
-        grows = cluster_address() is not None
-        wishes = Wishes(plan.workers, 0, 0.0, plan.worker_memory_gb, 1, grows)
-        self._staffing = Staffing(wishes, self._pool, None, say, clock)
+        self._staffing = Staffing.of_workers(
+            self._pool, plan.workers, plan.worker_memory_gb, say, clock
+        )
 
     def standings(self) -> dict[Task, TaskStanding]:
         return {

@@ -6,7 +6,7 @@ import resource
 import time
 from dataclasses import dataclass
 
-from rsd.cluster.worker import Worker, WorkerSettings, expert_of, time_limit
+from rsd.cluster.worker import Worker, WorkerSettings, expert_of, own_policy, time_limit
 from rsd.demos import (
     CollectionSettings,
     Demonstration,
@@ -18,7 +18,6 @@ from rsd.demos import (
 from rsd.envs.libero import LiberoEnvironment
 from rsd.episode import Decide
 from rsd.experts import has_other_rim
-from rsd.models import load_policy
 from rsd.suites import Task
 from rsd.types import SimTimings
 
@@ -83,12 +82,6 @@ class Collector(Worker[LiberoEnvironment]):
 
 
 def _decider(policy: str, novice: NoviceSettings) -> Decide:
-    """A policy of the worker's own: a novice is asked once in several steps, and a small one
-    decides faster than a request travels. Raises RuntimeError for another than was asked for."""
-    loaded = load_policy(policy, deterministic=False, device="cpu")
-    if loaded.checkpoint_sha256 != novice.checkpoint_sha256:
-        raise RuntimeError(
-            f"this node has another checkpoint at {policy!r} than the job: "
-            f"{loaded.checkpoint_sha256[:12]} instead of {novice.checkpoint_sha256[:12]}"
-        )
+    """A policy of the worker's own: a novice is asked once in several steps."""
+    loaded = own_policy(policy, novice.checkpoint_sha256)
     return lambda request: loaded.act([request])[0]

@@ -9,12 +9,11 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from rsd.cluster.actors import start_worker
-from rsd.cluster.address import cluster_address
 from rsd.cluster.leases import Lease, Leases, task_of
 from rsd.cluster.pool import TICK_S, Member, Report, WorkerPool
 from rsd.cluster.reasons import reason_of
 from rsd.cluster.replayer import Replayed, Replayer
-from rsd.cluster.scaling import Footprint, Wishes
+from rsd.cluster.scaling import Footprint
 from rsd.cluster.session import connected
 from rsd.cluster.staffing import Staffing
 from rsd.cluster.watch import Interrupts, beside
@@ -70,10 +69,8 @@ def replay_on_ray(
             2 * settings.time_limit_s,  # of a pair
             ClusterConfig.episodes_per_worker,
         )
-        grows = cluster_address() is not None
-        wishes = Wishes(workers, 0, 0.0, ClusterConfig.worker_memory_gb, 1, grows)
         run = _ReplayRun(takes, read, leases, pool, came, say)
-        staffing = Staffing(wishes, pool, None, say)
+        staffing = Staffing.of_workers(pool, workers, ClusterConfig.worker_memory_gb, say)
         beside(lambda: run.run(staffing, lambda: interrupts.finish), lambda: interrupts.leave)
         if interrupts.finish:
             raise KeyboardInterrupt

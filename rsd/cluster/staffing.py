@@ -10,6 +10,7 @@ from typing import Any
 from ray.autoscaler.sdk import request_resources
 
 from rsd.cluster import scaling
+from rsd.cluster.address import cluster_address
 from rsd.cluster.nodes import cluster_size
 from rsd.cluster.pool import PATIENCE_S, WorkerPool
 from rsd.cluster.replicas import Replicas
@@ -39,6 +40,19 @@ class Staffing:
         self._sized = -math.inf
         self._served = clock()  # when workers and replicas were up last, or the run began
         self._told = False
+
+    @classmethod
+    def of_workers(
+        cls,
+        pool: WorkerPool[Any, Any],
+        workers: int | None,
+        worker_memory_gb: float,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Staffing:
+        """Of workers that ask no replica."""
+        grows = cluster_address() is not None
+        return cls(Wishes(workers, 0, 0.0, worker_memory_gb, 1, grows), pool, None, say, clock)
 
     def __enter__(self) -> Staffing:
         self._served = self._clock()

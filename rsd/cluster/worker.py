@@ -19,7 +19,7 @@ from rsd.episode import Decide, run_episode, run_expert_episode, told
 from rsd.errors import UserError
 from rsd.protocols import OFT, Protocol
 from rsd.provenance import Machine, machine, source_sha256
-from rsd.types import Arm, Environment, EpisodeKey, EpisodeResult, ImageSpec
+from rsd.types import Arm, Environment, EpisodeKey, EpisodeResult, ImageSpec, Policy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,6 +146,20 @@ def expert_of(
 
     expert = make_expert(suite, task_id, other_rim)
     return lambda: expert.act(read_state(env.simulator))  # type: ignore[attr-defined]
+
+
+def own_policy(spec: str, sha256: str) -> Policy:
+    """The job's policy in this process: a small one decides faster than a request travels. Raises
+    RuntimeError for another checkpoint than the job's."""
+    from rsd.models import load_policy
+
+    loaded = load_policy(spec, deterministic=False, device="cpu")
+    if loaded.checkpoint_sha256 != sha256:
+        raise RuntimeError(
+            f"this node has another checkpoint at {spec!r} than the job: "
+            f"{loaded.checkpoint_sha256[:12]} instead of {sha256[:12]}"
+        )
+    return loaded
 
 
 def error_result(

@@ -592,25 +592,24 @@ class Ambiguity:
 
 
 def _ambiguity_table(summaries: Sequence[Summary], title: str) -> Grid:
+    from rsd.summary.terminal import success_cells  # scipy takes a second
+
     columns = ("chunks", "mixed", "mixed, %", "interval", "other rim, %", "nearest mm", "p90")
     table = Grid(f"{title}: first chunks; other rim: of those not mixed", ("arm", *columns))
     for each in summaries:
-        mixed, other = each.mixed, each.other
+        _, mixed, interval = success_cells(each.mixed)
+        _, other, _ = success_cells(each.other)
         table.add(
             each.arm,
-            str(mixed.finished),
-            str(mixed.successes),
-            _percent(mixed.rate),
-            f"{_percent(mixed.low)} to {_percent(mixed.high)}",
-            _percent(other.rate),
+            str(each.mixed.finished),
+            str(each.mixed.successes),
+            mixed,
+            interval,
+            other,
             f"{each.nearest_mm_median:.1f}",
             f"{each.nearest_mm_p90:.1f}",
         )
     return table
-
-
-def _percent(rate: float | None) -> str:
-    return "-" if rate is None else f"{100 * rate:.1f}"
 
 
 Job = (

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from rsd.arms import rule_and_value
-from rsd.rfsq import DEGREES_PER_UNIT, Leeway, Rest
-from rsd.types import METRES_PER_UNIT
+from rsd.rfsq import MM_AND_DEGREES, Leeway, Rest
 
 
 class Case(NamedTuple):
@@ -265,12 +264,11 @@ class Converged(Stop):
         plan = seen.actions[..., :6].double()
         if seen.before is None:
             return torch.zeros(len(plan), dtype=torch.bool, device=plan.device)
-        unit = plan.new_tensor([1000 * METRES_PER_UNIT] * 3 + [DEGREES_PER_UNIT] * 3)
+        unit = plan.new_tensor(MM_AND_DEGREES)
         moved = ((plan - seen.before[..., :6].double()).abs() * unit).flatten(1).amax(dim=1)
         half = float(self.leeway.level[seen.codes.shape[-1] - 1].max()) / 2
         stands = (plan == 0).flatten(1).all(dim=1)
-        moved = moved.clamp(min=half)
-        return moved.masked_fill(stands, rest.one) < self.least
+        return moved.clamp(min=half).masked_fill(stands, rest.one) < self.least
 
 
 PLAIN: dict[str, Callable[..., Rule]] = {"exact": Exact, "sampling": Sampling}
@@ -288,7 +286,8 @@ def make_rule(spec: str, leeway: Callable[[], Leeway]) -> Choice:
     Raises UserError with the nearest name for an unknown rule, and what `leeway` raises.
     """
     name, value = rule_and_value(spec)
-    if name in LOSSY | STOPS:
+    tolerant = LOSSY | STOPS
+    if name in tolerant:
         assert value is not None, "a lossy rule says what it tolerates"
-        return (LOSSY | STOPS)[name](value, leeway())
+        return tolerant[name](value, leeway())
     return PLAIN[name]() if value is None else PLAIN[name](value)
