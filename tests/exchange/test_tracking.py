@@ -238,11 +238,26 @@ def last_rates(run: str) -> dict[str, float]:
     return {arm.arm: arm.success.rate or 0.0 for arm in summarise(run).arms}
 
 
-def test_tensorboard_reads_the_curves_and_the_summary(run: str) -> None:
-    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    assert replay(run, ["tensorboard"], summarise(run)) == []
-    found = reading.EventAccumulator(str(Path(run) / "log" / "tensorboard"))
+def events_of(output: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(output / "log" / "tensorboard"))
     found.Reload()
+    return found
+
+
+def in_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """MLflow, with a store of files."""
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (folder / "mlruns").absolute().as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    return mlflow
+
+
+def test_tensorboard_reads_the_curves_and_the_summary(run: str) -> None:
+    pytest.importorskip("tensorboard")
+    assert replay(run, ["tensorboard"], summarise(run)) == []
+    found = events_of(Path(run))
     scalars = found.Tags()["scalars"]
     assert {"passes_a_chunk/speculative", "chunk_latency_ms/speculative"} <= set(scalars)
     for arm, rate in last_rates(run).items():
@@ -256,14 +271,11 @@ def test_tensorboard_reads_the_curves_and_the_summary(run: str) -> None:
 def test_mlflow_reads_them_from_its_store_of_files_and_resumes_its_run(
     run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlflow = pytest.importorskip("mlflow")
-    store = (tmp_path / "mlruns").absolute().as_uri()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow = in_files(tmp_path, monkeypatch)
     trackers.check(["mlflow"])
     for _ in range(2):  # the second one as a resumed session would
         assert replay(run, ["mlflow"], summarise(run)) == []
-    client = mlflow.MlflowClient(tracking_uri=store)
+    client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("rsd")
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.info.run_name == "made-up" and found.info.status == "FINISHED"
@@ -418,10 +430,9 @@ def test_trackers_of_a_training_are_checked_before_anything_else(
 
 
 def test_tensorboard_reads_the_curves_of_a_training(trained: Path) -> None:
-    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    pytest.importorskip("tensorboard")
     assert call("log", [str(trained), "--to", "tensorboard"]) == 0
-    found = reading.EventAccumulator(str(trained / "log" / "tensorboard"))
-    found.Reload()
+    found = events_of(trained)
     for name, (step, value) in CURVES.items():
         last = found.Scalars(name)[-1]
         assert (last.step, last.value) == (step, pytest.approx(value))
@@ -432,12 +443,9 @@ def test_tensorboard_reads_the_curves_of_a_training(trained: Path) -> None:
 def test_mlflow_reads_the_curves_of_a_training(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlflow = pytest.importorskip("mlflow")
-    store = (tmp_path / "mlruns").absolute().as_uri()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow = in_files(tmp_path, monkeypatch)
     assert call("log", [str(trained), "--to", "mlflow"]) == 0
-    client = mlflow.MlflowClient(tracking_uri=store)
+    client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("rsd")
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.data.params["training.batch_size"] == "64"
