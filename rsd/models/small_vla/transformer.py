@@ -44,18 +44,21 @@ class Layer(nn.Module):
         self.up = nn.Linear(config.width, config.expansion * config.width)
         self.down = nn.Linear(config.expansion * config.width, config.width)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Tensor | None, start: int) -> Tensor:
-        """x (B, N, W) at slots start..start + N; cache (2, B, heads, slots, head width) holds what
-        lies before. Without a cache x attends to itself."""
-        batch, length, width = x.shape
-        qkv = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    def forward(
+        self, x: Tensor, mask: Tensor | None, cache: Tensor | None, start: int, read: int = 0
+    ) -> Tensor:
+        """x (B, N, W) at slots start..start + N -> (B, N - read, W), that of its positions from
+        `read` on; cache (2, B, heads, slots, head width) holds what lies before. Without a cache x
+        attends to itself. The mask's rows are the positions that come out."""
+        batch, length, _ = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv
         if cache is not None:
             end = start + length
-            cache[0, :, :, start:end], cache[1, :, :, start:end] = k, v
-            k, v = cache[0, :, :, :end], cache[1, :, :, :end]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+            cache[:, :, :, start:end] = qkv[1:]
+            k, v = cache[:, :, :, :end]
+        mixed = F.scaled_dot_product_attention(q[:, :, read:], k, v, attn_mask=mask)
+        x = x[:, read:] + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
 
 
@@ -85,8 +88,7 @@ class CodeTransformer(nn.Module):
     def forward(self, context: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Training: context (B, S, W), codes of the first k layers (B, T, D, k) ->
         logits (B, k + 1, T, D, V) and block 0's output (B, P, W)."""
-        hidden = self._run(context, codes, None)
-        blocks = self._blocks(hidden[:, context.shape[1] :])
+        blocks = self._blocks(self._run(context, codes, None))
         return self._logits(blocks, 0), blocks[:, 0]
 
     def prefill(self, context: Tensor, codes: Tensor) -> tuple[Tensor, KVCache]:
@@ -98,7 +100,7 @@ class CodeTransformer(nn.Module):
         )
         cache = KVCache(entries, length, codes.shape[-1] + 1)
         hidden = self._run(context, codes, cache)
-        return self._logits(self._blocks(hidden[:, length:]), 0), cache
+        return self._logits(self._blocks(hidden), 0), cache
 
     def extend(self, cache: KVCache, codes: Tensor, first: int) -> Tensor:
         """Blocks first.. from codes of layers first - 1.. (B, T, D, n) -> logits of layers
@@ -114,12 +116,16 @@ class CodeTransformer(nn.Module):
         return self._logits(self._blocks(self.norm(hidden)), first)
 
     def _run(self, context: Tensor, codes: Tensor, cache: KVCache | None) -> Tensor:
+        """Outputs (B, n P, W) of the blocks: nobody reads what the last layer makes of the
+        context."""
         queries = self.block_embedding[0].expand(len(context), -1, -1).to(context.dtype)
         blocks = [self._embed(codes, 1).to(context.dtype)] if codes.shape[-1] else []
         hidden = torch.cat([context, queries, *blocks], dim=1)
         mask = self._prefill_mask(context.shape[1], codes.shape[-1] + 1, context.device)
         for index, layer in enumerate(self.trunk):
-            hidden = layer(hidden, mask, None if cache is None else cache.entries[index], 0)
+            read = context.shape[1] if index == len(self.trunk) - 1 else 0
+            entries = None if cache is None else cache.entries[index]
+            hidden = layer(hidden, mask[read:], entries, 0, read)
         return self.norm(hidden)
 
     def _embed(self, codes: Tensor, first: int) -> Tensor:
