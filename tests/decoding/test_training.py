@@ -311,6 +311,14 @@ def test_a_driven_demonstration_keeps_recoveries_and_what_was_executed_before() 
     assert len(found["images"]) == len(found["proprio"]) == len(kept) > 0
 
 
+def test_a_draft_learns_from_all_frames_whoever_drove() -> None:
+    driven = np.arange(24) < 20
+    demo = dataclasses.replace(made_up_demonstration(3, steps=24), driven=driven)
+    found = _examples(demo, 8, SmallVLAReader(64), labelled=False)
+    np.testing.assert_array_equal(found["proprio"], demo.proprio[demo.frame_steps])
+    assert len(_examples(demo, 8, SmallVLAReader(64))["proprio"]) < len(found["proprio"])
+
+
 def test_mixed_precision_takes_nearly_the_same_first_steps() -> None:
     losses = []
     for bf16 in (False, True):
