@@ -176,6 +176,21 @@ def read_reports(output: Path) -> list[dict[str, Any]]:
     return rows
 
 
+class Axis:
+    """Steps as curves have them: through both phases, one behind the other."""
+
+    def __init__(self) -> None:
+        self._target = 0
+
+    def step(self, row: Mapping[str, Any]) -> int:
+        """Of a report; to be asked of all of them, in their order."""
+        step: int = row["step"]
+        if row["phase"] == "target":
+            self._target = step
+            return step
+        return self._target + step
+
+
 class TrainingLog:
     """training.parquet, whole after every report, and TensorBoard's events, in one folder."""
 
@@ -190,16 +205,11 @@ class TrainingLog:
         known = (PHASES.index(phase), step)
         rows = read_reports(output)
         self._rows = [row for row in rows if (PHASES.index(row["phase"]), row["step"]) <= known]
-        # TensorBoard's steps run through both phases; what lies behind a resumed state is hidden.
-        self._before = {"target": 0, "draft": self._last("target")}
+        self._axis = Axis()
+        last = max(map(self._axis.step, self._rows), default=0)
         self._folder = output / CURVES
-        with writing(self._folder):
-            self._curves: Any = SummaryWriter(
-                self._folder, purge_step=self._before.get(phase, 0) + step + 1
-            )
-
-    def _last(self, phase: str) -> int:
-        return max((row["step"] for row in self._rows if row["phase"] == phase), default=0)
+        with writing(self._folder):  # what lies behind a resumed state is hidden
+            self._curves: Any = SummaryWriter(self._folder, purge_step=last + 1)
 
     def add(self, progress: Progress) -> None:
         """Write one report."""
@@ -214,10 +224,7 @@ class TrainingLog:
             self._draw(row)
 
     def _draw(self, row: dict[str, Any]) -> None:
-        phase = row["phase"]
-        if phase == "draft":
-            self._before["draft"] = self._last("target")
-        step = self._before[phase] + row["step"]
+        step = self._axis.step(row)
         for name, value in curves(row).items():
             self._curves.add_scalar(name, value, step)
         self._curves.flush()
