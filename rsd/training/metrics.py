@@ -31,6 +31,7 @@ class Validation:
     majority: tuple[float, ...]  # of saying each token's most frequent training label, always
     parallel_loss: float = math.nan  # nats per token, of the independent heads
     regression_loss: float = math.nan  # mean L1 of latents, of the regression head
+    survival: tuple[float, ...] = ()  # draft: shares of examples, all of whose tokens agree
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Progress:
             names = {"target": "right", "draft": "agrees"}
             parts.append(f"held-out loss {self.validation.loss:.4f}")
             parts.append(f"{names[self.phase]} {_percent(self.validation.accuracy)} %")
+            if self.validation.survival:
+                parts.append(f"whole layers {_percent(self.validation.survival)} %")
             parts.append(f"majority {_percent(self.validation.majority)} %")
         return ", ".join(parts)
 
@@ -115,6 +118,14 @@ SCHEMA = pa.schema(
                 "what accuracy would be by always saying the most frequent label that each (step, "
                 "dim, layer) has in training; layer 0 first",
             ),
+            Column(
+                "survival",
+                _PER_LAYER,
+                "share of examples",
+                "of the draft: those all of whose tokens of a layer are the target's choices, given "
+                "its coarser ones; layer 0 first, null in older files",
+                nullable=True,
+            ),
         )
     ],
     metadata={"schema_version": "3"},
@@ -149,6 +160,7 @@ def row_of(progress: Progress) -> dict[str, Any] | None:
         "regression_loss": seen.regression_loss if seen else math.nan,
         "accuracy": list(seen.accuracy) if seen else [],
         "majority": list(seen.majority) if seen else [],
+        "survival": list(seen.survival) if seen else [],
     }
 
 
@@ -156,8 +168,8 @@ def curves(row: Mapping[str, Any]) -> dict[str, float]:
     """What a report adds to curves, by their names: what is known of it."""
     phase = row["phase"]
     values = {f"{phase}/{name}": row[name] for name in _CURVES if math.isfinite(row[name])}
-    for name in ("accuracy", "majority"):
-        for layer, share in enumerate(row[name]):
+    for name in ("accuracy", "majority", "survival"):
+        for layer, share in enumerate(row[name] or ()):
             values[f"{phase}_{name}/layer_{layer}"] = share
     return values
 

@@ -22,7 +22,15 @@ from rsd.rfsq import RFSQ
 from rsd.rfsq_config import RFSQConfig
 from rsd.training.config import TrainConfig, TrainJob
 from rsd.training.data import load_examples, split
-from rsd.training.metrics import CURVES, FILE, Progress, TrainingLog, Validation
+from rsd.training.metrics import (
+    CURVES,
+    FILE,
+    Progress,
+    TrainingLog,
+    Validation,
+    curves,
+    read_reports,
+)
 from rsd.training.objective import wants_bf16
 from rsd.training.run import STATE_FILE, check_output, reserved, train
 from rsd.training.small_vla import SmallVLAReader
@@ -161,6 +169,13 @@ def test_a_draft_trained_again_leaves_the_policy_its_suites(data: Path, tmp_path
         _train(job)
     lines = _train(dataclasses.replace(job, resume=True))
     assert "going on from step 10 of the draft" in lines
+
+
+def test_reports_of_older_code_are_read() -> None:
+    rows = read_reports(Path(checkpoint.__file__).parents[2] / "checkpoints" / "libero")
+    assert rows[-1]["phase"] == "draft" and rows[-1]["survival"] is None
+    assert "draft_accuracy/layer_4" in curves(rows[-1])
+    assert not any("survival" in name for name in curves(rows[-1]))
 
 
 def test_a_draft_of_other_sizes_takes_the_place_of_the_one_before(
