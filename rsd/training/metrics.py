@@ -122,7 +122,7 @@ SCHEMA = pa.schema(
                 "survival",
                 _PER_LAYER,
                 "share of examples",
-                "of the draft: those all of whose tokens of a layer are the target's choices, given "
+                "of the draft: those all of whose tokens of a layer are the target's choices given "
                 "its coarser ones; layer 0 first, null in older files",
                 nullable=True,
             ),
