@@ -44,7 +44,7 @@ def run_errand(errand: Errand[Answer], say: Say) -> None:
     """Have it done on the cluster of RAY_ADDRESS or one of our own.
 
     Raises RunStoppedError where the cluster cannot do it or is lost, KeyboardInterrupt where the
-    user interrupts, after what was running, and what `came` raises.
+    user interrupts and something is left after what was running, and what `came` raises.
     """
     with connected(), Interrupts(say) as interrupts:
         pool = WorkerPool[Lease, Answer](
@@ -57,7 +57,7 @@ def run_errand(errand: Errand[Answer], say: Say) -> None:
         staffing = Staffing.of_workers(pool, errand.workers, memory_gb, say)
         run = ErrandRun(errand, pool, say)
         beside(lambda: run.run(staffing, lambda: interrupts.finish), lambda: interrupts.leave)
-        if interrupts.finish:
+        if run.left:
             raise KeyboardInterrupt
 
 
@@ -69,6 +69,11 @@ class ErrandRun(Generic[Answer]):
         self._pool = pool
         self._say = say
         self._leases = Leases(errand.keys, ClusterConfig.retries, errand.max_steps)
+
+    @property
+    def left(self) -> int:
+        """Of what nothing has come yet."""
+        return self._leases.held + self._leases.waiting
 
     def run(self, staffing: Staffing, stop: Callable[[], bool]) -> None:
         """To the end; once `stop` says so, to that of what is running."""

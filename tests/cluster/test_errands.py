@@ -72,5 +72,5 @@ def test_after_ctrl_c_nobody_is_started_and_what_is_begun_is_ended() -> None:
     )
     run = ErrandRun(errand, pool, print)
     run.run(staffing, stop=lambda: pool.member.busy or bool(came))  # while the first is on its way
-    assert came == [(keys[0], "done")]
+    assert came == [(keys[0], "done")] and run.left == 2
     assert staffing.calls == ["begin", "tend 3", "wind down", "tend 1", "end"]
