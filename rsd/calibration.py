@@ -1,10 +1,9 @@
-"""How well a draft's confidence is calibrated: what was seen on rollouts, the fit, and the file
+"""How well a draft's confidence is calibrated: what is seen on rollouts, the fit, and the file
 beside a checkpoint that holds it (`rsd calibrate`, docs/temporal.md). No torch."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rsd.errors import UserError, brief, reading, unknown
 from rsd.foreign import MOST_BYTES, from_json, parse_json, read_bytes
-from rsd.outputs import write_file
 from rsd.types import Confidence
 
 # What a confidence may go by, of a drafted chunk (rsd/decoding/confidence.py)
@@ -38,7 +34,6 @@ FORMAT = 1
 BINS = 10  # of predicted probability
 FOLDS = 5  # placements are held out in turns
 RIDGE = 1.0  # of the fit, on weights of standardised features, by chunk
-STEPS = 50  # of Newton's method at most
 
 
 @dataclass(frozen=True)
@@ -63,36 +58,6 @@ class Observed:
         """bool (n,): whether the target says nearly what the draft does."""
         near = (self.apart_mm <= closeness.mm) & (self.apart_degrees <= closeness.degrees)
         return near & self.gripper
-
-
-def keep(seen: Observed, names: tuple[str, ...], about: dict[str, Any], path: Path) -> None:
-    """A row a chunk, as Parquet; `about` says where they are from."""
-    columns = {name: seen.features[:, index] for index, name in enumerate(names)}
-    columns |= {name: getattr(seen, name) for name in _SEEN}
-    table = pa.table(columns).replace_schema_metadata({_ABOUT: json.dumps(about)})
-    content = io.BytesIO()
-    pq.write_table(table, content)
-    write_file(path, content.getvalue(), "--seen")
-
-
-def kept(path: Path, names: tuple[str, ...]) -> tuple[Observed, dict[str, Any]]:
-    """What `keep` wrote. Raises UserError for another file, and for other features."""
-    with reading(path):
-        try:
-            table = pq.read_table(path)
-            about = json.loads((table.schema.metadata or {})[_ABOUT])
-            features = np.column_stack([table[name].to_numpy() for name in names])
-            rest = {name: table[name].to_numpy() for name in _SEEN}
-        except (pa.ArrowException, KeyError, ValueError) as error:
-            raise UserError(
-                f"{path} holds no chunks that this code's `rsd calibrate --seen` kept ({error}); "
-                "name a new file"
-            ) from error
-    return Observed(features, **rest), about
-
-
-_SEEN = ("apart_mm", "apart_degrees", "gripper", "placement")
-_ABOUT = b"rsd_calibration"
 
 
 def together(parts: Sequence[Observed]) -> Observed:
@@ -159,31 +124,28 @@ def area(score: np.ndarray, close: np.ndarray) -> float:
 
 
 def fit(features: np.ndarray, close: np.ndarray, names: tuple[str, ...]) -> Confidence:
-    """Logistic regression with a ridge on standardised features (n, F), by Newton's method."""
+    """Logistic regression with a ridge on standardised features (n, F): where the gradient of its
+    convex loss is nothing. Raises ValueError where none is found, such as of NaN."""
+    from scipy.optimize import root  # takes a moment, as above
+    from scipy.special import expit
+
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     x = np.column_stack([(features - mean) / scale, np.ones(len(features))])
     ridge = RIDGE * np.append(np.ones(len(names)), 0)
-    weights = np.zeros(x.shape[1])
-    for _ in range(STEPS):
-        p = _sigmoid(x @ weights)
-        gradient = x.T @ (p - close) + ridge * weights
-        hessian = (x.T * np.maximum(p * (1 - p), 1e-9)) @ x + np.diag(ridge)
-        step = np.linalg.solve(hessian, gradient)
-        weights = weights - step
-        if np.abs(step).max() < 1e-9:
-            break
-    own = weights[:-1] / scale
-    return Confidence(names, tuple(own.tolist()), float(weights[-1] - own @ mean))
+    found = root(lambda w: x.T @ (expit(x @ w) - close) + ridge * w, np.zeros(x.shape[1]))
+    if not found.success:
+        raise ValueError(f"no logistic function fits these features: {found.message}")
+    own = found.x[:-1] / scale
+    return Confidence(names, tuple(own.tolist()), float(found.x[-1] - own @ mean))
 
 
 def probability(confidence: Confidence, features: np.ndarray) -> np.ndarray:
     """float64 (n,), of features (n, F)."""
-    return _sigmoid(features @ np.array(confidence.weights) + confidence.bias)
+    from scipy.special import expit
 
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(x, -500, 500)))
+    found: np.ndarray = expit(features @ np.array(confidence.weights) + confidence.bias)
+    return found
 
 
 def held_out(seen: Observed, close: np.ndarray, columns: Sequence[int]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -107,6 +107,40 @@ class Standing:
     def arms(self) -> list[str]:
         """Arms with a recorded episode."""
         return sorted({arm for arm, _ in self.outcomes})
+
+
+@dataclass
+class Count:
+    """Where a run of many alike things is: counted up by whoever does them."""
+
+    planned: int
+    what: str  # is counted
+    before: int = 0  # done by earlier sessions
+    now: int = 0  # by this one
+    noted: dict[str, int] = field(default_factory=dict)  # of those of this one, such as `failed`
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> int:
+        """By all sessions."""
+        return self.before + self.now
+
+    @property
+    def over(self) -> bool:
+        return self.done == self.planned
+
+    def line(self) -> str:
+        """Counts, and the time left."""
+        elapsed = time.monotonic() - self.started
+        left = elapsed * (self.planned - self.done) / self.now if self.now else None
+        noted = [f"{count} {name}" for name, count in self.noted.items()]
+        return ", ".join(
+            [f"{self.done}/{self.planned} {self.what}", *noted, f"{duration(left)} left"]
+        )
+
+    def panel(self) -> Text:
+        """The same."""
+        return Text(self.line())
 
 
 def _rate(successes: int, finished: int, errors: int) -> str:

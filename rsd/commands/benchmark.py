@@ -22,6 +22,7 @@ from rich.console import Console
 from rsd import commands
 from rsd.arms import read_arm
 from rsd.cluster.address import check_cluster
+from rsd.cluster.display import Count, make_display
 from rsd.commands import DONE, as_called, called
 from rsd.console import PLAIN
 from rsd.envs.rendering import NO_RENDERER
@@ -545,16 +546,20 @@ class Ambiguity:
         renderer = rendering.resolve(self.renderer)
         decodings = {arm.name: arm.decoding for arm in arms}
         answers, alike = [], 0
-        for task in tasks:
-            with closing(
-                LiberoEnvironment(self.suite, task.task_id, resolved, renderer, policy.images)
-            ) as env:
-                for trial in range(self.trials):
-                    seen, plans = first_look(env, task, trial, info.chunk_steps)
-                    if plans.apart_mm < self.least_mm:
-                        alike += 1
-                        continue
-                    answers += ask(policy, seen, plans, decodings, task.task_id, trial)
+        count = Count(len(tasks) * self.trials, "worlds")
+        with make_display(console) as display:
+            for task in tasks:
+                with closing(
+                    LiberoEnvironment(self.suite, task.task_id, resolved, renderer, policy.images)
+                ) as env:
+                    for trial in range(self.trials):
+                        seen, plans = first_look(env, task, trial, info.chunk_steps)
+                        if plans.apart_mm < self.least_mm:
+                            alike += 1
+                        else:
+                            answers += ask(policy, seen, plans, decodings, task.task_id, trial)
+                        count.now += 1
+                        display.show(count)
         if not answers:
             raise UserError(
                 f"--least-mm {self.least_mm:g}: all {alike} worlds are closer; give less"

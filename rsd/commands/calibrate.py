@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,22 +15,26 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from rsd import calibration, commands
+from rsd import arithmetic, calibration, commands, installation
 from rsd.arms import arm_of
-from rsd.calibration import Closeness, Observed, Reliability
+from rsd.calibration import Closeness, Observed, Reliability, together
 from rsd.cluster.address import check_cluster
-from rsd.commands import DONE, as_called, called
+from rsd.cluster.display import Count, make_display
+from rsd.cluster.worker import WorkerSettings
+from rsd.commands import DONE, as_called, called, go_on
+from rsd.conditions import ROW_PACKAGES
 from rsd.config import ClusterConfig
-from rsd.console import PLAIN
+from rsd.console import PLAIN, complain
 from rsd.demos import FIRST_SEED
 from rsd.envs import assets, rendering
 from rsd.envs.rendering import NO_RENDERER
-from rsd.errors import RunStoppedError, UserError
+from rsd.errors import CannotWriteError, RunStoppedError, UserError
 from rsd.flags import Least, check_least, read
 from rsd.models import PolicyInfo, inspect_policy
-from rsd.outputs import prove_writable, write_file
-from rsd.provenance import code
-from rsd.suites import TRIALS_PER_TASK, get_suite
+from rsd.outputs import local_folder, prove_writable, write_file
+from rsd.provenance import code, packages
+from rsd.rollouts import Rollouts
+from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
 from rsd.tables import Grid, print_grid
 from rsd.types import Arm, Decoding, EpisodeKey, Trust
 
@@ -44,15 +50,21 @@ What is fitted is the probability that all of the target's chunk lies within --m
 the draft's, gripper included. Written beside the checkpoint: calibration.json, with its reliability
 on placements that were held out from the fit.
 
+What is seen is kept in --seen, rollout by rollout. After an interruption of any kind --resume goes
+on with it, to the same calibration; and where all is there, it fits again in a second, with other
+--mm and --degrees.
+
 Examples:
   rsd calibrate --policy checkpoints/mine --suite libero_goal
-  rsd calibrate --policy libero --rollouts 10                       # 40 tasks x 10
+  rsd calibrate --policy libero --suite libero_goal --tasks 0 --rollouts 2       # quick look
+  rsd calibrate --policy libero --rollouts 10 --seen results/seen                # 40 tasks x 10
+  rsd calibrate --policy libero --rollouts 10 --seen results/seen --resume --mm 5    # fits again
   rsd calibrate --policy libero --check fresh --first-seed 700000   # how good is it, elsewhere?
   rsd calibrate --policy libero --check stored --json stored.json   # and on trials 0, 1, ...
 
 With RAY_ADDRESS set (`ray job submit` sets it) it uses that cluster, else this machine.
-Exit codes: 0 done, 1 stopped (no worker starts, rollouts keep failing), 2 bad request, 130
-interrupted.
+Exit codes: 0 done; 1 stopped (no worker starts, rollouts keep failing, the disk is full); 2 bad
+request; 130 interrupted. After 1 and 130 --resume goes on.
 """
 
 
@@ -65,6 +77,9 @@ class CalibrateConfig:
 
     suite: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[STR [STR ...]]")] = ()
     """Suites of LIBERO; left out: those that the policy was trained on"""
+
+    tasks: tuple[int, ...] = ()
+    """Task numbers of each suite, from 0; all tasks if left out"""
 
     rollouts: int = 5
     """Of each task"""
@@ -93,9 +108,13 @@ class CalibrateConfig:
     time_limit_s: float = ClusterConfig.time_limit_s
     """Wall seconds a rollout may take, making its simulator included"""
 
-    seen: Path | None = None
-    """Parquet with a row a chunk that was rolled out: kept there, and read instead of rolling out
-    where it exists, to fit again with other --mm and --degrees"""
+    seen: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder for what is seen: a Parquet file a rollout, a row a chunk. None:
+    results/<time>-calibration"""
+
+    resume: bool = False
+    """Do not roll out again what --seen holds: after an interruption, with more --rollouts, or to
+    fit again"""
 
     json: Path | None = None
     """Also write the figures to this file"""
@@ -122,13 +141,14 @@ def main(words: Sequence[str], console: Console) -> int:
     path = _folder(info) / calibration.FILE
     if config.json is not None:
         prove_writable(config.json, "--json")
-    if config.seen is not None and not config.seen.exists():
-        prove_writable(config.seen, "--seen")
     if not config.check:
         prove_writable(path, "--policy")
     judged = _found(config, info) if config.check else None
-    seen, about = _seen(config, info, console)
-    made = judged or _made(config, info, seen, about)
+    folder, settings = _place(config), _settings(config, info)
+    with closing(Rollouts(folder, _facts(config, info, settings), config.resume)) as kept:
+        console.print(f"seen {kept.folder}", **PLAIN)
+        seen = _roll_out(config, info, settings, kept, console)
+    made = judged or _made(config, info, seen)
     found = made.reliability if judged is None else _judge(judged, seen)
     _show(found, f"{config.policy}: {config.check or 'held-out'} placements", console)
     if judged is None:
@@ -155,8 +175,8 @@ def _check(config: CalibrateConfig) -> PolicyInfo:
             f"--policy {config.policy}: it decodes {', '.join(info.modes)} only, so that there is "
             "no draft to trust; choose a policy that has the mode temporal"
         )
-    for suite in _suites(config, info):
-        get_suite(suite)
+    if len(_keys(config, info)) < 2 and not config.check:
+        raise UserError("--rollouts 1 of one task: give more; some are held out from the fit")
     return info
 
 
@@ -167,82 +187,110 @@ def _suites(config: CalibrateConfig, info: PolicyInfo) -> tuple[str, ...]:
     return suites
 
 
-def _seen(
-    config: CalibrateConfig, info: PolicyInfo, console: Console
-) -> tuple[Observed, dict[str, Any]]:
-    """Chunks, and where they are from. Raises UserError where --seen holds others."""
-    if config.seen is None or not config.seen.exists():
-        seen = _roll_out(config, info, console)
-        about = _about(config, info)
-        if config.seen is not None:
-            calibration.keep(seen, NAMES, about, config.seen)
-        return seen, about
-    seen, about = calibration.kept(config.seen, NAMES)
-    for name in ("checkpoint_sha256", "placements"):
-        wanted = _about(config, info)[name]
-        if about[name] != wanted:
-            raise UserError(
-                f"--seen {config.seen} holds chunks of {name} {about[name]!r}, not {wanted!r}; "
-                "name a new file"
-            )
-    return seen, about
-
-
-def _about(config: CalibrateConfig, info: PolicyInfo) -> dict[str, Any]:
-    """Where chunks are from."""
-    return {
-        "checkpoint_sha256": info.sha256,
-        "placements": config.check or "fresh",
-        "code": code(),
-        "suites": list(_suites(config, info)),
-        "rollouts": config.rollouts,
-        "first_seed": config.first_seed,
-        "assets": config.assets,
-    }
-
-
-def _roll_out(config: CalibrateConfig, info: PolicyInfo, console: Console) -> Observed:
-    """Raises RunStoppedError where any rollout came to nothing, retries included."""
-    with commands.importing():  # ray takes a second
-        from rsd.cluster.calibrating import CalibrationPlan, named, observe
-        from rsd.cluster.worker import WorkerSettings
-
-    suites = _suites(config, info)
+def _keys(config: CalibrateConfig, info: PolicyInfo) -> list[EpisodeKey]:
+    """Of the rollouts. Raises UserError for suites and tasks that there are not."""
     first = 0 if config.check == "stored" else config.first_seed
-    keys = [
-        EpisodeKey("calibration", suite, task, first + rollout)
-        for suite in suites
-        for task in range(get_suite(suite).num_tasks)
+    return [
+        EpisodeKey("calibration", suite, get_task(suite, task).task_id, first + rollout)
+        for suite in _suites(config, info)
+        for task in config.tasks or range(get_suite(suite).num_tasks)
         for rollout in range(config.rollouts)
     ]
-    settings = WorkerSettings(
-        assets.resolve(config.assets, suites),
+
+
+def _place(config: CalibrateConfig) -> Path:
+    """Where what is seen is kept. Raises UserError for an address."""
+    if config.seen is not None:
+        return local_folder(config.seen)
+    if config.resume:
+        raise UserError("--resume goes on with what a calibration has seen: name its --seen, too")
+    return local_folder(f"results/{datetime.now(UTC):%Y%m%d-%H%M%S}-calibration")
+
+
+def _settings(config: CalibrateConfig, info: PolicyInfo) -> WorkerSettings:
+    return WorkerSettings(
+        assets.resolve(config.assets, _suites(config, info)),
         rendering.resolve(config.renderer),
         info.images,
         config.time_limit_s,
     )
-    plan = CalibrationPlan(
-        {key: acting(key) for key in keys},
-        config.policy,
-        info.sha256,
-        config.check == "stored",
-        settings,
-        config.workers,
-    )
-    seen: dict[EpisodeKey, Observed] = {}
-    failed: list[str] = []
 
-    def came(key: EpisodeKey, found: Observed | None, why: str) -> None:
-        if found is None:
-            failed.append(f"{named(key)}: {why}")
-        else:
-            seen[key] = found
-            console.print(f"{len(seen)}/{len(keys)} rollouts", **PLAIN)
 
-    observe(plan, came, lambda line: console.print(line, **PLAIN))
-    if failed:
-        raise RunStoppedError(f"{len(failed)} rollout(s) failed, the first at {failed[0]}")
-    return calibration.together([seen[key] for key in keys])
+def _facts(config: CalibrateConfig, info: PolicyInfo, settings: WorkerSettings) -> dict[str, Any]:
+    """How rollouts are made."""
+    return {
+        "placements": config.check or "fresh",
+        "checkpoint_sha256": info.sha256,
+        "assets": settings.assets.name,
+        "assets_fingerprint": settings.assets.fingerprint,
+        "renderer": settings.renderer,
+        "images": dataclasses.asdict(info.images),
+        "arithmetic": arithmetic.name(),
+        "simulator": installation.check(),
+        "packages": packages(ROW_PACKAGES),
+        "code": code(),
+    }
+
+
+def _roll_out(
+    config: CalibrateConfig,
+    info: PolicyInfo,
+    settings: WorkerSettings,
+    kept: Rollouts,
+    console: Console,
+) -> Observed:
+    """All chunks, once `kept` lacks no rollout. Raises RunStoppedError where one came to nothing,
+    retries included, or has no place."""
+    keys = _keys(config, info)
+    seen = {key: found for key in keys if (found := kept.get(key)) is not None}
+    left = [key for key in keys if key not in seen]
+    if left:
+        with commands.importing():  # ray takes a second
+            from rsd.cluster.calibrating import CalibrationPlan, named, observe
+
+        plan = CalibrationPlan(
+            {key: acting(key) for key in left},
+            config.policy,
+            info.sha256,
+            config.check == "stored",
+            settings,
+            config.workers,
+        )
+        count = Count(len(keys), "rollouts", before=len(seen), noted={"failed": 0})
+        failed: list[str] = []
+
+        def came(key: EpisodeKey, found: Observed | None, why: str) -> None:
+            if found is None:
+                failed.append(f"{named(key)}: {why}")
+                count.noted["failed"] += 1
+            else:
+                kept.add(key, found)
+                seen[key] = found
+                count.now += 1
+            display.show(count)
+
+        with _told_how_to_go_on(kept, count), make_display(console) as display:
+            observe(plan, came, display.say)
+            if failed:
+                raise RunStoppedError(f"{len(failed)} rollout(s) failed, the first at {failed[0]}")
+    return together([seen[key] for key in keys])
+
+
+@contextmanager
+def _told_how_to_go_on(kept: Rollouts, count: Count) -> Iterator[None]:
+    """Raises RunStoppedError where files have no place, too."""
+
+    def told() -> str:
+        again = go_on("calibrate", f"--seen {kept.folder}")
+        return f"{count.planned - count.done} rollouts left; {again}"
+
+    try:
+        yield
+    except (RunStoppedError, CannotWriteError) as error:
+        raise RunStoppedError(f"{error}: {told()}") from error
+    except KeyboardInterrupt:
+        complain(f"interrupted: {told()}")
+        raise
 
 
 def acting(key: EpisodeKey) -> Arm:
@@ -253,18 +301,26 @@ def acting(key: EpisodeKey) -> Arm:
     return arm_of(Decoding("temporal", trust=trust))
 
 
-def _made(
-    config: CalibrateConfig, info: PolicyInfo, seen: Observed, about: dict[str, Any]
-) -> calibration.Calibration:
+def _made(config: CalibrateConfig, info: PolicyInfo, seen: Observed) -> calibration.Calibration:
     closeness = Closeness(config.mm, config.degrees)
     close = seen.close(closeness)
     if not 0 < close.mean() < 1:
         raise UserError(
             f"{'all' if close.any() else 'none'} of {len(close)} chunks are within --mm "
             f"{config.mm:g} and --degrees {config.degrees:g}: there is nothing to tell apart; give "
-            "others"
+            "others, with --resume"
         )
     every = range(len(NAMES))
+    origin = {
+        "checkpoint_sha256": info.sha256,
+        "placements": "fresh",
+        "code": code(),
+        "suites": list(_suites(config, info)),
+        "tasks": list(config.tasks),
+        "rollouts": config.rollouts,
+        "first_seed": config.first_seed,
+        "assets": config.assets,
+    }
     alone = {
         name: calibration.area(calibration.held_out(seen, close, [index]), close)
         for index, name in enumerate(NAMES)
@@ -274,7 +330,7 @@ def _made(
         closeness,
         calibration.fit(seen.features, close, NAMES),
         calibration.reliability(calibration.held_out(seen, close, every), close),
-        {**about, "area_of_each_feature_alone": alone},
+        {**origin, "area_of_each_feature_alone": alone},
     )
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rsd import arithmetic, commands, installation
+from rsd.arms import name_of, read_arm
 from rsd.cluster.address import check_cluster
 from rsd.cluster.display import make_display
 from rsd.commands import DONE, INTERRUPTED, STOPPED, as_called, called, go_on
@@ -34,10 +35,11 @@ from rsd.envs.looks import Looks
 from rsd.errors import RunStoppedError, UserError, unknown
 from rsd.experts import EXPERTS, has_other_rim
 from rsd.flags import Least, LocalFolder, check_least, read
-from rsd.models import inspect_policy
+from rsd.models import PolicyInfo, inspect_policy
+from rsd.plan import ready_arms
 from rsd.provenance import code, packages
 from rsd.suites import Task, get_suite, get_task
-from rsd.types import ImageSpec
+from rsd.types import Decoding, ImageSpec
 
 if TYPE_CHECKING:
     from rsd.cluster.collect import CollectionPlan, CollectionRun, Cost, TaskStanding
@@ -69,6 +71,8 @@ Examples:
   rsd collect --demos 20 --jitter 1 --first-seed 1000 --output data/other_looks
   rsd collect --demos 20 --either-rim --output data/two_modes
   rsd collect --demos 20 --driver checkpoints/spatial --output data/dagger
+  rsd collect --demos 20 --driver libero --driver-arm draft --driver-share 1 --noise 0 \
+      --output data/of_the_draft
   ray job submit --working-dir . -- python jobs/collect.py --demos 50 --output /shared/spatial
 
 The output folder lies with the job's own process: under `ray job submit` it lies on the head node,
@@ -151,6 +155,10 @@ class CollectConfig:
     """Probability that the driver executes the next chunk, 0.5 if left out; else the expert
     executes two. Noise falls on the expert's actions alone. After three fifths of the steps that an
     episode may take, the expert drives alone"""
+
+    driver_arm: str | None = None
+    """How the driver decodes, autoregressive if left out: an arm of `rsd evaluate`, such as draft,
+    whose states a draft is then trained on (`rsd train --draft-only`, docs/temporal.md)"""
 
     hold_steps: int = CollectionSettings.hold_steps
     """Steps recorded after the goal is reached, which fill the last chunk of actions"""
@@ -256,8 +264,9 @@ def _check(config: CollectConfig) -> None:
     share = config.driver_share
     if share is not None and not 0 < share <= 1:
         raise UserError(f"--driver-share {share}: above 0 and at most 1 (it is a probability)")
-    if share is not None and config.driver is None:
-        raise UserError(f"--driver-share {share}: nobody shares; name a policy with --driver")
+    for flag, said in (("--driver-share", share), ("--driver-arm", config.driver_arm)):
+        if said is not None and config.driver is None:
+            raise UserError(f"{flag} {said}: nobody drives; name a policy with --driver")
     if config.renderer == rendering.NO_RENDERER:
         raise UserError("--renderer none: demonstrations need frames; choose auto, osmesa or egl")
     get_suite(config.suite)
@@ -286,7 +295,21 @@ def _novice(config: CollectConfig, images: ImageSpec, max_steps: int) -> NoviceS
         )
     steps = round(max_steps * DRIVERS_PART)
     share = DRIVERS_SHARE if config.driver_share is None else config.driver_share
-    return NoviceSettings(policy.sha256, policy.chunk_steps, share, steps)
+    decoding = _drivers_decoding(config.driver_arm, str(config.driver), policy)
+    return NoviceSettings(policy.sha256, policy.chunk_steps, share, steps, decoding=decoding)
+
+
+def _drivers_decoding(name: str | None, spec: str, policy: PolicyInfo) -> Decoding | None:
+    """Of an arm. Raises UserError for one that cannot drive, or that the policy does not decode."""
+    if name is None:
+        return None
+    (arm,) = ready_arms([read_arm(name)], spec, policy)
+    if arm.delay is not None:
+        raise UserError(
+            f"--driver-arm {name}: nobody waits for a driver; leave out +delay, as in "
+            f"{name_of(arm.decoding)}"
+        )
+    return arm.decoding
 
 
 def _tasks(config: CollectConfig) -> tuple[Task, ...]:

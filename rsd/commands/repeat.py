@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import platform
 import tempfile
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from rsd import commands, repeat
 from rsd.cluster.address import check_cluster
+from rsd.cluster.display import Count, make_display
 from rsd.commands import DONE, as_called, called
 from rsd.config import ClusterConfig, EvaluateConfig, SimulatorConfig
 from rsd.console import PLAIN
@@ -154,14 +154,16 @@ def alone(run: RunPlan, console: Console) -> None:
     )
     settings = run.config.policy
     policy = load_policy(settings.policy, deterministic=settings.deterministic, device="cpu")
-    say = functools.partial(console.print, **PLAIN)
-    with open_books(run, say) as books:
-        for number, key in enumerate(run.keys, start=1):
+    count = Count(len(run.keys), "episodes")
+    with make_display(console) as display, open_books(run, display.say) as books:
+        for key in run.keys:
             arm = run.arm_of(key)
             result = worker.run(key, arm, lambda request: policy.act([request])[0])
             books.add(result, attempts=1, worker="alone", node=platform.node())
             name = f"{key.arm} {key.suite} {key.task_id} {key.trial}"
-            say(f"{number}/{len(run.keys)} {name}: {result.outcome} after {result.steps} steps")
+            display.say(f"{name}: {result.outcome} after {result.steps} steps")
+            count.now += 1
+            display.show(count)
 
 
 def compared(run: RunPlan, kept: repeat.Kept, output: str, console: Console) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +11,15 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.text import Text
 
 from rsd import arithmetic, conditions, repeat
 from rsd.cluster.address import check_cluster
-from rsd.cluster.display import make_display
+from rsd.cluster.display import Count, make_display
 from rsd.cluster.replayer import Replayed, Replayer
 from rsd.cluster.worker import WorkerSettings
 from rsd.commands import DONE, STOPPED, as_called, called, importing
 from rsd.config import ClusterConfig, SimulatorConfig
-from rsd.console import PLAIN, duration
+from rsd.console import PLAIN
 from rsd.envs import FAMILIES, family_of
 from rsd.envs.rendering import NO_RENDERER, process_variables
 from rsd.errors import UserError, writing
@@ -179,33 +177,8 @@ def prove(folder: Path) -> None:
 
 # --- simulating, for `rsd verify` too -----------------------------------------------------------
 
-
-@dataclass
-class Standing:
-    """Where it is."""
-
-    planned: int
-    what: str  # is counted
-    started: float
-    done: int = 0
-    differing: int = 0  # takes with an episode that ended otherwise
-    failed: int = 0  # takes that could not be simulated
-
-    @property
-    def over(self) -> bool:
-        return self.done == self.planned
-
-    def line(self) -> str:
-        """Counts, and the time left."""
-        elapsed = time.monotonic() - self.started
-        left = elapsed * (self.planned - self.done) / self.done if self.done else None
-        return (
-            f"{self.done}/{self.planned} {self.what}, {self.differing} differ, {self.failed} "
-            f"failed, {duration(left)} left"
-        )
-
-    def panel(self) -> Text:
-        return Text(self.line())
+DIFFER = "differ"  # takes with an episode that ended otherwise
+FAILED = "failed"  # takes that could not be simulated
 
 
 @dataclass(frozen=True)
@@ -254,18 +227,18 @@ class Stage:
     def play(self, keep: Callable[[Take, Replayed], str], what: str, console: Console) -> int:
         """Simulate all takes and say how they end; `keep` does something with each and says what.
         Returns the exit code."""
-        standing = Standing(len(self.takes), what, time.monotonic())
+        standing = Count(len(self.takes), what, noted={DIFFER: 0, FAILED: 0})
         with make_display(console) as display:
 
             def came(take: Take, replayed: Replayed | None, why: str) -> None:
-                standing.done += 1
+                standing.now += 1
                 if replayed is None:
-                    standing.failed += 1
+                    standing.noted[FAILED] += 1
                     display.say(f"{take}: could not be simulated: {why}")
                 else:
                     told = keep(take, replayed)
                     different = [text for text in replayed.differs if text]
-                    standing.differing += bool(different)
+                    standing.noted[DIFFER] += bool(different)
                     for text in different:
                         display.say(f"DIFFERS: {take}: {text}")
                     if told:
@@ -276,10 +249,10 @@ class Stage:
                 self._here(came)
             else:
                 self._on_ray(self.workers, came, display.say)
-        if standing.differing:
+        if standing.noted[DIFFER]:
             self._explain(standing, console)
             return DIFFERS
-        return STOPPED if standing.failed else DONE
+        return STOPPED if standing.noted[FAILED] else DONE
 
     def _here(self, came: Callable[[Take, Replayed | None, str], None]) -> None:
         os.environ.update(process_variables(self.worker.renderer))  # before mujoco is loaded
@@ -304,14 +277,14 @@ class Stage:
             from rsd.cluster.replaying import replay_on_ray
         replay_on_ray(self.takes, self.recording.read, self.worker, self.draws, workers, came, say)
 
-    def _explain(self, standing: Standing, console: Console) -> None:
+    def _explain(self, standing: Count, console: Console) -> None:
         """What may have made a difference."""
         facts = [
             {"code": run["code"]} | conditions.of_states(run) | conditions.of_machine(run)
             for run in (self.recording.run, self.here)
         ]
         found = conditions.then_and_here(*facts)
-        lines = [f"{standing.differing} of {standing.done} do not end as recorded.", *found]
+        lines = [f"{standing.noted[DIFFER]} of {standing.done} do not end as recorded.", *found]
         if not found:
             lines.append("Code, packages, assets, arithmetic and processor are those of the run.")
         for line in lines:

@@ -70,12 +70,21 @@ def main(words: Sequence[str], console: Console) -> int:
         counts[take.key.suite, take.key.arm, not any(replayed.differs)] += 1
         return ""
 
-    code = Stage.of(recording, takes, config.stage).play(count, "episodes", console)
+    stage = Stage.of(recording, takes, config.stage)
+    try:
+        return stage.play(count, "episodes", console)
+    finally:  # also of what was simulated until an interrupt
+        tell(counts, len(takes), console)
+
+
+def tell(counts: Counter[tuple[str, str, bool]], planned: int, console: Console) -> None:
+    """How many ended as recorded, by (suite, arm, as recorded), and of how many."""
     grid = Grid("Simulated again", ("suite", "arm", "episodes", "as\nrecorded"), names=2)
     for suite, arm in sorted({(suite, arm) for suite, arm, _ in counts}):
         same, other = counts[suite, arm, True], counts[suite, arm, False]
         grid.add(suite, arm, str(same + other), str(same))
     print_grid(console, grid)
     agree = sum(number for (_, _, same), number in counts.items() if same)
-    console.print(f"{agree} of {len(takes)} final states agree", **PLAIN)
-    return code
+    console.print(f"{agree} of {planned} final states agree", **PLAIN)
+    if counts.total() < planned:
+        console.print(f"{planned - counts.total()} were not simulated", **PLAIN)

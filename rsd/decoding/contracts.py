@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from rsd.decoding.confidence import Drafted
 from rsd.decoding.rules import Choice
 from rsd.decoding.stopwatch import Stopwatch
 from rsd.decoding.trust import Rounds
@@ -106,6 +107,10 @@ class Part(NamedTuple):
     decoded: Decoded
 
 
+# Is told what the draft says in the mode temporal; once more where a near tie is settled
+Hear = Callable[[Drafted], None]
+
+
 @dataclass(frozen=True)
 class Job:
     """A batch of requests to decode, and how."""
@@ -117,6 +122,7 @@ class Job:
     layers: int  # K
     draft_layers: int  # of these, before the first pass
     stopwatch: Stopwatch
+    hear: Hear
 
     @property
     def uniforms(self) -> Uniforms | None:

@@ -107,9 +107,11 @@ def _temporally(job: Job, decode_slow: Slow) -> Iterator[Answer]:
     with job.stopwatch("draft"):
         context = model.draft_context(inputs)
         begun = begin(model.draft, context, model.layers - 1)  # as it was calibrated
-        rounds = decide(job.trust, _seen(model, begun, job.requests), job.requests)
+        drafted = _drafted(model, begun, job.requests)
+        rounds = decide(job.trust, drafted, job.requests)
         margin = smallest_margin(begun.logits).amin(dim=1).minimum(rounds.gap.float())
         fast, slow = (torch.nonzero(kind)[:, 0] for kind in (rounds.fast, ~rounds.fast))
+    job.hear(drafted)
     count = len(job.requests)
     if len(fast):
         codes = begun.codes[fast][..., : job.layers]
@@ -123,13 +125,7 @@ def _temporally(job: Job, decode_slow: Slow) -> Iterator[Answer]:
             yield Answer(rows.tolist(), decoded, count, rounds=rounds.of(rows))
 
 
-def drafted(model: CodeModel, requests: Sequence[ChunkRequest]) -> Drafted:
-    """What the draft says, and nothing else is asked."""
-    begun = begin(model.draft, model.draft_context(model.inputs(requests)), model.layers - 1)
-    return _seen(model, begun, requests)
-
-
-def _seen(model: CodeModel, begun: Begun, requests: Sequence[ChunkRequest]) -> Drafted:
+def _drafted(model: CodeModel, begun: Begun, requests: Sequence[ChunkRequest]) -> Drafted:
     """A guess, and what it would go on from."""
     actions = model.actions(begun.codes)
     before = [request.past.actions for request in requests]

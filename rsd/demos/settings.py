@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rsd.envs.looks import Looks
+from rsd.types import Decoding
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class NoviceSettings:
     share: float  # probability that the policy drives the next chunk
     steps: int  # of an episode, from which on the expert drives alone
     expert_chunks: int = 2  # that the expert drives in a row where the policy does not
+    decoding: Decoding | None = None  # of the policy; None: autoregressive
 
 
 @dataclass(frozen=True)

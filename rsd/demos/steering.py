@@ -12,11 +12,18 @@ import numpy as np
 from rsd.demos.settings import CollectionSettings, NoiseSettings, NoviceSettings
 from rsd.episode import Decide, check_actions
 from rsd.suites import Task
-from rsd.types import ChunkRequest, Decoding, EpisodeKey, Observation, draws_of
+from rsd.types import (
+    ChunkRequest,
+    Decoding,
+    EpisodeKey,
+    Observation,
+    Past,
+    draws_of,
+    past_after,
+)
 
 # apart from the noise of the same seed and task
 _NOVICES_STREAM, _MISSES_STREAM, _RIMS_STREAM = 11, 13, 17
-_NOVICES_DECODING = Decoding("autoregressive")
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,8 @@ class Novice:
 
     def __init__(self, settings: NoviceSettings, decide: Decide, task: Task, seed: int) -> None:
         self._settings, self._decide = settings, decide
+        self._decoding = settings.decoding or Decoding("autoregressive")
+        self._past = Past()  # of the policy's own chunk right before, if it was one
         self._key = EpisodeKey("driver", task.suite, task.task_id, seed)
         self._rng = np.random.default_rng([seed, task.task_id, _NOVICES_STREAM])
         self._planned: deque[np.ndarray | None] = deque()  # None: as the label says
@@ -156,12 +165,14 @@ class Novice:
                 self._planned.extend(self._ask(observe()))
             else:
                 self._planned.extend([None] * settings.chunk_steps * settings.expert_chunks)
+                self._past = Past()
         return self._planned.popleft()
 
     def _ask(self, observation: Observation) -> list[np.ndarray]:
         draws = draws_of(self._key, self._chunks)
-        request = ChunkRequest(observation, _NOVICES_DECODING, draws, self._chunks)
+        request = ChunkRequest(observation, self._decoding, draws, self._chunks, self._past)
         self._chunks += 1
-        actions = self._decide(request).actions
-        check_actions(actions)
-        return list(actions)
+        chunk = self._decide(request)
+        check_actions(chunk.actions)
+        self._past = past_after(request, chunk)
+        return list(chunk.actions)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rsd.arms import MODES
-from rsd.decoding.contracts import Answer, CodeModel, Job
+from rsd.decoding.contracts import Answer, CodeModel, Hear, Job
 from rsd.decoding.modes import NonFiniteError, decoder_of
 from rsd.decoding.rules import make_rule
 from rsd.decoding.stopwatch import Stopwatch
@@ -44,14 +44,19 @@ class CodePolicy:
         self._leeway = functools.cache(model.leeway)  # of weights that stay as they are
 
     @torch.inference_mode()
-    def act(self, requests: list[ChunkRequest], deliver: Deliver | None = None) -> list[Chunk]:
+    def act(
+        self,
+        requests: list[ChunkRequest],
+        deliver: Deliver | None = None,
+        hear: Hear = lambda drafted: None,
+    ) -> list[Chunk]:
         """One chunk per request, all with the same decoding; `deliver` gets each when it is final.
 
         Raises NonFiniteError for NaN logits, ValueError for frames of another size than the
         checkpoint's, UserError for a layer count or rule that the policy does not have.
         """
         decoding = requests[0].decoding
-        job = self._job(requests, decoding)
+        job = self._job(requests, decoding, hear)
         chunks: dict[int, Chunk] = {}
         for answer in decoder_of(decoding.mode, self.precise)(job):
             for row, chunk in self._chunks(answer, job):
@@ -60,7 +65,7 @@ class CodePolicy:
                     deliver(row, chunk)
         return [chunks[row] for row in range(len(requests))]
 
-    def _job(self, requests: list[ChunkRequest], decoding: Decoding) -> Job:
+    def _job(self, requests: list[ChunkRequest], decoding: Decoding, hear: Hear) -> Job:
         most = self.model.layers - MODES[decoding.mode].lacks
         layers = most if decoding.layers is None else decoding.layers
         if not 1 <= layers <= most:
@@ -79,6 +84,7 @@ class CodePolicy:
             layers,
             min(drafted, layers - 1),
             Stopwatch(self.model.device),
+            hear,
         )
 
     def _chunks(self, answer: Answer, job: Job) -> Iterator[tuple[int, Chunk]]:

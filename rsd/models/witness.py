@@ -8,14 +8,18 @@ import numpy as np
 import torch
 
 from rsd.calibration import FEATURES, Observed
-from rsd.decoding.confidence import features_of
-from rsd.decoding.modes import drafted
+from rsd.decoding.confidence import Drafted, features_of
+from rsd.decoding.trust import decide
 from rsd.models.code_policy import CodePolicy
-from rsd.types import METRES_PER_UNIT, RADIANS_PER_UNIT, Chunk, ChunkRequest, Decoding
+from rsd.types import METRES_PER_UNIT, RADIANS_PER_UNIT, Chunk, ChunkRequest, Decoding, Trust
+
+DRAFT = Decoding("temporal", trust=Trust("random=1"))  # the mode draft, which tells what it saw
+TARGET = Decoding("autoregressive")
 
 
 class Witness:
-    """Decides as it is asked, and notes every chunk."""
+    """Decides as an arm `temporal-random=N` of all layers does, and notes every chunk. Draft and
+    target are asked once each."""
 
     def __init__(self, policy: CodePolicy) -> None:
         self._policy = policy
@@ -24,15 +28,14 @@ class Witness:
 
     @torch.inference_mode()
     def decide(self, request: ChunkRequest) -> Chunk:
-        said = [self._say(request, Decoding(mode)) for mode in ("draft", "autoregressive")]
-        seen = drafted(self._policy.model, [request])
-        self._features.append(features_of(tuple(FEATURES), seen)[0].cpu().numpy())
-        self._apart.append(np.abs(said[0].actions - said[1].actions))
-        return self._say(request, request.decoding)
-
-    def _say(self, request: ChunkRequest, decoding: Decoding) -> Chunk:
-        (chunk,) = self._policy.act([dataclasses.replace(request, decoding=decoding)])
-        return chunk
+        trust, heard = request.decoding.trust, list[Drafted]()
+        assert trust is not None, "who acts is a matter of trust"
+        asked = [dataclasses.replace(request, decoding=decoding) for decoding in (DRAFT, TARGET)]
+        draft, target = (self._policy.act([each], hear=heard.append)[0] for each in asked)
+        drafted = heard[-1]  # as it was settled
+        self._features.append(features_of(tuple(FEATURES), drafted)[0].cpu().numpy())
+        self._apart.append(np.abs(draft.actions - target.actions))
+        return draft if decide(trust, drafted, [request]).fast[0] else target
 
     def observed(self) -> Observed:
         """All chunks until now."""

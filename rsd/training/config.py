@@ -145,7 +145,10 @@ class TrainJob:
     """Go on with an interrupted training in --output"""
 
     draft_only: bool = False
-    """Keep the checkpoint's target, train the draft again"""
+    """Keep the checkpoint's target, train its draft on: on the target's choices in all frames of
+    --data, also where a policy drove (`rsd collect --driver-arm draft`), so that it learns the
+    states that it leads to itself. With --model.draft.* a draft of other sizes, from random
+    ones"""
 
     start_from: str | None = None
     """Name of a bundled checkpoint, or a checkpoint folder, whose weights, sizes and normalisation

@@ -58,8 +58,12 @@ class Reader(Protocol):
         """`images`, `words` and `proprio` of `Examples`, of some frames (bool (M,))."""
 
 
-def load_examples(paths: Sequence[Path], steps: int, reader: Reader) -> Examples:
-    """Read every demonstration of `paths`: files, and folders of LIBERO HDF5 files.
+def load_examples(
+    paths: Sequence[Path], steps: int, reader: Reader, *, labelled: bool = True
+) -> Examples:
+    """Read every demonstration of `paths`: files, and folders of LIBERO HDF5 files. With
+    `labelled` only frames whose labels are a chunk that the expert would execute; without, all:
+    for a draft, which learns what the target says of them.
 
     Raises UserError for an empty folder, for frames of different sizes or settings, and whatever
     `read_demonstrations` finds wrong with a file.
@@ -80,7 +84,7 @@ def load_examples(paths: Sequence[Path], steps: int, reader: Reader) -> Examples
             raise UserError(f"{where}: {error}") from error
         assets.add(demo.assets)
         task = tasks.setdefault((demo.suite, demo.task_id), len(tasks))
-        seen = _examples(demo, steps, reader)
+        seen = _examples(demo, steps, reader, labelled)
         for name, values in seen.items():
             columns[name].add(values)
         count = len(seen["proprio"])
@@ -158,9 +162,11 @@ class _Growing:
         return torch.from_numpy(self._array[: self._count])
 
 
-def _examples(demo: Demonstration, steps: int, reader: Reader) -> dict[str, np.ndarray]:
+def _examples(
+    demo: Demonstration, steps: int, reader: Reader, labelled: bool = True
+) -> dict[str, np.ndarray]:
     chunks = chunk_labels(demo.actions, steps)
-    seen = _labelled_frames(demo, steps)
+    seen = _labelled_frames(demo, steps) if labelled else np.ones(len(demo.frame_steps), bool)
     at = demo.frame_steps[seen]
     before = np.maximum(at - steps, 0)
     return {

@@ -145,14 +145,16 @@ class DraftTraining:
 
     @torch.no_grad()
     def _validate(self, view: View, previous: Tensor, majority: tuple[float, ...]) -> Validation:
-        total, right = 0.0, torch.zeros(self.learner.tokeniser.config.layers - 1)
+        total, tokens, layers = 0.0, *torch.zeros(2, self.learner.tokeniser.config.layers - 1)
         for rows in self._validation.split(AT_ONCE):
             inputs = self._inputs(rows, view, previous)
             loss, logits = self._objective(*inputs)
             share = len(rows) / len(self._validation)
             total += share * float(loss)
-            right += share * accuracy(logits, inputs[-1][..., :-1]).cpu()
-        return Validation(total, shares(right), majority)
+            right = accuracy(logits, inputs[-1][..., :-1])
+            tokens += share * right.tokens.cpu()
+            layers += share * right.layers.cpu()
+        return Validation(total, shares(tokens), majority, survival=shares(layers))
 
     def _majority(self, choices: Tensor) -> tuple[float, ...]:
         """Of the target's choices on held-out rows, by its choices in training."""

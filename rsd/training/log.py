@@ -16,7 +16,7 @@ from rsd.tracking.log import FOLDER, Trackers
 from rsd.tracking.trackers import Tracked
 from rsd.training import metrics
 from rsd.training.config import TrainJob
-from rsd.training.metrics import Progress, curves, read_reports, row_of
+from rsd.training.metrics import Axis, Progress, curves, read_reports, row_of
 
 ID_FILE = "training.json"  # beside what trackers keep: by which a resumed training goes on there
 STEP = "training/step"
@@ -80,20 +80,18 @@ def holds_a_training(output: str) -> bool:
 
 
 class _Curves:
-    """Reports as points over the steps of both phases, one behind the other."""
+    """Reports as points over the steps of both phases."""
 
     def __init__(self, trackers: Trackers, before: Sequence[Mapping[str, Any]]) -> None:
         """`before`: reports of earlier sessions."""
         self.trackers = trackers
-        self._step = self._target = 0
+        self._axis, self._step = Axis(), 0
         self._latest: dict[str, float] = {}
         for row in before:
             self._values(row)
 
     def _values(self, row: Mapping[str, Any]) -> dict[str, float]:
-        if row["phase"] == "target":
-            self._target = row["step"]
-        self._step = row["step"] + (self._target if row["phase"] == "draft" else 0)
+        self._step = self._axis.step(row)
         values = curves(row)
         self._latest |= values
         return values

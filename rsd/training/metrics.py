@@ -31,6 +31,7 @@ class Validation:
     majority: tuple[float, ...]  # of saying each token's most frequent training label, always
     parallel_loss: float = math.nan  # nats per token, of the independent heads
     regression_loss: float = math.nan  # mean L1 of latents, of the regression head
+    survival: tuple[float, ...] = ()  # draft: shares of examples, all of whose tokens agree
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Progress:
             names = {"target": "right", "draft": "agrees"}
             parts.append(f"held-out loss {self.validation.loss:.4f}")
             parts.append(f"{names[self.phase]} {_percent(self.validation.accuracy)} %")
+            if self.validation.survival:
+                parts.append(f"whole layers {_percent(self.validation.survival)} %")
             parts.append(f"majority {_percent(self.validation.majority)} %")
         return ", ".join(parts)
 
@@ -115,6 +118,14 @@ SCHEMA = pa.schema(
                 "what accuracy would be by always saying the most frequent label that each (step, "
                 "dim, layer) has in training; layer 0 first",
             ),
+            Column(
+                "survival",
+                _PER_LAYER,
+                "share of examples",
+                "of the draft: those all of whose tokens of a layer are the target's choices given "
+                "its coarser ones; layer 0 first, null in older files",
+                nullable=True,
+            ),
         )
     ],
     metadata={"schema_version": "3"},
@@ -149,6 +160,7 @@ def row_of(progress: Progress) -> dict[str, Any] | None:
         "regression_loss": seen.regression_loss if seen else math.nan,
         "accuracy": list(seen.accuracy) if seen else [],
         "majority": list(seen.majority) if seen else [],
+        "survival": list(seen.survival) if seen else [],
     }
 
 
@@ -156,8 +168,8 @@ def curves(row: Mapping[str, Any]) -> dict[str, float]:
     """What a report adds to curves, by their names: what is known of it."""
     phase = row["phase"]
     values = {f"{phase}/{name}": row[name] for name in _CURVES if math.isfinite(row[name])}
-    for name in ("accuracy", "majority"):
-        for layer, share in enumerate(row[name]):
+    for name in ("accuracy", "majority", "survival"):
+        for layer, share in enumerate(row[name] or ()):
             values[f"{phase}_{name}/layer_{layer}"] = share
     return values
 
@@ -176,6 +188,21 @@ def read_reports(output: Path) -> list[dict[str, Any]]:
     return rows
 
 
+class Axis:
+    """Steps as curves have them: through both phases, one behind the other."""
+
+    def __init__(self) -> None:
+        self._target = 0
+
+    def step(self, row: Mapping[str, Any]) -> int:
+        """Of a report; to be asked of all of them, in their order."""
+        step: int = row["step"]
+        if row["phase"] == "target":
+            self._target = step
+            return step
+        return self._target + step
+
+
 class TrainingLog:
     """training.parquet, whole after every report, and TensorBoard's events, in one folder."""
 
@@ -190,16 +217,11 @@ class TrainingLog:
         known = (PHASES.index(phase), step)
         rows = read_reports(output)
         self._rows = [row for row in rows if (PHASES.index(row["phase"]), row["step"]) <= known]
-        # TensorBoard's steps run through both phases; what lies behind a resumed state is hidden.
-        self._before = {"target": 0, "draft": self._last("target")}
+        self._axis = Axis()
+        last = max(map(self._axis.step, self._rows), default=0)
         self._folder = output / CURVES
-        with writing(self._folder):
-            self._curves: Any = SummaryWriter(
-                self._folder, purge_step=self._before.get(phase, 0) + step + 1
-            )
-
-    def _last(self, phase: str) -> int:
-        return max((row["step"] for row in self._rows if row["phase"] == phase), default=0)
+        with writing(self._folder):  # what lies behind a resumed state is hidden
+            self._curves: Any = SummaryWriter(self._folder, purge_step=last + 1)
 
     def add(self, progress: Progress) -> None:
         """Write one report."""
@@ -214,10 +236,7 @@ class TrainingLog:
             self._draw(row)
 
     def _draw(self, row: dict[str, Any]) -> None:
-        phase = row["phase"]
-        if phase == "draft":
-            self._before["draft"] = self._last("target")
-        step = self._before[phase] + row["step"]
+        step = self._axis.step(row)
         for name, value in curves(row).items():
             self._curves.add_scalar(name, value, step)
         self._curves.flush()

@@ -66,10 +66,17 @@ def check_finite(loss: float, phase: str, step: int, remedy: str) -> None:
         )
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """logits (B, n, T, D, V), labels (B, T, D, n) -> share of right argmaxes per layer (n,)."""
-    right = logits.argmax(dim=-1).permute(0, 2, 3, 1) == labels
-    return right.float().mean(dim=(0, 1, 2))
+class Right(NamedTuple):
+    """Shares per layer (n,)."""
+
+    tokens: Tensor  # whose argmax is right
+    layers: Tensor  # examples in which those of all T D tokens are
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Right:
+    """logits (B, n, T, D, V), labels (B, T, D, n)."""
+    right = (logits.argmax(dim=-1).permute(0, 2, 3, 1) == labels).flatten(1, 2)
+    return Right(right.float().mean(dim=(0, 1)), right.all(dim=1).float().mean(dim=0))
 
 
 def majority_accuracy(codes: Tensor, train: Tensor, validation: Tensor, levels: int) -> Tensor:

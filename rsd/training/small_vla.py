@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from rsd.demos import Demonstration
 from rsd.errors import UserError
 from rsd.models.small_vla import checkpoint, weights
-from rsd.models.small_vla.architecture import SmallVLAConfig, check_images
+from rsd.models.small_vla.architecture import DraftConfig, SmallVLAConfig, check_images
 from rsd.models.small_vla.model import Features, SmallVLA, word_ids
 from rsd.models.small_vla.transformer import CodeTransformer
 from rsd.rfsq import RFSQ
@@ -166,16 +166,18 @@ def decided(job: TrainJob) -> TrainJob:
     model = checkpoint.inspect(base).model
     if job.start_from and not model.regression:  # a target can be given the head that it lacks
         model = dataclasses.replace(model, regression=job.model.regression)
-    if job.model not in (SmallVLAConfig(), model):
-        raise UserError(f"{base} has sizes of its own; leave out --model.*, or start anew")
+    if job.draft_only and job.model.draft != DraftConfig():  # of its own sizes, begun anew
+        model = dataclasses.replace(model, draft=job.model.draft)
+    if job.model not in (SmallVLAConfig(), SmallVLAConfig(draft=model.draft), model):
+        own = ", but for --model.draft.*" if job.draft_only else ""
+        raise UserError(f"{base} has sizes of its own; leave out --model.*{own}, or start anew")
     return dataclasses.replace(job, model=model)
 
 
 def examples(job: TrainJob) -> Examples:
     """What the demonstrations show. Raises UserError."""
-    return load_examples(
-        job.data, job.model.tokeniser.steps, SmallVLAReader(job.model.word_buckets)
-    )
+    reader = SmallVLAReader(job.model.word_buckets)
+    return load_examples(job.data, job.model.tokeniser.steps, reader, labelled=not job.draft_only)
 
 
 def learner(
@@ -184,6 +186,8 @@ def learner(
     """The model that training starts from."""
     if job.draft_only:
         model = _start(str(job.output), examples, job.train.held_out)
+        if model.config != job.model:
+            model = _with_new_draft(model, job.model, examples.spec.height)
         return SmallVLALearner(model, knows_tokeniser=True), examples
     model = SmallVLA(job.model, examples.spec.height)
     if not job.start_from:
@@ -191,6 +195,15 @@ def learner(
     start = _start(job.start_from, examples, job.train.held_out)
     model.load_state_dict(model.state_dict() | start.state_dict())
     return SmallVLALearner(model, known_proprio=True, knows_tokeniser=True), examples
+
+
+def _with_new_draft(model: SmallVLA, config: SmallVLAConfig, pixels: int) -> SmallVLA:
+    """The same target beside a draft of other sizes, from random weights."""
+    made = SmallVLA(config, pixels)
+    of_draft = ("draft.", "draft_reader.")
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith(of_draft)}
+    made.load_state_dict(made.state_dict() | kept)
+    return made
 
 
 FAR = 10.0  # of the checkpoint's standard deviations: another unit or convention, no other task

@@ -142,7 +142,7 @@ class TargetTraining:
             loss += share * float(outputs.loss)
             parallel += share * float(outputs.parallel_loss)
             regression += share * float(outputs.regression_loss)
-            right += share * accuracy(outputs.logits, outputs.labels).cpu()
+            right += share * accuracy(outputs.logits, outputs.labels).tokens.cpu()
         majority = self._majority(chosen)
         self.learner.load(own)
         self.model.train()

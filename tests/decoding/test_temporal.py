@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from rsd import calibration
 from rsd.commands.benchmark import _decoding_tables
 from rsd.decoding.confidence import FEATURES, Drafted, features_of, logit_of
-from rsd.decoding.modes import drafted
+from rsd.decoding.contracts import CodeModel, Inputs
 from rsd.decoding.settle import NEAR_TIE
 from rsd.decoding.trust import REASONS, decide
 from rsd.models.benchmark import benchmark
@@ -58,6 +59,15 @@ def same(ours: Sequence[Chunk], theirs: Sequence[Chunk]) -> bool:
         np.array_equal(one.codes, other.codes) and np.array_equal(one.actions, other.actions)
         for one, other in zip(ours, theirs, strict=True)
     )
+
+
+def drafted(model: CodeModel, follows: Sequence[ChunkRequest]) -> Drafted:
+    """What the draft of a model says, unsettled."""
+    heard: list[Drafted] = []
+    policy = CodePolicy(model, IMAGES, "none", chunk_steps=8)
+    policy.act(asked(follows, temporal("random=1")), hear=heard.append)
+    (all_of_them,) = heard
+    return all_of_them
 
 
 def median_confidence(policy: CodePolicy, follows: Sequence[ChunkRequest]) -> float:
@@ -226,7 +236,8 @@ def test_a_witness_acts_as_asked_and_notes_how_far_draft_and_target_are_apart(
     decoding = temporal("random=0.5", **NO_GUARDS)
     witness = Witness(small)
     acted = [witness.decide(request) for request in asked(follows, decoding)]
-    assert same(acted, small.act(asked(follows, decoding)))
+    expected = small.act(asked(follows, decoding))
+    assert same(acted, expected) and {chunk.trace.fast for chunk in expected} == {True, False}
     seen = witness.observed()
     guess, truth = (
         np.stack([chunk.actions for chunk in small.act(asked(follows, Decoding(mode)))])  # type: ignore[arg-type]
@@ -241,6 +252,39 @@ def test_a_witness_acts_as_asked_and_notes_how_far_draft_and_target_are_apart(
     index = [tuple(calibration.FEATURES).index(name) for name in CONFIDENCE.features]
     predicted = calibration.probability(CONFIDENCE, seen.features[:, index])
     assert predicted == pytest.approx([chunk.trace.confidence for chunk in chunks], rel=1e-4)
+
+
+def test_a_witness_asks_draft_and_target_once_a_chunk(
+    small: CodePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contexts: Counter[str] = Counter()
+    for name in ("draft_context", "target_context"):
+        made = getattr(small.model, name)
+
+        def counted(inputs: Inputs, name: str = name, made: Any = made) -> Any:
+            contexts[name] += 1
+            return made(inputs)
+
+        monkeypatch.setattr(small.model, name, counted)
+    witness = Witness(small)
+    for request in requests(4, temporal("random=0.5")):
+        witness.decide(request)
+    assert contexts == {"draft_context": 4, "target_context": 4}
+
+
+def test_a_near_tie_is_noted_as_it_was_settled() -> None:
+    policy = policy_of_a_tied_draft()
+    witness = Witness(policy)
+    asked_for = requests(BATCH, temporal("random=1"))
+    acted = [witness.decide(request) for request in asked_for]
+    assert all(chunk.trace.canonical for chunk in acted)
+    noted = torch.from_numpy(witness.observed().features)
+    precise, single = (
+        features_of(tuple(FEATURES), drafted(model, asked_for)).detach()
+        for model in (policy.precise, policy.model)
+    )
+    assert torch.allclose(noted, precise, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(noted, single, rtol=1e-12, atol=1e-12)
 
 
 def test_a_confidence_is_of_the_whole_guess_however_few_layers_are_decoded(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from rsd.errors import UserError
 from rsd.models.small_vla.architecture import TransformerConfig
@@ -28,7 +29,7 @@ from rsd.training.data import (
 )
 from rsd.training.draft import DraftTraining
 from rsd.training.metrics import Progress
-from rsd.training.objective import majority_accuracy
+from rsd.training.objective import accuracy, majority_accuracy
 from rsd.training.small_vla import SmallVLALearner, SmallVLAReader
 from rsd.training.target import TargetTraining
 from tests.decoding.small_policy import CONFIG, IMAGES, untrained_model
@@ -309,6 +310,23 @@ def test_a_driven_demonstration_keeps_recoveries_and_what_was_executed_before() 
     np.testing.assert_array_equal(found["actions"][:, 0], demo.actions[kept])
     np.testing.assert_array_equal(found["previous"][:, 0], executed[kept - 8].astype(np.float32))
     assert len(found["images"]) == len(found["proprio"]) == len(kept) > 0
+
+
+def test_a_layer_survives_where_all_of_its_tokens_are_right() -> None:
+    labels = torch.zeros(2, 2, 3, 2, dtype=torch.int64)  # two chunks of two steps and three dims
+    said = labels.clone()
+    said[0, 1, 2, 1] = 1  # one token of the second layer of one of them
+    right = accuracy(F.one_hot(said, 4).permute(0, 3, 1, 2, 4).float(), labels)
+    assert right.tokens.tolist() == pytest.approx([1, 11 / 12])
+    assert right.layers.tolist() == [1, 0.5]
+
+
+def test_a_draft_learns_from_all_frames_whoever_drove() -> None:
+    driven = np.arange(24) < 20
+    demo = dataclasses.replace(made_up_demonstration(3, steps=24), driven=driven)
+    found = _examples(demo, 8, SmallVLAReader(64), labelled=False)
+    np.testing.assert_array_equal(found["proprio"], demo.proprio[demo.frame_steps])
+    assert len(_examples(demo, 8, SmallVLAReader(64))["proprio"]) < len(found["proprio"])
 
 
 def test_mixed_precision_takes_nearly_the_same_first_steps() -> None:

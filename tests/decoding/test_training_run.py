@@ -16,13 +16,21 @@ from torch import Tensor
 
 from rsd.errors import CannotWriteError, UserError
 from rsd.models.small_vla import checkpoint, weights
-from rsd.models.small_vla.architecture import SmallVLAConfig
+from rsd.models.small_vla.architecture import DraftConfig, SmallVLAConfig
 from rsd.models.small_vla.model import SmallVLA
 from rsd.rfsq import RFSQ
 from rsd.rfsq_config import RFSQConfig
 from rsd.training.config import TrainConfig, TrainJob
 from rsd.training.data import load_examples, split
-from rsd.training.metrics import CURVES, FILE, Progress, TrainingLog, Validation
+from rsd.training.metrics import (
+    CURVES,
+    FILE,
+    Progress,
+    TrainingLog,
+    Validation,
+    curves,
+    read_reports,
+)
 from rsd.training.objective import wants_bf16
 from rsd.training.run import STATE_FILE, check_output, reserved, train
 from rsd.training.small_vla import SmallVLAReader
@@ -161,6 +169,37 @@ def test_a_draft_trained_again_leaves_the_policy_its_suites(data: Path, tmp_path
         _train(job)
     lines = _train(dataclasses.replace(job, resume=True))
     assert "going on from step 10 of the draft" in lines
+
+
+def test_reports_of_older_code_are_read() -> None:
+    rows = read_reports(Path(checkpoint.__file__).parents[2] / "checkpoints" / "libero")
+    assert rows[-1]["phase"] == "draft" and rows[-1]["survival"] is None
+    assert "draft_accuracy/layer_4" in curves(rows[-1])
+    assert not any("survival" in name for name in curves(rows[-1]))
+
+
+def test_a_draft_of_other_sizes_takes_the_place_of_the_one_before(
+    data: Path, tmp_path: Path
+) -> None:
+    """And nothing else of the checkpoint changes."""
+    small_checkpoint(tmp_path)
+    before = load_file(tmp_path / checkpoint.WEIGHTS_FILE)
+    wider = dataclasses.replace(CONFIG, draft=DraftConfig(24, 5))
+    job = _job(data, tmp_path, draft_only=True, model=wider)
+    with pytest.raises(Killed):
+        _train(job, ("draft", 20))
+    _train(dataclasses.replace(job, resume=True))
+    info, after = checkpoint.inspect(str(tmp_path)), load_file(tmp_path / checkpoint.WEIGHTS_FILE)
+    assert info.model == wider
+    for name, tensor in after.items():
+        if not name.startswith("draft"):
+            assert torch.equal(tensor, before[name]), name
+    assert after["draft.norm.weight"].shape == (24,)
+    _train(_job(data, tmp_path, draft_only=True, model=SmallVLAConfig()))  # sizes left out
+    assert checkpoint.inspect(str(tmp_path)).model == wider
+    deeper = dataclasses.replace(wider, keypoints=CONFIG.keypoints + 1)
+    with pytest.raises(UserError, match=r"leave out --model.\*, but for --model.draft.\*, or"):
+        _train(_job(data, tmp_path, draft_only=True, model=deeper))
 
 
 def test_a_training_that_diverges_leaves_no_checkpoint(data: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -98,6 +97,18 @@ def test_a_fit_is_where_no_weight_could_change_for_the_better() -> None:
     assert weights[0] < 0, "a chunk is close where its first feature is low"
 
 
+def test_a_fit_is_the_one_that_newtons_method_found() -> None:
+    seen = observed()
+    found = calibration.fit(seen.features, seen.close(Closeness()), NAMES)
+    assert found.weights == pytest.approx((-2.0949870189302, 0.0042779943798446), rel=1e-8)
+    assert found.bias == pytest.approx(2.9717023363884, rel=1e-8)
+
+
+def test_what_nothing_fits_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no logistic function fits"):
+        calibration.fit(np.full((4, 2), np.nan), np.array([True, False] * 2), NAMES)
+
+
 def test_held_out_chunks_are_judged_by_fits_that_do_not_know_their_placement() -> None:
     """The negative control: what came is a matter of the placement alone, which the feature names;
     a fit that knew it would be right each time."""
@@ -168,20 +179,6 @@ def test_a_calibration_that_does_not_fit_is_refused_with_the_command_that_makes_
         refused(match)
 
 
-def test_kept_chunks_are_read_again_and_other_files_are_refused(tmp_path: Path) -> None:
-    seen, path = observed(), tmp_path / "seen.parquet"
-    calibration.keep(seen, NAMES, {"placements": "fresh"}, path)
-    again, about = calibration.kept(path, NAMES)
-    assert about == {"placements": "fresh"}
-    for field in dataclasses.fields(Observed):
-        assert np.array_equal(getattr(again, field.name), getattr(seen, field.name))
-    with pytest.raises(UserError, match="holds no chunks"):
-        calibration.kept(path, ("mood",))
-    path.write_text("nothing")
-    with pytest.raises(UserError, match="holds no chunks"):
-        calibration.kept(path, NAMES)
-
-
 def test_a_probability_is_the_logistic_function_of_the_weighed_features() -> None:
     confidence = Confidence(("a", "b"), (1.0, -1.0), 0.0)
     p = calibration.probability(confidence, np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 800.0]]))
@@ -199,6 +196,10 @@ def test_a_probability_is_the_logistic_function_of_the_weighed_features() -> Non
         (["--first-seed", "0"], "seed 0 draws the fixtures"),
         (["--suite", "libero_gaol"], "did you mean 'libero_goal'"),
         (["--renderer", "none"], "a policy needs frames"),
+        (["--tasks", "10"], "task 10 does not exist"),
+        (["--suite", "libero_goal", "--tasks", "0", "--rollouts", "1"], "of one task: give more"),
+        (["--resume"], "name its --seen"),
+        (["--seen", "s3://bucket/seen"], "this job writes to a folder"),
     ],
 )
 def test_what_cannot_be_calibrated_is_told_before_anything_starts(
@@ -216,7 +217,7 @@ def test_what_has_no_place_is_told_before_anything_is_rolled_out(
     (tmp_path / "file").touch()
     place = tmp_path / "file" / "made"
     with pytest.raises(CannotWriteError, match=f"cannot write {place}"):
-        calibrate.main([flag, str(place)], make_console())
+        calibrate.main(["--assets", "lite", flag, str(place)], make_console())
 
 
 def test_a_checkpoint_that_cannot_take_its_calibration_is_told_before_anything_is_rolled_out(

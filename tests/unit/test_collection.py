@@ -30,7 +30,15 @@ from rsd.demos.steering import Disturbance, Misses
 from rsd.envs.looks import Looks
 from rsd.errors import UserError
 from rsd.suites import get_task
-from rsd.types import Chunk, ChunkRequest, DecodeTrace, ImageSpec, Observation, SimTimings
+from rsd.types import (
+    Chunk,
+    ChunkRequest,
+    DecodeTrace,
+    Decoding,
+    ImageSpec,
+    Observation,
+    SimTimings,
+)
 from tests.full_disk import full_disk
 
 TASK = get_task("libero_spatial", 1)
@@ -122,6 +130,27 @@ def test_a_driver_takes_its_share_of_the_chunks() -> None:
     asked = [len(driven(seed, share=0.5)[1]) for seed in range(50, 90)]
     assert asked == [len(driven(seed, share=0.5)[1]) for seed in range(50, 90)]
     assert 2.5 < np.mean(asked) < 4.2  # of 10 chunks, one for every two of the expert's
+
+
+@pytest.mark.parametrize("seed", range(50, 56))
+def test_a_driver_decodes_as_it_is_told_and_knows_its_own_chunk_before(seed: int) -> None:
+    """A draft goes on from the codes of the chunk before; behind the expert's turn nothing is
+    known, as at the start."""
+    requests: list[ChunkRequest] = []
+
+    def decide(request: ChunkRequest) -> Chunk:
+        requests.append(request)
+        return Chunk(np.zeros((2, 7), np.float32), np.full((2, 1, 1), len(requests)), TRACE)
+
+    driver = NoviceSettings("sha", 2, 0.8, 100, expert_chunks=1, decoding=Decoding("draft"))
+    settings = CollectionSettings(40, 2, 2, noise=None, driver=driver)
+    collect_demonstration(Line(), forward, TASK, seed, IMAGES, settings, decide)
+    assert {request.decoding.mode for request in requests} == {"draft"}
+    places = [int(request.observation.proprio[0]) for request in requests]
+    for index, request in enumerate(requests):  # the driver stands still, the expert moves
+        follows = index > 0 and places[index] == places[index - 1]
+        assert request.past.codes is None if not follows else (request.past.codes == index).all()
+    assert len(set(places)) > 1 and len(places) > len(set(places))
 
 
 def test_an_episode_ends_some_steps_after_the_goal() -> None:

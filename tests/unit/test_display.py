@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import time
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
-from rsd.cluster.display import LineDisplay, LiveDisplay, Standing, make_display
+from rsd.cluster.display import Count, LineDisplay, LiveDisplay, Standing, make_display
 
 HALFWAY = Standing(
     planned=40,
@@ -37,6 +38,16 @@ def test_before_the_first_episode_nothing_is_promised() -> None:
     standing = Standing(40, 0, {}, 2, 2, elapsed_s=5.0)
     assert standing.left_s is None
     assert "? left" in standing.line()
+
+
+def test_what_is_left_of_a_count_goes_by_this_sessions_pace() -> None:
+    count = Count(40, "rollouts", before=10, noted={"failed": 0}, started=time.monotonic() - 36)
+    assert count.line() == "10/40 rollouts, 0 failed, ? left"
+    count.now += 10
+    count.noted["failed"] += 1
+    assert count.line() == "20/40 rollouts, 1 failed, 0:01:12 left" and not count.over
+    count.now += 20
+    assert count.over
 
 
 def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_panel() -> None:
