@@ -30,6 +30,7 @@ from rsd.errors import UserError, unknown
 from rsd.experts import EXPERTS, has_other_rim
 from rsd.flags import Least, check_least, read
 from rsd.models import inspect_policy, load_policy
+from rsd.models.costs import sheet_named
 from rsd.models.remote.wire import library
 from rsd.outputs import prove_writable, write_file
 from rsd.plan import ready_arms
@@ -40,7 +41,7 @@ from rsd.types import Arm, Decoding, Observation, Past
 
 if TYPE_CHECKING:
     from rsd.ambiguity import Summary
-    from rsd.models.benchmark import Latency
+    from rsd.models.benchmark import Elsewhere, Latency
 
 DESCRIPTION = """\
 Measure what RSD costs: latencies, simulator, tokeniser and driver.
@@ -137,7 +138,9 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Decode:
-    """Chunk latency and passes of arms: same weights, same observations, one run."""
+    """Chunk latency and passes of arms: same weights, same observations, one run; beside them what
+    three rates of this machine (FLOP, bytes, dispatches) predict, which are measured on primitive
+    calls in the same run."""
 
     policy: str = "spatial"
     """Name of a bundled checkpoint, or the folder of one"""
@@ -172,8 +175,15 @@ class Decode:
     renderer: str = "auto"
     """auto, osmesa, egl"""
 
+    predict: str | None = None
+    """Also predict the same rows for OpenVLA-OFT at 7B with codes like these, on an H100, H200 or
+    A100 (docs/decoding_time.md)"""
+
     json: Path | None = None
     """Also write the figures to this file"""
+
+    rows: Path | None = None
+    """Also write a row an arm and batch size to this Parquet file"""
 
     def run(self, console: Console) -> dict[str, Any]:
         decodings = {arm.name: arm.decoding for arm in self._checked()}
@@ -181,8 +191,9 @@ class Decode:
             import torch
 
             from rsd.decoding.settle import NEAR_TIE
-            from rsd.models.benchmark import benchmark, logit_difference, requests
+            from rsd.models.benchmark import benchmark, elsewhere, logit_difference, requests
             from rsd.models.code_policy import CodePolicy
+            from rsd.presentation.figures import as_parquet
 
         if self.device not in ("cpu", "cuda") or (
             self.device == "cuda" and not torch.cuda.is_available()
@@ -206,6 +217,14 @@ class Decode:
             rows, f"{self.policy}, {self.device}, {self.threads} thread(s)"
         ):
             print_grid(console, table)
+        for device in dict.fromkeys(row.predicted.device for row in rows if row.predicted):
+            console.print(str(device), **PLAIN)
+        elsewheres = []
+        if self.predict is not None:
+            elsewheres = elsewhere(policy, observations, decodings, self.batches, self.predict)
+            print_grid(console, _elsewhere_table(elsewheres, self.predict, policy.model.layers))
+        if self.rows is not None:
+            write_file(self.rows, as_parquet(map(dataclasses.asdict, rows)), "--rows")
         difference = logit_difference(policy, requests(observations, Decoding("autoregressive")))
         console.print(
             f"logits are up to {difference:.1e} from double precision's, in one pass over a batch "
@@ -216,6 +235,7 @@ class Decode:
             raise UserError(f"NEAR_TIE {NEAR_TIE:.1e} is too small for this machine")
         return {
             "latencies": [dataclasses.asdict(row) for row in rows],
+            "elsewhere": [dataclasses.asdict(row) for row in elsewheres],
             "logit_difference": difference,
         }
 
@@ -233,6 +253,10 @@ class Decode:
         ready = ready_arms(arms, self.policy, inspect_policy(self.policy))
         get_suite(self.suite)
         _check_renderer(self.renderer)
+        if self.predict is not None:
+            sheet_named(self.predict)
+        if self.rows is not None:
+            prove_writable(self.rows, "--rows")
         return ready
 
     def _observations(self, policy: Any) -> list[tuple[Observation, Past]]:
@@ -269,10 +293,17 @@ def _check_renderer(choice: str) -> None:
         raise UserError(f"--renderer {choice}: frames are drawn here; choose auto, osmesa or egl")
 
 
-def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
-    """What each mode costs, and what it did."""
-    times = ("B", "answer", "x", "mean", "p95", "batch", "x", "vision", "draft", "target")
+def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid, Grid]:
+    """What each mode costs, of what that is made up and should be, and what it did."""
+    times = ("B", "answer", "x", "mean", "x", "p95", "batch", "x")
     costs = Grid(f"{title}: medians, ms; x: times faster than {rows[0].name}", ("arm", *times))
+    stages = ("B", "vision", "draft", "target", "detokenise", "other", "mean")
+    counts = ("GFLOP", "MB", "dispatches", "processor", "predicted", "off")
+    parts = Grid(
+        "Means until an answer, ms: stages and all else (other) sum up to the mean. Processor "
+        "time, beside what the FLOP, bytes and operations that torch dispatched predict",
+        ("arm", *stages, *counts),
+    )
     done = ("B", "passes", "fast", "same codes", "mm apart", "mean", "bound", "near ties")
     works = Grid(
         "Passes a chunk; drafted ones executed unjudged (fast); codes, and the largest distance of "
@@ -287,12 +318,21 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
             f"{row.answer_ms:.1f}",
             f"{baseline.answer_ms / row.answer_ms:.2f}",
             f"{row.answer_mean_ms:.1f}",
+            f"{baseline.answer_mean_ms / row.answer_mean_ms:.2f}",
             f"{row.answer_p95_ms:.1f}",
             f"{row.batch_ms:.1f}",
             f"{baseline.batch_ms / row.batch_ms:.2f}",
-            f"{row.vision_ms:.1f}",
-            f"{row.draft_ms:.1f}",
-            f"{row.target_ms:.1f}",
+        )
+        parts.add(
+            row.name,
+            str(row.batch),
+            f"{row.vision_mean_ms:.2f}",
+            f"{row.draft_mean_ms:.2f}",
+            f"{row.target_mean_ms:.2f}",
+            f"{row.detokenise_mean_ms:.2f}",
+            f"{row.other_mean_ms:.2f}",
+            f"{row.answer_mean_ms:.2f}",
+            *_predicted_cells(row),
         )
         kept = [
             " ".join(f"{100 * value:.1f}" for value in rates) or "-"
@@ -310,7 +350,46 @@ def _decoding_tables(rows: Sequence[Latency], title: str) -> tuple[Grid, Grid]:
             f"{row.canonical:.0%}",
             *kept,
         )
-    return costs, works
+    return costs, parts, works
+
+
+def _predicted_cells(row: Latency) -> tuple[str, ...]:
+    measured = f"{row.processor_mean_ms:.2f}"
+    if row.predicted is None:
+        return ("-", "-", "-", measured, "-", "-")
+    cost, ms = row.predicted.cost, row.predicted.ms
+    return (
+        f"{cost.flops / 1e9:.2f}",
+        f"{cost.bytes / 1e6:.0f}",
+        f"{cost.dispatches:.0f}",
+        measured,
+        f"{ms:.2f}",
+        f"{ms / row.processor_mean_ms - 1:+.0%}",
+    )
+
+
+def _elsewhere_table(rows: Sequence[Elsewhere], gpu: str, layers: int) -> Grid:
+    table = Grid(
+        f"Predicted for OpenVLA-OFT, 7B, with {layers} layers of codes on an {gpu}, whose decode "
+        "loop asks for the same: mean ms until an answer, by the rates measured there and at least "
+        f"(data sheet); x: times faster than {rows[0].name}",
+        ("arm", "B", "passes", "fast", "draft calls", "ms", "x", "floor", "x"),
+    )
+    for row in rows:
+        first = next(each for each in rows if each.batch == row.batch)
+        known = row.predicted_ms is not None and first.predicted_ms is not None
+        table.add(
+            row.name,
+            str(row.batch),
+            f"{row.passes:.2f}",
+            f"{row.fast:.0%}",
+            f"{row.draft_calls:.1f}",
+            f"{row.predicted_ms:.1f}" if known else "-",
+            f"{first.predicted_ms / row.predicted_ms:.2f}" if known else "-",  # type: ignore[operator]
+            f"{row.floor_ms:.1f}",
+            f"{first.floor_ms / row.floor_ms:.2f}",
+        )
+    return table
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class ReportConfig:
     """Write a page: one file, for any browser, without a network"""
 
     paper: LocalFolder | None = None
-    """Write figures and tables for a paper into this folder"""
+    """Write figures, each with its data as Parquet, and tables for a paper into this folder"""
 
 
 def main(words: Sequence[str], console: Console) -> int:

@@ -1,4 +1,4 @@
-"""Chunk latency of arms, same weights and inputs (`rsd benchmark decoding`)."""
+"""Chunk latency of arms, same weights and inputs, and its prediction (`rsd benchmark decoding`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +16,15 @@ from torch import Tensor
 
 from rsd.decoding.contracts import Backbone, CodeModel, Context
 from rsd.decoding.sequential import no_codes
+from rsd.delay import STAGES
 from rsd.errors import UserError
+from rsd.models.calls import Call, watched
 from rsd.models.code_policy import CodePolicy
+from rsd.models.costs import Cost, Device, sheet_named
+from rsd.models.openvla_oft import costs
+from rsd.models.openvla_oft.config import openvla_7b
+from rsd.models.operations import Kind, Operations, Primitives
+from rsd.rfsq_config import RFSQConfig
 from rsd.types import (
     METRES_PER_UNIT,
     Chunk,
@@ -34,19 +41,32 @@ Asked = tuple[Observation, Past]
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """Of a request's answer, means: what torch dispatches until it is there, counted in the same
+    calls, and how long this machine should take for that."""
+
+    device: Device  # its rates are those of primitive calls, timed between those of the arms
+    ms: float
+    cost: Cost
+
+
+@dataclass(frozen=True)
 class Latency:
-    """One arm at one batch size; times in ms, medians unless said otherwise."""
+    """One arm at one batch size; times in ms, means where the name says so, else medians."""
 
     name: str
     batch: int
     answer_ms: float  # from the call to the request's own answer, numpy in to numpy out
     answer_mean_ms: float
     answer_p95_ms: float
+    processor_mean_ms: float  # of this process, until then
     batch_ms: float  # from the call to the last answer of its batch
-    vision_ms: float
-    draft_ms: float
-    target_ms: float
-    detokenise_ms: float
+    vision_mean_ms: float  # until the request's own answer, as those that follow
+    draft_mean_ms: float
+    target_mean_ms: float
+    detokenise_mean_ms: float
+    other_mean_ms: float  # what no stage holds of answer_mean_ms
+    predicted: Predicted | None  # of processor_mean_ms; None: on a GPU
     passes: float  # mean
     fast: float  # fraction of chunks in no pass: the draft's, unjudged
     acceptance: tuple[float, ...]  # of the draft's own guesses, accepted / drafted, per layer
@@ -56,6 +76,21 @@ class Latency:
     apart_mm: float  # largest distance of any step's translation, along an axis, to the first arm's
     apart_mean_mm: float  # mean over chunks of the largest in each
     bound_mm: float | None  # largest that the books would have of it; None: nothing is lost
+
+
+class Answered(NamedTuple):
+    """A chunk, and seconds from the call to it."""
+
+    chunk: Chunk
+    wall_s: float
+    processor_s: float
+
+
+class Counted(NamedTuple):
+    """What one call dispatched, and where in that its requests were answered."""
+
+    kinds: list[Kind]
+    ends: list[int]  # by row
 
 
 def benchmark(
@@ -68,29 +103,138 @@ def benchmark(
     """Time every decoding at every batch size on the same observations, in the order in which they
     were made, and what was known of the chunk before.
 
-    The modes take turns batch by batch, so that a noisy machine hits all of them alike.
+    The modes take turns batch by batch, and with them the primitive calls that predict them, so
+    that a noisy machine hits all of them alike.
     """
     rows = []
-    if max(batches) > len(observations):
-        raise UserError(f"a batch of {max(batches)} needs as many chunks, not {len(observations)}")
-    followed = {name: _followed(policy, observations, decodings[name]) for name in decodings}
+    followed = _followed_by_all(policy, observations, decodings, batches)
     for batch in batches:
         starts = range(0, len(observations) - batch + 1, batch)
-        seconds: dict[str, list[list[float]]] = {name: [] for name in decodings}
-        answers: dict[str, list[list[Chunk]]] = {name: [] for name in decodings}
-        for repeat in range(repeats + 1):  # the first round warms up
-            for start in starts:
-                for name, decoding in decodings.items():
-                    asked = requests(followed[name][start : start + batch], decoding, start)
-                    arrived: list[float] = []
-                    started = time.perf_counter()
-                    chunks = policy.act(asked, lambda *_, a=arrived: a.append(time.perf_counter()))
-                    if repeat:
-                        seconds[name].append([at - started for at in arrived])
-                        answers[name].append(chunks)
+        turns = [
+            {
+                name: requests(followed[name][start : start + batch], decoding, start)
+                for name, decoding in decodings.items()
+            }
+            for start in starts
+        ]
+        operations = Operations()  # counting warms up, too
+        counted = {name: [_count(policy, t[name], operations) for t in turns] for name in decodings}
+        all_kinds = chain.from_iterable(c.kinds for each in counted.values() for c in each)
+        primitives = Primitives(operations.operations, all_kinds)
+        answers: dict[str, list[list[Answered]]] = {name: [] for name in decodings}
+        for _ in range(repeats):
+            for turn in turns:
+                for name, asked in turn.items():
+                    answers[name].append(_ask(policy, asked))
+                if policy.model.device == "cpu":
+                    primitives.take_turn()
         first = next(iter(decodings))
         for name in decodings:
-            rows.append(_latency(name, batch, seconds[name], answers[name], answers[first]))
+            predicted = None
+            if policy.model.device == "cpu":
+                device = primitives.device("this machine")
+                predicted = _predicted(device, counted[name], operations)
+            rows.append(_latency(name, batch, answers[name], answers[first], predicted))
+    return rows
+
+
+def _ask(policy: CodePolicy, asked: list[ChunkRequest]) -> list[Answered]:
+    arrived: dict[int, tuple[float, float]] = {}
+
+    def deliver(row: int, _: Chunk) -> None:
+        arrived[row] = time.perf_counter() - started, time.process_time() - began
+
+    started, began = time.perf_counter(), time.process_time()
+    chunks = policy.act(asked, deliver)
+    return [Answered(chunk, *arrived[row]) for row, chunk in enumerate(chunks)]
+
+
+def _count(policy: CodePolicy, asked: list[ChunkRequest], operations: Operations) -> Counted:
+    ends: dict[int, int] = {}
+    kinds = operations.kinds = []
+    with operations:
+        policy.act(asked, lambda row, _: ends.__setitem__(row, len(kinds)))
+    return Counted(kinds, [ends[row] for row in range(len(asked))])
+
+
+def _predicted(device: Device, counted: Sequence[Counted], operations: Operations) -> Predicted:
+    costs_of = {kind: each.cost for kind, each in operations.operations.items()}
+    each_of = {
+        kind: (device.seconds(cost), *dataclasses.astuple(cost)) for kind, cost in costs_of.items()
+    }
+    until = [
+        np.cumsum([each_of[kind] for kind in kinds], axis=0)[np.array(ends) - 1]
+        for kinds, ends in counted
+    ]
+    seconds, *cost = np.concatenate(until).mean(axis=0).tolist()
+    return Predicted(device, 1000 * seconds, Cost(*cost))
+
+
+def _followed_by_all(
+    policy: CodePolicy,
+    observations: Sequence[Asked],
+    decodings: dict[str, Decoding],
+    batches: Sequence[int],
+) -> dict[str, Sequence[Asked]]:
+    if max(batches) > len(observations):
+        raise UserError(f"a batch of {max(batches)} needs as many chunks, not {len(observations)}")
+    return {name: _followed(policy, observations, each) for name, each in decodings.items()}
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """One arm at one batch size, of OpenVLA-OFT at 7B with the same codes on a GPU: the decode loop
+    asks the same of it, answer by answer. Mean ms until the request's own answer."""
+
+    name: str
+    batch: int
+    predicted_ms: float | None  # by the rates measured there; None: nothing was
+    floor_ms: float  # by the data sheet
+    passes: float
+    fast: float
+    draft_calls: float  # until the answer
+
+
+def elsewhere(
+    policy: CodePolicy,
+    observations: Sequence[Asked],
+    decodings: dict[str, Decoding],
+    batches: Sequence[int],
+    gpu: str,
+) -> list[Elsewhere]:
+    """Predict; nothing is timed. Raises UserError for a GPU that is not known."""
+    sheet, measured = sheet_named(gpu), costs.MEASURED.get(gpu)
+    model, calls = policy.model, list[Call]()
+    codes = RFSQConfig(model.target.steps, model.target.latent_dim, model.layers, model.levels)
+    config = dataclasses.replace(openvla_7b(), tokeniser=codes)
+    asks = watched(policy, calls)
+    followed = _followed_by_all(policy, observations, decodings, batches)
+    rows = []
+    for batch in batches:
+        for name, decoding in decodings.items():
+            found, chunks = [], []
+            for start in range(0, len(observations) - batch + 1, batch):
+                ends: list[int] = []
+                calls.clear()
+                asked = requests(followed[name][start : start + batch], decoding, start)
+                chunks += asks.act(asked, lambda *_, ends=ends: ends.append(len(calls)))
+                found += [calls[:end] for end in ends]
+            works = [
+                [cost for call in each for cost in costs.called(config, call)] for each in found
+            ]
+            rows.append(
+                Elsewhere(
+                    name,
+                    batch,
+                    statistics.fmean(map(measured.ms, works)) if measured else None,
+                    statistics.fmean(map(sheet.ms, works)),
+                    passes=statistics.fmean(chunk.trace.passes for chunk in chunks),
+                    fast=statistics.fmean(chunk.trace.passes == 0 for chunk in chunks),
+                    draft_calls=statistics.fmean(
+                        sum(call.what.startswith("draft") for call in each) for each in found
+                    ),
+                )
+            )
     return rows
 
 
@@ -124,28 +268,34 @@ def requests(group: Sequence[Asked], decoding: Decoding, offset: int = 0) -> lis
 def _latency(
     name: str,
     batch: int,
-    seconds: list[list[float]],
-    answers: list[list[Chunk]],
-    reference: list[list[Chunk]],
+    answers: list[list[Answered]],
+    reference: list[list[Answered]],
+    predicted: Predicted | None,
 ) -> Latency:
-    traces = [chunk.trace for chunks in answers for chunk in chunks]
+    seconds = [[each.wall_s for each in turn] for turn in answers]
+    traces = [each.chunk.trace for turn in answers for each in turn]
     pairs = [
-        (ours, theirs)
-        for chunks, others in zip(answers, reference, strict=True)
-        for ours, theirs in zip(chunks, others, strict=True)
+        (ours.chunk, theirs.chunk)
+        for turn, other in zip(answers, reference, strict=True)
+        for ours, theirs in zip(turn, other, strict=True)
     ]
     apart_mm = [_apart_mm(ours, theirs) for ours, theirs in pairs]
+    stages = {
+        stage: 1000 * statistics.fmean(getattr(trace, stage) for trace in traces)
+        for stage in STAGES
+    }
+    answer_mean_ms = 1000 * float(np.mean(seconds))
     return Latency(
         name=name,
         batch=batch,
         answer_ms=1000 * float(np.median(seconds)),
-        answer_mean_ms=1000 * float(np.mean(seconds)),
+        answer_mean_ms=answer_mean_ms,
         answer_p95_ms=1000 * float(np.quantile(seconds, 0.95)),
+        processor_mean_ms=1000 * statistics.fmean(e.processor_s for turn in answers for e in turn),
         batch_ms=1000 * float(np.median(np.max(seconds, axis=1))),
-        vision_ms=1000 * statistics.median(trace.vision_s for trace in traces),
-        draft_ms=1000 * statistics.median(trace.draft_s for trace in traces),
-        target_ms=1000 * statistics.median(trace.target_s for trace in traces),
-        detokenise_ms=1000 * statistics.median(trace.detokenise_s for trace in traces),
+        **{stage.replace("_s", "_mean_ms"): ms for stage, ms in stages.items()},
+        other_mean_ms=answer_mean_ms - sum(stages.values()),
+        predicted=predicted,
         passes=float(np.mean([trace.passes for trace in traces])),
         fast=float(np.mean([trace.passes == 0 for trace in traces])),
         acceptance=_rates([t.accepted for t in traces], [t.drafted for t in traces]),

@@ -1,9 +1,10 @@
-"""Figures (PDF, SVG) and tables (LaTeX, Markdown) for a paper."""
+"""Figures (PDF, SVG; their data as Parquet) and tables (LaTeX, Markdown) for a paper."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rsd.outputs import write_file
 from rsd.presentation import tables
 from rsd.presentation.charts import Chart, Series, charts, color_of, wrapped
 from rsd.presentation.evidence import Evidence
-from rsd.presentation.figures import as_file
+from rsd.presentation.figures import as_file, as_parquet
 
 WIDTH = 6.3  # inches, of a text column
 STYLE: dict[Any, Any] = {
@@ -44,6 +45,8 @@ def write(evidence: Evidence, folder: Path) -> list[Path]:
             figure = drawn(chart)
             for kind in ("pdf", "svg"):
                 files[f"{chart.name}.{kind}"] = as_file(figure, kind)
+            about = {"title": chart.title, "x": chart.x_title, "y": chart.y_title}
+            files[f"{chart.name}.parquet"] = as_parquet(data(chart), about)
     for make in tables.PAPER:
         table = make(evidence)
         if table.rows:
@@ -52,6 +55,15 @@ def write(evidence: Evidence, folder: Path) -> list[Path]:
     for name, made in files.items():
         write_file(folder / name, made, "--paper")
     return [folder / name for name in sorted(files)]
+
+
+def data(chart: Chart) -> Iterator[dict[str, Any]]:
+    """What is drawn: a row a point, null where it has no interval or nothing is told of it."""
+    for series in chart.series:
+        columns = (series.x, series.y, series.low, series.high, series.told)
+        for x, y, low, high, told in zip_longest(*columns):
+            point = {"x": float(x), "y": float(y), "low": low, "high": high, "told": told}
+            yield {"series": series.name, **point}
 
 
 def drawn(chart: Chart) -> Figure:

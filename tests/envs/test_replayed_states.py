@@ -4,14 +4,17 @@ chunk the same frames as the policy saw."""
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from rsd.arms import read_arm
 from rsd.envs.assets import ResolvedAssets
 from rsd.envs.libero import LiberoEnvironment
 from rsd.episode import run_episode, sha256_of
 from rsd.replay.again import Ending, replay
+from rsd.replay.recording import Recording
 from rsd.types import (
     Chunk,
     ChunkRequest,
@@ -76,3 +79,21 @@ def test_an_episode_ends_in_its_state_and_shows_what_the_policy_saw(
     chunks = [*recorded.chunks[:-1], dataclasses.replace(last, actions=nudged)]
     other, _ = again(dataclasses.replace(recorded, chunks=chunks), lite, renderer, IMAGES)
     assert "final state" in other.differs(recorded)
+
+
+RECORDED = Path(__file__).parents[1] / "data" / "recorded"
+
+
+@pytest.mark.parametrize(("task", "trial", "outcome"), [(8, 2, "success"), (3, 3, "timeout")])
+def test_a_run_of_another_machine_is_simulated_again_to_its_states(
+    task: int, trial: int, outcome: str, lite: ResolvedAssets, renderer: str
+) -> None:
+    """By `rsd verify tests/data/recorded` all of it."""
+    key = EpisodeKey("speculative", "libero_goal", task, trial)
+    recorded = Recording.of(str(RECORDED)).homes[key].result(key)
+    assert recorded.outcome == outcome
+    env = LiberoEnvironment(key.suite, key.task_id, lite, renderer, IMAGES)
+    try:
+        assert replay(env, recorded).differs(recorded) == ""
+    finally:
+        env.close()

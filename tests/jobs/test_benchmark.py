@@ -89,3 +89,10 @@ def test_an_arm_that_trusts_a_draft_needs_the_calibration_of_the_policy(
     arms = ["--policy", "spatial", "--arms", "temporal-confident=0.9"]
     assert call("benchmark", [what, *arms]) == 2
     assert "policy 'spatial' has no calibration" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_gpu_to_predict_for_has_a_data_sheet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("benchmark", ["decoding", "--predict", "H10"]) == 2
+    assert "unknown device with a data sheet 'H10'; did you mean 'H100'" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from made_up_runs import RUN, key, paired_results, result, sha, unjudged, write
 
@@ -509,6 +510,24 @@ def test_a_paper_gets_figures_and_tables_that_are_the_same_each_time(tmp_path: P
         assert content == (tmp_path / "b" / path.name).read_bytes(), path.name
         assert path.suffix != ".pdf" or content.startswith(b"%PDF")
         assert path.suffix != ".svg" or b"<svg" in content
+
+
+def test_a_figure_comes_with_its_data(tmp_path: Path) -> None:
+    evidence = of(write(tmp_path / "run", paired_results()))
+    paper.write(evidence, tmp_path / "paper")
+    (chart,) = charts.pareto(evidence)
+    table = pq.read_table(tmp_path / "paper" / "pareto.parquet")
+    rows = {row["series"]: row for row in table.to_pylist()}
+    for series in chart.series[: len(evidence.arms)]:
+        own = rows[series.name]
+        mean_ms = 1000 * sum(evidence.latencies[series.name].stages.values())
+        assert own["x"] == series.x[0] == pytest.approx(mean_ms)
+        assert [own[name] for name in ("y", "low", "high")] == [
+            series.y[0],
+            series.low[0],
+            series.high[0],
+        ]
+    assert table.schema.metadata[b"x"] == b"mean time of a chunk, ms"
 
 
 def test_latex_escapes_what_would_be_a_command() -> None:

@@ -34,9 +34,9 @@ from torch import Tensor
 from rsd.decoding.rules import Exact
 from rsd.decoding.sequential import autoregressive
 from rsd.decoding.stopwatch import Stopwatch
+from rsd.models.costs import SHEETS, Cost, Device, Work
 from rsd.models.openvla_oft import acceptance, costs, kernels, trunk
 from rsd.models.openvla_oft.config import SIZES, OFTConfig
-from rsd.models.openvla_oft.costs import Cost, Device, Work
 from rsd.models.openvla_oft.model import Inputs, OpenVLAOFT, make, random_inputs
 from rsd.models.openvla_oft.programs import Programs
 from rsd.tables import Grid, print_grid
@@ -56,7 +56,7 @@ class Settings:
     out: Path | None = None
     minutes: float = 8.0
     batches: tuple[int, ...] = (1, 4, 16)
-    prompt: int = 25  # tokens behind BOS: of an instruction of LIBERO about so many
+    prompt: int = costs.PROMPT  # tokens behind BOS
     seconds: float = 0.8  # a figure
     seed: int = 0
     triton: bool = True
@@ -172,8 +172,8 @@ class Bench:
                 call(index)
             device_ms, wall_ms = self._times(call, least)
             rows, rounds = passes() if passes else (None, None)
-            floor = self.sheet.floor_ms(work) if self.sheet else None
-            ceiling = self.measured.floor_ms(work) if self.measured else None
+            floor = self.sheet.ms(work) if self.sheet else None
+            ceiling = self.measured.ms(work) if self.measured else None
             median = float(np.median(device_ms))
             figure = Figure(
                 name=name,
@@ -338,7 +338,7 @@ class Bench:
     def ceilings(self) -> None:
         """What this device does at best, and what its data sheet says."""
         name = torch.cuda.get_device_name(self.device)
-        self.sheet = next((sheet for key, sheet in costs.DEVICES.items() if key in name), None)
+        self.sheet = next((sheet for key, sheet in SHEETS.items() if key in name), None)
         size = 8192
         a, b = (torch.randn(size, size, device=self.device, dtype=self.dtype) for _ in range(2))
         out = torch.empty_like(a)

@@ -1,54 +1,33 @@
-"""Least work of each stage: floating-point operations and bytes of device memory.
+"""Least work of each stage of an OpenVLA-OFT: floating-point operations, bytes of device memory,
+kernels.
 
 Counted as the matrix products need them: two operations a weight and position, each weight read
-once a pass, keys and values read once. Elementwise work counts as nothing, so that a floor is one.
+once a pass, keys and values read once. Elementwise work counts as nothing but its kernels, so that
+without these a floor is one. Kernels are those of fused layers, as `Operations` (torch operations
+that are no views) counted them in a block, a layer and the draft.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from rsd.models.openvla_oft.config import ACTION_DIM, OFTConfig, TowerConfig
+from rsd.models.calls import Call, What
+from rsd.models.costs import Cost, Device, Work
+from rsd.models.openvla_oft.config import ACTION_DIM, PROPRIO_DIM, OFTConfig, TowerConfig
 
 BYTES = 2  # of a bf16 number
+TOWER_KERNELS = {"dinov2": 12, "siglip": 10}  # a block; the first scales its layers
+TRUNK_KERNELS, BLOCK_KERNELS = 9, 2  # a layer; and those that code blocks behind a context add
+PASS_KERNELS = 23  # around the layers: embeddings, angles, the last norm, heads
+PROJECTOR_KERNELS = 5
+DRAFT_CONTEXT_KERNELS, DRAFT_KERNELS = 13, 17  # the latter a layer
+DETOKENISE_KERNELS = 210  # of the published tokeniser
+PROMPT = 25  # tokens behind BOS: of an instruction of LIBERO about so many
 
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one call."""
-
-    flops: float = 0.0
-    bytes: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.flops + other.flops, self.bytes + other.bytes)
-
-    def times(self, share: float) -> Cost:
-        """Of a share of the calls."""
-        return Cost(share * self.flops, share * self.bytes)
-
-
-Work = Sequence[Cost]  # one after the other: each waits for the one before
-
-
-@dataclass(frozen=True)
-class Device:
-    """What a device can do at best."""
-
-    name: str
-    flops: float  # a second, dense bf16
-    bandwidth: float  # bytes a second
-
-    def floor_ms(self, work: Work) -> float:
-        """No version runs faster."""
-        return 1000 * sum(max(c.flops / self.flops, c.bytes / self.bandwidth) for c in work)
-
-
-DEVICES = {  # by a part of the name that the driver gives: data sheets, SXM parts
-    "H200": Device("H200 data sheet", 989e12, 4.8e12),
-    "H100": Device("H100 SXM data sheet", 989e12, 3.35e12),
-    "A100": Device("A100 SXM data sheet", 312e12, 2.04e12),
+MEASURED = {  # as docs/openvla_oft.md measured them, in graphs: products of 8192 x 8192, copies of
+    # 2 GB, and the time of a kernel of the draft's, which has hardly any work
+    "H200": Device("H200 as measured", 688e12, 4.25e12, 2.1e-6),
+    "H100": Device("H100 as measured", 692e12, 2.98e12, 2.1e-6),
 }
 
 
@@ -69,14 +48,19 @@ def tower(config: TowerConfig, tokens: int, images: int) -> Cost:
 def towers(config: OFTConfig, batch: int) -> Cost:
     """Both of them, over all images of a batch."""
     tokens, images = config.patches // config.images, config.images * batch
-    return tower(config.dinov2, tokens, images) + tower(config.siglip, tokens, images)
+    kernels = sum(
+        TOWER_KERNELS[name] * (each.depth - 1)
+        for name, each in (("dinov2", config.dinov2), ("siglip", config.siglip))
+    )
+    both = tower(config.dinov2, tokens, images) + tower(config.siglip, tokens, images)
+    return both + Cost(dispatches=kernels)
 
 
 def projector(config: OFTConfig, batch: int) -> Cost:
     """Patches to positions."""
     inputs, width = config.vision_width, config.llama.width
     weights = 4 * inputs * inputs + 4 * inputs * width + width * width
-    return linear(weights, batch * config.patches)
+    return linear(weights, batch * config.patches) + Cost(dispatches=PROJECTOR_KERNELS)
 
 
 def trunk_weights(config: OFTConfig) -> float:
@@ -90,7 +74,8 @@ def trunk(config: OFTConfig, batch: int, positions: int, keys: int) -> Cost:
     llama = config.llama
     attention = 4.0 * llama.depth * llama.width * batch * positions * keys
     cache = 2.0 * BYTES * llama.depth * llama.width * batch * keys
-    return linear(trunk_weights(config), batch * positions) + Cost(attention, cache)
+    kernels = TRUNK_KERNELS * llama.depth + PASS_KERNELS
+    return linear(trunk_weights(config), batch * positions) + Cost(attention, cache, kernels)
 
 
 def prefill(config: OFTConfig, batch: int, prompt: int, blocks: int) -> Cost:
@@ -99,8 +84,10 @@ def prefill(config: OFTConfig, batch: int, prompt: int, blocks: int) -> Cost:
     behind = blocks * config.tokeniser.steps
     own = trunk(config, batch, context, context)
     rest = trunk(config, batch, behind, context + behind)
+    kernels = own.dispatches + (BLOCK_KERNELS * config.llama.depth if blocks else 0)
     # weights are read once, and the context's keys are those of the blocks
-    return Cost(own.flops + rest.flops, own.bytes) + code_heads(config, batch, blocks + 1)
+    once = Cost(own.flops + rest.flops, own.bytes, kernels)
+    return once + code_heads(config, batch, blocks + 1)
 
 
 def extend(config: OFTConfig, batch: int, prompt: int, first: int, count: int) -> Cost:
@@ -134,3 +121,40 @@ def autoregressive(config: OFTConfig, batch: int, prompt: int) -> Work:
     """A whole chunk, one pass a layer."""
     rest = (extend(config, batch, prompt, layer, 1) for layer in range(1, config.tokeniser.layers))
     return (*one_pass(config, batch, prompt, 0), *rest)
+
+
+def draft_context(config: OFTConfig, batch: int) -> Cost:
+    """What the draft reads."""
+    codes, sizes = config.tokeniser, config.draft
+    tokens = codes.steps * codes.latent_dim
+    inputs = config.patches * sizes.patch_width + sizes.text_width + PROPRIO_DIM + tokens + 1
+    mixed = linear(2 * sizes.width * (inputs + sizes.width), batch)
+    text = linear(config.llama.width * sizes.text_width, batch)
+    patches = linear(config.vision_width * sizes.patch_width, batch * config.patches)
+    return patches + text + mixed + Cost(dispatches=DRAFT_CONTEXT_KERNELS)
+
+
+def draft(config: OFTConfig, batch: int, layers: int) -> Cost:
+    """So many layers of it, at once."""
+    codes, width = config.tokeniser, config.draft.width
+    weights = width * (4 * width + codes.steps * codes.latent_dim * codes.levels)
+    return linear(layers * weights, batch) + Cost(dispatches=DRAFT_KERNELS)
+
+
+def called(config: OFTConfig, call: Call, prompt: int = PROMPT) -> Work:
+    """What a decode loop's call takes of a model of these sizes."""
+    rows, blocks = call.rows, call.blocks
+    first_pass = prefill(config, rows, prompt, 0)
+    works: Mapping[What, Work] = {
+        "inputs": (towers(config, rows),),
+        "context": (projector(config, rows),),
+        "prefill": (prefill(config, rows, prompt, blocks - 1),),
+        "extend": (extend(config, rows, prompt, call.first, blocks),),
+        "parallel": (first_pass,),
+        "numbers": (first_pass, l1_head(config, rows)),
+        "draft context": (draft_context(config, rows),),
+        "draft prefill": (draft(config, rows, blocks),),
+        "draft extend": (draft(config, rows, blocks),),
+        "actions": (Cost(dispatches=DETOKENISE_KERNELS),),
+    }
+    return works[call.what]
