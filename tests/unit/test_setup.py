@@ -122,7 +122,12 @@ def test_an_environment_that_is_there_keeps_its_python(tmp_path: Path) -> None:
 # --- a wheel -----------------------------------------------------------------------------------
 
 
-EXTRAS = ("requirements-remote.txt", "requirements-openvla.txt", "requirements-log.txt")
+EXTRAS = (
+    "requirements-remote.txt",
+    "requirements-openvla.txt",
+    "requirements-onnx.txt",
+    "requirements-log.txt",
+)
 
 
 @pytest.fixture(scope="module")
