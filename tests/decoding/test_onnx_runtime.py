@@ -13,11 +13,13 @@ from rsd.errors import UserError
 from rsd.models import inspect_policy, load_policy
 from rsd.models.benchmark import logit_difference
 from rsd.models.code_policy import CodePolicy
+from rsd.models.small_vla.options import PACKAGES
 from rsd.types import Decoding, Policy
 from tests.decoding.small_policy import requests, small_checkpoint
 
 RUNTIME = pytest.mark.skipif(
-    importlib.util.find_spec("onnxruntime") is None, reason="pip install -r requirements-onnx.txt"
+    any(importlib.util.find_spec(each) is None for each in PACKAGES),
+    reason="pip install -r requirements-onnx.txt",
 )
 MODES = ("autoregressive", "speculative", "parallel", "draft", "regression")
 

@@ -198,7 +198,12 @@ def requirements(name: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and line[0] not in "#-"]
 
 
-REQUIRED = ("requirements.txt", "requirements-dev.txt", "requirements-remote.txt")
+REQUIRED = (
+    "requirements.txt",
+    "requirements-dev.txt",
+    "requirements-remote.txt",
+    "requirements-onnx.txt",
+)
 FILES = ("constraints.txt", *REQUIRED)
 
 

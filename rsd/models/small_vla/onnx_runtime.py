@@ -75,7 +75,7 @@ def _session(module: nn.Module, inputs: dict[str, Tensor], axes: dict[str, Any])
         tempfile.TemporaryDirectory(prefix="rsd-") as folder,
     ):
         graph = Path(folder) / "graph.onnx"
-        warnings.simplefilter("ignore")  # the exporter that needs no package more is an older one
+        warnings.simplefilter("ignore")  # of its age; the newer wants onnxscript, too
         torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),

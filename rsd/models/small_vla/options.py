@@ -11,6 +11,10 @@ from rsd.errors import UserError, brief
 from rsd.models.options import options_of
 
 CHOICES = {"runtime": ("torch", "onnx")}
+PACKAGES = ("onnxruntime", "onnx")  # of runtime=onnx: it computes, torch writes graphs by it
+    "onnxruntime",
+    "onnx",
+)  # of runtime=onnx: what computes, and what torch writes graphs by
 
 
 class Asked(NamedTuple):
@@ -24,9 +28,10 @@ def taken_apart(spec: str) -> Asked:
     """Raises UserError for options that there are not, and for a runtime that is missing."""
     place, given = options_of(spec, CHOICES)
     asked = Asked(place, given.get("runtime", "torch"))
-    if asked.runtime == "onnx" and importlib.util.find_spec("onnxruntime") is None:
+    missing = [each for each in PACKAGES if importlib.util.find_spec(each) is None]
+    if asked.runtime == "onnx" and missing:
         raise UserError(
-            f"policy {brief(spec)}: runtime=onnx needs ONNX Runtime: pip install -r "
+            f"policy {brief(spec)}: runtime=onnx needs {' and '.join(missing)}: pip install -r "
             "requirements-onnx.txt, or pip install 'rsd[onnx]'"
         )
     return asked
