@@ -12,9 +12,6 @@ from rsd.models.options import options_of
 
 CHOICES = {"runtime": ("torch", "onnx")}
 PACKAGES = ("onnxruntime", "onnx")  # of runtime=onnx: it computes, torch writes graphs by it
-    "onnxruntime",
-    "onnx",
-)  # of runtime=onnx: what computes, and what torch writes graphs by
 
 
 class Asked(NamedTuple):
