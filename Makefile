@@ -53,8 +53,8 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml | system
 	@$(INSTALL) $(BUILT) --no-deps --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(STAMP) requirements-dev.txt requirements-remote.txt
-	@$(INSTALL) $(BUILT) -r requirements-dev.txt -r requirements-remote.txt
+$(VENV)/.installed-dev: $(STAMP) requirements-dev.txt requirements-remote.txt requirements-onnx.txt
+	@$(INSTALL) $(BUILT) -r requirements-dev.txt -r requirements-remote.txt -r requirements-onnx.txt
 	@touch $@
 
 # Software of others that tests talk to, each in an environment of its own. What cannot be had is

@@ -124,15 +124,16 @@ class RFSQ(nn.Module):
             labels.append(label)
         return torch.stack(codes, dim=-1), torch.stack(labels, dim=-1)
 
-    def _value(self, code: Tensor, layer: int) -> Tensor:
+    def _value(self, code: Tensor, layer: int | slice) -> Tensor:
+        """Of codes of one layer, or of those of several along the last axis."""
         grid = 2.0 / (self.config.levels - 1)
         return (code.to(self.scales.dtype) * grid - 1.0) * self.scales[layer]
 
     def dequantise(self, codes: Tensor) -> Tensor:
         """(..., T, D, K) codes of the first K layers -> (..., T, D) latents, coarse to fine."""
         latent = torch.zeros(codes.shape[:-1], dtype=self.scales.dtype, device=codes.device)
-        for layer in range(codes.shape[-1]):
-            latent = latent + self._value(codes[..., layer], layer)
+        for value in self._value(codes, slice(codes.shape[-1])).unbind(dim=-1):
+            latent = latent + value
         return latent
 
     def encode(self, actions: Tensor) -> Tensor:
@@ -211,9 +212,9 @@ def _along_steps(matrix: Tensor, actions: Tensor) -> Tensor:
 
 def _sum_of_terms(matrix: Tensor, x: Tensor) -> Tensor:
     """Matrix (outputs, inputs) times x (..., inputs), one input after the other."""
-    total = matrix[:, 0] * x[..., :1]
-    for index in range(1, x.shape[-1]):
-        total = total + matrix[:, index] * x[..., index : index + 1]
+    total, *others = (matrix * x[..., None, :]).unbind(dim=-1)
+    for term in others:
+        total = total + term
     return total
 
 

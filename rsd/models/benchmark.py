@@ -108,6 +108,9 @@ def benchmark(
     """
     rows = []
     followed = _followed_by_all(policy, observations, decodings, batches)
+    for name, decoding in decodings.items():  # so that what is kept of instructions is there
+        for index, each in enumerate(followed[name]):
+            policy.act(requests([each], decoding, index))
     for batch in batches:
         starts = range(0, len(observations) - batch + 1, batch)
         turns = [

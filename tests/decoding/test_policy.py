@@ -357,3 +357,25 @@ def test_layers_that_the_policy_lacks_are_refused(
     small.act(requests(1, Decoding(mode, layers=layers)))
     with pytest.raises(UserError, match=rf"layers 1\.\.{layers} in mode '{mode}'"):
         small.act(requests(1, Decoding(mode, layers=layers + 1)))
+
+
+def test_an_instruction_is_read_once_whatever_else_changes() -> None:
+    policy = policy_of(small_model(), IMAGES, "none", deterministic=False)
+    read: list[int] = []
+    text = policy.model.model.text
+    text.register_forward_hook(lambda module, inputs, output: read.append(len(inputs[0])))
+    for seed in range(3):
+        policy.act(requests(2, AUTOREGRESSIVE, seed))
+    assert read == [1, 1]
+
+
+def test_a_loaded_policy_is_saved_as_it_was(tmp_path: Path) -> None:
+    """Its weights lie otherwise in memory."""
+    path = small_checkpoint(tmp_path / "before")
+    policy = weights.load(str(path), deterministic=False, device="cpu")
+    weights.save(policy.model.model, tmp_path / "after", IMAGES, {"data": "none"})
+    before, after = (
+        load_file(tmp_path / at / checkpoint.WEIGHTS_FILE) for at in ("before", "after")
+    )
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -36,6 +36,7 @@ LINES = (
     Line(("rsd.models.small_vla",), ("rsd/models/", "rsd/training/")),
     Line(("robosuite", "libero", "mujoco"), ("rsd/envs/", "rsd/experts/")),
     Line(("lerobot",), ("rsd/models/lerobot/",)),
+    Line(("onnxruntime",), ("rsd/models/small_vla/onnx_runtime.py",)),
     Line(("matplotlib",), ("rsd/presentation/", "rsd/replay/strip.py")),
     Line(("plotly", "jinja2"), ("rsd/presentation/",)),
     Line(("wandb", "mlflow", "tensorboard"), ()),  # by name: rsd.tracking.trackers

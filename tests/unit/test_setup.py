@@ -122,7 +122,12 @@ def test_an_environment_that_is_there_keeps_its_python(tmp_path: Path) -> None:
 # --- a wheel -----------------------------------------------------------------------------------
 
 
-EXTRAS = ("requirements-remote.txt", "requirements-openvla.txt", "requirements-log.txt")
+EXTRAS = (
+    "requirements-remote.txt",
+    "requirements-openvla.txt",
+    "requirements-onnx.txt",
+    "requirements-log.txt",
+)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +198,12 @@ def requirements(name: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and line[0] not in "#-"]
 
 
-REQUIRED = ("requirements.txt", "requirements-dev.txt", "requirements-remote.txt")
+REQUIRED = (
+    "requirements.txt",
+    "requirements-dev.txt",
+    "requirements-remote.txt",
+    "requirements-onnx.txt",
+)
 FILES = ("constraints.txt", *REQUIRED)
 
 

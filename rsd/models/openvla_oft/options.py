@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rsd.errors import UserError, brief
+from rsd.models.options import options_of
 
 CHOICES = {"bits": (16, 8, 4), "graphs": (0, 1)}
 
@@ -39,16 +40,8 @@ class Asked(NamedTuple):
 
 def taken_apart(spec: str) -> Asked:
     """Raises UserError for options that there are not, and for those that lack a package."""
-    place, _, said = spec.partition("?")
-    given: dict[str, int] = {}
-    for each in filter(None, said.split("&")):
-        name, _, value = each.partition("=")
-        choices = [str(choice) for choice in CHOICES.get(name, ())]
-        if value not in choices:
-            known = "; ".join(f"{n}={'|'.join(map(str, of))}" for n, of in CHOICES.items())
-            raise UserError(f"policy {brief(spec)}: no option {each!r}; there are {known}")
-        given[name] = int(value)
-    options = Options(**given)
+    place, given = options_of(spec, CHOICES)
+    options = Options(**{name: int(value) for name, value in given.items()})
     if options.bits < 16 and importlib.util.find_spec("torchao") is None:
         raise UserError(
             f"policy {brief(spec)}: weights of {options.bits} bits need torchao: pip install "

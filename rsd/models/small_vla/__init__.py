@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rsd.models.seam import Family, PolicyInfo
+from rsd.models.small_vla import options
 from rsd.models.small_vla.checkpoint import ARCHITECTURE, bundled, for_suites, inspect
 from rsd.types import Mode, Policy
 
@@ -12,7 +13,8 @@ _MODES: tuple[Mode, ...] = ("speculative", "autoregressive", "parallel", "draft"
 
 
 def _inspect(spec: str) -> PolicyInfo:
-    found = inspect(spec)
+    place, runtime = options.taken_apart(spec)
+    found = inspect(place)
     return PolicyInfo(
         found.sha256,
         (*_MODES, "regression") if found.model.regression else _MODES,
@@ -22,6 +24,7 @@ def _inspect(spec: str) -> PolicyInfo:
         found.suites,
         lossy_rules=found.model.tokeniser.hidden == 0,
         folder=found.path,
+        says=options.described(runtime),
         other_modes="`rsd train` gives one a regression head by default",
     )
 
@@ -33,7 +36,8 @@ def _load(spec: str, deterministic: bool, device: str) -> Policy:
 
 
 FAMILY = Family(
-    f"the name of a bundled policy ({', '.join(bundled())}) or the folder of a checkpoint",
+    f"the name of a bundled policy ({', '.join(bundled())}) or the folder of a checkpoint; either "
+    "may end in ?runtime=onnx, which decodes the same codes faster on a CPU",
     _inspect,
     _load,
 )

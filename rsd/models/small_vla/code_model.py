@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsd.decoding.contracts import Numbers
 from rsd.errors import UserError
@@ -30,12 +31,14 @@ class SmallVLACodeModel:
 
     def __init__(self, model: SmallVLA, images: ImageSpec, device: str = "cpu") -> None:
         self.model = model.eval().to(device)
+        _lay_out(self.model)
         self.target, self.draft = model.target, model.draft
         self.layers = model.config.tokeniser.layers
         self.levels = model.config.tokeniser.levels
         self.device = device
         self._images = images
-        self._words: dict[str, list[int]] = {}
+        # of weights that stay as they are; episodes have few instructions, foreign callers any
+        self._text = functools.lru_cache(maxsize=1024)(self._read)
 
     def doubled(self) -> SmallVLACodeModel:
         """A copy in double precision."""
@@ -51,12 +54,11 @@ class SmallVLACodeModel:
                     f"this checkpoint reads {shape}"
                 )
         images = np.stack([np.stack([o.agentview, o.wrist]) for o in observations])
-        words = [self._word_ids(o.instruction) for o in observations]
         proprio = np.stack([o.proprio for o in observations])
-        features = self.model.features(
-            torch.from_numpy(images).to(self.device),
-            torch.tensor(words, device=self.device),
-            torch.from_numpy(proprio).to(self.device),
+        features = Features(
+            self.model.vision(torch.from_numpy(images).to(self.device)),
+            torch.stack([self._text(o.instruction) for o in observations]),
+            self.model.normalise(torch.from_numpy(proprio).to(self.device)),
         )
         return Inputs(features, *self._previous([r.past.codes for r in requests]))
 
@@ -104,10 +106,19 @@ class SmallVLACodeModel:
             torch.tensor(known, device=self.device),
         )
 
-    def _word_ids(self, instruction: str) -> list[int]:
-        if instruction not in self._words:
-            self._words[instruction] = word_ids(instruction, self.model.config.word_buckets)
-        return self._words[instruction]
+    def _read(self, instruction: str) -> Tensor:
+        """(text_tokens, W)."""
+        words = word_ids(instruction, self.model.config.word_buckets)
+        tokens: Tensor = self.model.text(torch.tensor([words], device=self.device))[0]
+        return tokens
+
+
+def _lay_out(model: nn.Module) -> None:
+    """Weights in memory input by input: a product with a few rows, which all passes but the first
+    are, reads them faster so."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = module.weight.data.T.contiguous().T
 
 
 def _with_gripper(actions: Tensor) -> Tensor:

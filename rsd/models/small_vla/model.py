@@ -78,7 +78,7 @@ class ImageTower(nn.Module):
         weights = maps.flatten(2).softmax(dim=-1)
         ys = torch.linspace(-1, 1, height, device=maps.device, dtype=weights.dtype)
         xs = torch.linspace(-1, 1, width, device=maps.device, dtype=weights.dtype)
-        grid = torch.cartesian_prod(ys, xs)
+        grid = torch.stack(torch.meshgrid(ys, xs, indexing="ij"), dim=-1).flatten(0, 1)
         return (weights @ grid).flatten(1)
 
 
@@ -132,7 +132,7 @@ class SmallVLA(nn.Module):
         super().__init__()
         tokeniser = config.tokeniser
         sizes = (tokeniser.steps, tokeniser.latent_dim, tokeniser.layers, tokeniser.levels)
-        self.config = config
+        self.config, self.image_size = config, image_size
         self.tokeniser = RFSQ(tokeniser)
         self.towers = nn.ModuleList(ImageTower(config) for _ in range(self.cameras))
         self.text = TextEncoder(config)

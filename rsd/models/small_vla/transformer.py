@@ -8,7 +8,9 @@ block has a fixed slot in the cache, so that a rollback is an overwrite.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,19 +46,45 @@ class Layer(nn.Module):
         self.up = nn.Linear(config.width, config.expansion * config.width)
         self.down = nn.Linear(config.expansion * config.width, config.width)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Tensor | None, start: int) -> Tensor:
-        """x (B, N, W) at slots start..start + N; cache (2, B, heads, slots, head width) holds what
-        lies before. Without a cache x attends to itself."""
-        batch, length, width = x.shape
+    def project(self, x: Tensor) -> Tensor:
+        """x (B, N, W) -> queries, keys and values (3, B, heads, N, head width)."""
+        batch, length, _ = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        if cache is not None:
-            end = start + length
-            cache[0, :, :, start:end], cache[1, :, :, start:end] = k, v
-            k, v = cache[0, :, :, :end], cache[1, :, :, :end]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return qkv.permute(2, 0, 3, 1, 4)
+
+    def finish(self, x: Tensor, q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, N, W) and its queries, the keys and values (2, B, heads, M, head width) of all that
+        it may look at, where the mask (N, M) is True -> what goes into the next layer."""
+        mixed = F.scaled_dot_product_attention(q, kv[0], kv[1], attn_mask=mask)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+
+class Trunk(nn.ModuleList):
+    """The layers, one after the other."""
+
+    def __iter__(self) -> Iterator[Layer]:
+        return cast(Iterator[Layer], super().__iter__())
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, entries: Tensor | None, start: int, read: int = 0
+    ) -> Tensor:
+        """x (B, N, W) at slots start..start + N, and a cache's entries, which hold what lies before
+        and get its own -> outputs (B, N - read, W) of its positions from `read` on. Without a cache
+        x attends to itself."""
+        end = start + x.shape[1]
+        for index, layer in enumerate(self):
+            qkv = layer.project(x)
+            kv = qkv[1:]
+            if entries is not None:
+                entries[index, :, :, :, start:end] = kv
+                kv = entries[index, :, :, :, :end]
+            if index < len(self) - 1:
+                x = layer.finish(x, qkv[0], kv, mask)
+            else:  # nobody asks what it makes of the others
+                rows = None if mask is None else mask[read:]
+                x = layer.finish(x[:, read:], qkv[0, :, :, read:], kv, rows)
+        return x
 
 
 class CodeTransformer(nn.Module):
@@ -78,15 +106,14 @@ class CodeTransformer(nn.Module):
         tokens = self.group * latent_dim
         self.code_embedding = CodeEmbedding(tokens, layers - 1, levels, width)
         self.block_embedding = nn.Parameter(0.02 * torch.randn(layers, self.positions, width))
-        self.trunk = nn.ModuleList(Layer(config) for _ in range(config.depth))
+        self.trunk = Trunk(Layer(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width)
         self.heads = LayerHeads(layers, width, tokens * levels)
 
     def forward(self, context: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Training: context (B, S, W), codes of the first k layers (B, T, D, k) ->
         logits (B, k + 1, T, D, V) and block 0's output (B, P, W)."""
-        hidden = self._run(context, codes, None)
-        blocks = self._blocks(hidden[:, context.shape[1] :])
+        blocks = self._blocks(self._run(context, codes, None))
         return self._logits(blocks, 0), blocks[:, 0]
 
     def prefill(self, context: Tensor, codes: Tensor) -> tuple[Tensor, KVCache]:
@@ -94,11 +121,11 @@ class CodeTransformer(nn.Module):
         batch, length, width = context.shape
         slots = length + self.positions * self.layers
         entries = context.new_empty(
-            len(self.trunk), 2, batch, self.config.heads, slots, width // self.config.heads
+            self.config.depth, 2, batch, self.config.heads, slots, width // self.config.heads
         )
         cache = KVCache(entries, length, codes.shape[-1] + 1)
         hidden = self._run(context, codes, cache)
-        return self._logits(self._blocks(hidden[:, length:]), 0), cache
+        return self._logits(self._blocks(hidden), 0), cache
 
     def extend(self, cache: KVCache, codes: Tensor, first: int) -> Tensor:
         """Blocks first.. from codes of layers first - 1.. (B, T, D, n) -> logits of layers
@@ -108,19 +135,18 @@ class CodeTransformer(nn.Module):
         hidden = self._embed(codes, first)
         start = cache.context + first * self.positions
         mask = self._block_mask(count, start, hidden.device) if count > 1 else None
-        for layer, entries in zip(self.trunk, cache.entries, strict=True):
-            hidden = layer(hidden, mask, entries, start)
+        hidden = self.trunk(hidden, mask, cache.entries, start)
         cache.blocks = first + count
         return self._logits(self._blocks(self.norm(hidden)), first)
 
     def _run(self, context: Tensor, codes: Tensor, cache: KVCache | None) -> Tensor:
+        """Outputs (B, n P, W) of the blocks."""
         queries = self.block_embedding[0].expand(len(context), -1, -1).to(context.dtype)
         blocks = [self._embed(codes, 1).to(context.dtype)] if codes.shape[-1] else []
         hidden = torch.cat([context, queries, *blocks], dim=1)
         mask = self._prefill_mask(context.shape[1], codes.shape[-1] + 1, context.device)
-        for index, layer in enumerate(self.trunk):
-            hidden = layer(hidden, mask, None if cache is None else cache.entries[index], 0)
-        return self.norm(hidden)
+        entries = None if cache is None else cache.entries
+        return self.norm(self.trunk(hidden, mask, entries, 0, read=context.shape[1]))
 
     def _embed(self, codes: Tensor, first: int) -> Tensor:
         """Codes (B, T, D, n) of layers first - 1.. -> inputs (B, n P, W) of blocks first.."""

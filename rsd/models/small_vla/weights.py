@@ -15,6 +15,7 @@ from rsd.models.small_vla import checkpoint
 from rsd.models.small_vla.checkpoint import CheckpointInfo
 from rsd.models.small_vla.code_model import SmallVLACodeModel
 from rsd.models.small_vla.model import SmallVLA
+from rsd.models.small_vla.options import taken_apart
 from rsd.outputs import aside
 from rsd.types import ImageSpec
 
@@ -36,9 +37,17 @@ def load_model(spec: str) -> tuple[SmallVLA, CheckpointInfo]:
 
 
 def load(spec: str, *, deterministic: bool, device: str) -> CodePolicy:
-    """The policy of a checkpoint. Raises UserError where it is unfit."""
-    model, info = load_model(spec)
-    return policy_of(model, info.images, info.sha256, deterministic=deterministic, device=device)
+    """The policy of a checkpoint, computed as its spec says. Raises UserError where it is unfit."""
+    place, runtime = taken_apart(spec)
+    if runtime == "onnx" and device != "cpu":
+        raise UserError(f"policy {spec!r}: runtime=onnx is for a CPU; leave it out")
+    model, info = load_model(place)
+    policy = policy_of(model, info.images, info.sha256, deterministic=deterministic, device=device)
+    if runtime == "onnx":
+        from rsd.models.small_vla.onnx_runtime import take_over
+
+        take_over(model)  # the copy in double precision stays as it is
+    return policy
 
 
 def policy_of(
