@@ -33,6 +33,7 @@ FILE = "calibration.json"
 FORMAT = 1
 BINS = 10  # of predicted probability
 FOLDS = 5  # placements are held out in turns
+TOLERANCE = 1e-7  # of a fit's gradient, a chunk
 RIDGE = 1.0  # of the fit, on weights of standardised features, by chunk
 
 
@@ -125,7 +126,8 @@ def area(score: np.ndarray, close: np.ndarray) -> float:
 
 def fit(features: np.ndarray, close: np.ndarray, names: tuple[str, ...]) -> Confidence:
     """Logistic regression with a ridge on standardised features (n, F): where the gradient of its
-    convex loss is nothing. Raises ValueError where none is found, such as of NaN."""
+    convex loss is nothing, or nearly: where all are close, or none, it is nothing only at an
+    infinite bias. Raises ValueError where it is not found, such as of NaN."""
     from scipy.optimize import root  # takes a moment, as above
     from scipy.special import expit
 
@@ -133,8 +135,14 @@ def fit(features: np.ndarray, close: np.ndarray, names: tuple[str, ...]) -> Conf
     scale = np.where(scale > 0, scale, 1.0)
     x = np.column_stack([(features - mean) / scale, np.ones(len(features))])
     ridge = RIDGE * np.append(np.ones(len(names)), 0)
-    found = root(lambda w: x.T @ (expit(x @ w) - close) + ridge * w, np.zeros(x.shape[1]))
-    if not found.success:
+
+    def gradient(weights: np.ndarray) -> np.ndarray:
+        slope: np.ndarray = x.T @ (expit(x @ weights) - close) + ridge * weights
+        return slope
+
+    found = root(gradient, np.zeros(x.shape[1]))
+    # not by `success`, which asks for digits that a weight of 0 does not have
+    if not np.abs(gradient(found.x)).max() <= TOLERANCE * len(x):
         raise ValueError(f"no logistic function fits these features: {found.message}")
     own = found.x[:-1] / scale
     return Confidence(names, tuple(own.tolist()), float(found.x[-1] - own @ mean))

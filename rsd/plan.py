@@ -72,7 +72,7 @@ def resolve(config: EvaluateConfig) -> Plan:
     arms = resolve_arms(config)
     trials = _trials(episodes)
     family = _family(episodes.task_suite)
-    _refuse_repeats("suite", episodes.task_suite)
+    refuse_repeats("suite", episodes.task_suite)
     suites = [family.suites[name] for name in episodes.task_suite]
     suites.sort(key=lambda suite: -protocol.most_steps(suite))
     keys = [
@@ -110,7 +110,7 @@ def resolve_arms(config: EvaluateConfig) -> dict[str, Arm]:
     rule = read_rule(policy.rule)
     waiting = _waiting(config.episodes.while_waiting)
     arms = [read_arm(name, rule, policy.layers, policy.draft_layers, waiting) for name in names]
-    _refuse_repeats("arm", [arm.name for arm in arms])
+    refuse_repeats("arm", [arm.name for arm in arms])
     _check_delays(config.episodes, arms)
     return {arm.name: arm for arm in arms}
 
@@ -166,7 +166,7 @@ def _trials(episodes: EpisodesConfig) -> Sequence[int]:
             raise UserError(
                 f"trial {trial} does not exist; a task has trials 0..{TRIALS_PER_TASK - 1}"
             )
-    _refuse_repeats("trial", episodes.trials)
+    refuse_repeats("trial", episodes.trials)
     return episodes.trials
 
 
@@ -176,11 +176,12 @@ def _tasks(episodes: EpisodesConfig, suite: Suite) -> Sequence[int]:
             raise UserError(
                 f"{suite.name} has tasks 0..{suite.num_tasks - 1}; task {task} does not exist"
             )
-    _refuse_repeats("task", episodes.tasks)
+    refuse_repeats("task", episodes.tasks)
     return episodes.tasks or range(suite.num_tasks)
 
 
-def _refuse_repeats(what: str, values: Sequence[object]) -> None:
+def refuse_repeats(what: str, values: Sequence[object]) -> None:
+    """Raises UserError for values that are named more than once."""
     repeated = sorted({str(value) for value in values if values.count(value) > 1})
     if repeated:
         raise UserError(f"{what} named twice: {', '.join(repeated)}")

@@ -33,7 +33,7 @@ from rsd.models import inspect_policy, load_policy
 from rsd.models.costs import sheet_named
 from rsd.models.remote.wire import library
 from rsd.outputs import prove_writable, write_file
-from rsd.plan import ready_arms
+from rsd.plan import ready_arms, refuse_repeats
 from rsd.provenance import hardware
 from rsd.suites import TRIALS_PER_TASK, Task, get_suite, get_task
 from rsd.tables import Grid, print_grid
@@ -665,6 +665,7 @@ class Ambiguity:
         suite = get_suite(self.suite)
         if self.suite not in EXPERTS:
             raise unknown("suite with an expert", self.suite, EXPERTS)
+        refuse_repeats("task", self.tasks)
         tasks = [get_task(self.suite, each) for each in self.tasks or range(suite.num_tasks)]
         two = [task for task in tasks if has_other_rim(task.suite, task.task_id)]
         one = [str(task.task_id) for task in tasks if task not in two]

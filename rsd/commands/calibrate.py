@@ -32,6 +32,7 @@ from rsd.errors import CannotWriteError, RunStoppedError, UserError
 from rsd.flags import Least, check_least, read
 from rsd.models import PolicyInfo, inspect_policy
 from rsd.outputs import local_folder, prove_writable, write_file
+from rsd.plan import refuse_repeats
 from rsd.provenance import code, packages
 from rsd.rollouts import Rollouts
 from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
@@ -148,7 +149,7 @@ def main(words: Sequence[str], console: Console) -> int:
     with closing(Rollouts(folder, _facts(config, info, settings), config.resume)) as kept:
         console.print(f"seen {kept.folder}", **PLAIN)
         seen = _roll_out(config, info, settings, kept, console)
-    made = judged or _made(config, info, seen)
+    made = judged or _made(config, info, seen, folder)
     found = made.reliability if judged is None else _judge(judged, seen)
     _show(found, f"{config.policy}: {config.check or 'held-out'} placements", console)
     if judged is None:
@@ -188,7 +189,10 @@ def _suites(config: CalibrateConfig, info: PolicyInfo) -> tuple[str, ...]:
 
 
 def _keys(config: CalibrateConfig, info: PolicyInfo) -> list[EpisodeKey]:
-    """Of the rollouts. Raises UserError for suites and tasks that there are not."""
+    """Of the rollouts. Raises UserError for suites and tasks that there are not, or twice: the same
+    chunks would be held out from the fit and in it."""
+    refuse_repeats("suite", config.suite)
+    refuse_repeats("task", config.tasks)
     first = 0 if config.check == "stored" else config.first_seed
     return [
         EpisodeKey("calibration", suite, get_task(suite, task).task_id, first + rollout)
@@ -301,14 +305,16 @@ def acting(key: EpisodeKey) -> Arm:
     return arm_of(Decoding("temporal", trust=trust))
 
 
-def _made(config: CalibrateConfig, info: PolicyInfo, seen: Observed) -> calibration.Calibration:
+def _made(
+    config: CalibrateConfig, info: PolicyInfo, seen: Observed, folder: Path
+) -> calibration.Calibration:
     closeness = Closeness(config.mm, config.degrees)
     close = seen.close(closeness)
     if not 0 < close.mean() < 1:
         raise UserError(
             f"{'all' if close.any() else 'none'} of {len(close)} chunks are within --mm "
             f"{config.mm:g} and --degrees {config.degrees:g}: there is nothing to tell apart; give "
-            "others, with --resume"
+            f"others, with --seen {folder} --resume"
         )
     every = range(len(NAMES))
     origin = {

@@ -30,13 +30,14 @@ from rsd.demos import (
     NoviceSettings,
     Store,
 )
+from rsd.demos.settings import DRIVERS_DECODING
 from rsd.envs import assets, rendering
 from rsd.envs.looks import Looks
 from rsd.errors import RunStoppedError, UserError, unknown
 from rsd.experts import EXPERTS, has_other_rim
 from rsd.flags import Least, LocalFolder, check_least, read
 from rsd.models import PolicyInfo, inspect_policy
-from rsd.plan import ready_arms
+from rsd.plan import ready_arms, refuse_repeats
 from rsd.provenance import code, packages
 from rsd.suites import Task, get_suite, get_task
 from rsd.types import Decoding, ImageSpec
@@ -300,7 +301,8 @@ def _novice(config: CollectConfig, images: ImageSpec, max_steps: int) -> NoviceS
 
 
 def _drivers_decoding(name: str | None, spec: str, policy: PolicyInfo) -> Decoding | None:
-    """Of an arm. Raises UserError for one that cannot drive, or that the policy does not decode."""
+    """Of an arm; None: DRIVERS_DECODING, as older collections have it. Raises UserError for one
+    that cannot drive, or that the policy does not decode."""
     if name is None:
         return None
     (arm,) = ready_arms([read_arm(name)], spec, policy)
@@ -309,12 +311,11 @@ def _drivers_decoding(name: str | None, spec: str, policy: PolicyInfo) -> Decodi
             f"--driver-arm {name}: nobody waits for a driver; leave out +delay, as in "
             f"{name_of(arm.decoding)}"
         )
-    return arm.decoding
+    return None if arm.decoding == DRIVERS_DECODING else arm.decoding
 
 
 def _tasks(config: CollectConfig) -> tuple[Task, ...]:
-    if len(set(config.tasks)) < len(config.tasks):
-        raise UserError(f"--tasks names a task twice: {list(config.tasks)}")
+    refuse_repeats("task", config.tasks)
     numbers = config.tasks or range(get_suite(config.suite).num_tasks)
     return tuple(get_task(config.suite, number) for number in numbers)
 

@@ -20,6 +20,9 @@ class NoiseSettings:
     slip_steps: int = 4
 
 
+DRIVERS_DECODING = Decoding("autoregressive")  # where nobody says another
+
+
 @dataclass(frozen=True)
 class NoviceSettings:
     """A policy that drives part of the way while the expert labels, so that the demonstrations
@@ -30,7 +33,7 @@ class NoviceSettings:
     share: float  # probability that the policy drives the next chunk
     steps: int  # of an episode, from which on the expert drives alone
     expert_chunks: int = 2  # that the expert drives in a row where the policy does not
-    decoding: Decoding | None = None  # of the policy; None: autoregressive
+    decoding: Decoding | None = None  # of the policy; None: DRIVERS_DECODING
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsd.demos.settings import CollectionSettings, NoiseSettings, NoviceSettings
+from rsd.demos.settings import (
+    DRIVERS_DECODING,
+    CollectionSettings,
+    NoiseSettings,
+    NoviceSettings,
+)
 from rsd.episode import Decide, check_actions
 from rsd.suites import Task
 from rsd.types import (
     ChunkRequest,
-    Decoding,
     EpisodeKey,
     Observation,
     Past,
@@ -142,12 +146,12 @@ class Misses:
 
 class Novice:
     """Whose turn it is, the expert's or a policy's, decided chunk by chunk from a generator of its
-    own. Only what follows a frame by the expert's own hand becomes an example
+    own. Only what follows a frame by the expert's own hand becomes an example of a target
     (rsd/training/data.py), so the expert drives for more than a chunk at a time."""
 
     def __init__(self, settings: NoviceSettings, decide: Decide, task: Task, seed: int) -> None:
         self._settings, self._decide = settings, decide
-        self._decoding = settings.decoding or Decoding("autoregressive")
+        self._decoding = settings.decoding or DRIVERS_DECODING
         self._past = Past()  # of the policy's own chunk right before, if it was one
         self._key = EpisodeKey("driver", task.suite, task.task_id, seed)
         self._rng = np.random.default_rng([seed, task.task_id, _NOVICES_STREAM])

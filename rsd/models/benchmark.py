@@ -135,7 +135,7 @@ def benchmark(
         for name in decodings:
             predicted = None
             if policy.model.device == "cpu":
-                device = primitives.device("this machine")
+                device = primitives.device(f"this machine, batch {batch}")
                 predicted = _predicted(device, counted[name], operations)
             rows.append(_latency(name, batch, answers[name], answers[first], predicted))
     return rows

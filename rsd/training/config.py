@@ -147,8 +147,8 @@ class TrainJob:
     draft_only: bool = False
     """Keep the checkpoint's target, train its draft on: on the target's choices in all frames of
     --data, also where a policy drove (`rsd collect --driver-arm draft`), so that it learns the
-    states that it leads to itself. With --model.draft.* a draft of other sizes, from random
-    ones"""
+    states that it leads to itself. With --model.draft.* a draft of those sizes, the
+    default one where only one of them is given, from random weights"""
 
     start_from: str | None = None
     """Name of a bundled checkpoint, or a checkpoint folder, whose weights, sizes and normalisation

@@ -94,6 +94,8 @@ def load_examples(
         read = [demo.actions, demo.proprio, demo.frame_steps, demo.agentview, demo.wrist]
         if demo.driven is not None:
             read += [demo.driven, demo.executed_actions]
+            if not labelled:
+                digest.update(b"all frames")
         for array in read:
             digest.update(np.ascontiguousarray(array).data)
         demonstrations += 1

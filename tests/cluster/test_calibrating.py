@@ -13,6 +13,7 @@ import pytest
 from rsd import calibration
 from rsd.calibration import FEATURES, Observed
 from rsd.cluster import calibrating, errands
+from rsd.cluster.calibrating import CalibrationPlan, Came
 from rsd.cluster.worker import WorkerInfo
 from rsd.commands import call
 from rsd.config import ClusterConfig
@@ -76,8 +77,14 @@ def test_interrupted_failed_and_resumed_a_calibration_is_the_same(
         (policy / calibration.FILE).unlink()
         return content
 
+    def at_once(plan: CalibrationPlan, came: Came, say: object) -> None:
+        for key in plan.arms:
+            came(key, observed(key.trial), "")
+
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    code, told = session(whole)
+    with monkeypatch.context() as patched:
+        patched.setattr(calibrating, "observe", at_once)
+        code, told = session(whole)
     assert code == 0 and "6/6 rollouts, 0 failed, 0:00:00 left" in told
     expected = made()
 

@@ -179,6 +179,18 @@ def test_a_calibration_that_does_not_fit_is_refused_with_the_command_that_makes_
         refused(match)
 
 
+def test_where_all_other_placements_are_alike_so_is_a_held_out_one() -> None:
+    """Their fit has no end: its bias grows for ever. All together, they are a fit that begins where
+    it ends."""
+    seen = calibration.together([observed(), observed()])
+    second = seen.placement == 1
+    for close in (second, ~second):
+        found = calibration.held_out(seen, close, range(len(NAMES)))
+        assert found == pytest.approx((~close).astype(float), abs=1e-6)
+    halves = calibration.fit(seen.features, second, NAMES)
+    assert calibration.probability(halves, seen.features) == pytest.approx(0.5)
+
+
 def test_a_probability_is_the_logistic_function_of_the_weighed_features() -> None:
     confidence = Confidence(("a", "b"), (1.0, -1.0), 0.0)
     p = calibration.probability(confidence, np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 800.0]]))
@@ -197,6 +209,8 @@ def test_a_probability_is_the_logistic_function_of_the_weighed_features() -> Non
         (["--suite", "libero_gaol"], "did you mean 'libero_goal'"),
         (["--renderer", "none"], "a policy needs frames"),
         (["--tasks", "10"], "task 10 does not exist"),
+        (["--tasks", "3", "3"], "task named twice: 3"),
+        (["--suite", "libero_goal", "libero_goal"], "suite named twice: libero_goal"),
         (["--suite", "libero_goal", "--tasks", "0", "--rollouts", "1"], "of one task: give more"),
         (["--resume"], "name its --seen"),
         (["--seen", "s3://bucket/seen"], "this job writes to a folder"),

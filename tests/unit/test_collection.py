@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from rsd.commands.collect import _drivers_decoding
 from rsd.demos import (
     CollectionSettings,
     Demonstration,
@@ -29,6 +31,7 @@ from rsd.demos import (
 from rsd.demos.steering import Disturbance, Misses
 from rsd.envs.looks import Looks
 from rsd.errors import UserError
+from rsd.models import inspect_policy
 from rsd.suites import get_task
 from rsd.types import (
     Chunk,
@@ -151,6 +154,28 @@ def test_a_driver_decodes_as_it_is_told_and_knows_its_own_chunk_before(seed: int
         follows = index > 0 and places[index] == places[index - 1]
         assert request.past.codes is None if not follows else (request.past.codes == index).all()
     assert len(set(places)) > 1 and len(places) > len(set(places))
+
+
+def test_a_collection_from_before_drivers_had_arms_is_gone_on_with(tmp_path: Path) -> None:
+    """By the arm that drove then, however it is asked for, and by no other."""
+
+    def shared(arm: str | None) -> dict[str, Any]:
+        decoding = _drivers_decoding(arm, "libero", inspect_policy("libero"))
+        driver = NoviceSettings("sha", 8, 0.5, 100, decoding=decoding)
+        return {"settings": dataclasses.asdict(CollectionSettings(40, driver=driver))}
+
+    older = shared(None)
+    del older["settings"]["driver"]["decoding"]
+    Store(tmp_path, older, resume=False).close()
+    for arm in (None, "autoregressive"):
+        Store(tmp_path, shared(arm), resume=True).close()
+    with pytest.raises(UserError, match=r'driver.decoding.mode: \(absent\) -> "draft"'):
+        Store(tmp_path, shared("draft"), resume=True)
+    trusting = tmp_path / "trusting"  # its confidence is in collection.json, too
+    for resume in (False, True):
+        Store(trusting, shared("temporal-confident=0.9"), resume=resume).close()
+    with pytest.raises(UserError, match=r'trust.by: "confident=0.9" -> "confident=0.8"$'):
+        Store(trusting, shared("temporal-confident=0.8"), resume=True)
 
 
 def test_an_episode_ends_some_steps_after_the_goal() -> None:

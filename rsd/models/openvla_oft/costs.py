@@ -9,9 +9,7 @@ that are no views) counted them in a block, a layer and the draft.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from rsd.models.calls import Call, What
+from rsd.models.calls import Call
 from rsd.models.costs import Cost, Device, Work
 from rsd.models.openvla_oft.config import ACTION_DIM, PROPRIO_DIM, OFTConfig, TowerConfig
 
@@ -144,17 +142,22 @@ def draft(config: OFTConfig, batch: int, layers: int) -> Cost:
 def called(config: OFTConfig, call: Call, prompt: int = PROMPT) -> Work:
     """What a decode loop's call takes of a model of these sizes."""
     rows, blocks = call.rows, call.blocks
-    first_pass = prefill(config, rows, prompt, 0)
-    works: Mapping[What, Work] = {
-        "inputs": (towers(config, rows),),
-        "context": (projector(config, rows),),
-        "prefill": (prefill(config, rows, prompt, blocks - 1),),
-        "extend": (extend(config, rows, prompt, call.first, blocks),),
-        "parallel": (first_pass,),
-        "numbers": (first_pass, l1_head(config, rows)),
-        "draft context": (draft_context(config, rows),),
-        "draft prefill": (draft(config, rows, blocks),),
-        "draft extend": (draft(config, rows, blocks),),
-        "actions": (Cost(dispatches=DETOKENISE_KERNELS),),
-    }
-    return works[call.what]
+    match call.what:
+        case "inputs":
+            return (towers(config, rows),)
+        case "context":
+            return (projector(config, rows),)
+        case "prefill":
+            return (prefill(config, rows, prompt, blocks - 1),)
+        case "extend":
+            return (extend(config, rows, prompt, call.first, blocks),)
+        case "parallel":
+            return (prefill(config, rows, prompt, 0),)
+        case "numbers":
+            return (prefill(config, rows, prompt, 0), l1_head(config, rows))
+        case "draft context":
+            return (draft_context(config, rows),)
+        case "draft prefill" | "draft extend":
+            return (draft(config, rows, blocks),)
+        case "actions":
+            return (Cost(dispatches=DETOKENISE_KERNELS),)
