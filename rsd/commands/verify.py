@@ -74,7 +74,8 @@ def main(words: Sequence[str], console: Console) -> int:
     try:
         return stage.play(count, "episodes", console)
     finally:  # also of what was simulated until an interrupt
-        tell(counts, len(takes), console)
+        if counts:
+            tell(counts, len(takes), console)
 
 
 def tell(counts: Counter[tuple[str, str, bool]], planned: int, console: Console) -> None:
