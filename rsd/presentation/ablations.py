@@ -36,8 +36,8 @@ def picture(curve: Curve, format: str) -> bytes:
     success.set(ylabel="success, %", ylim=(-2, 102), title="success, 95 % intervals")
     passes.set(ylabel="passes a chunk", title="passes, mean")
     latency.set(ylabel="ms a chunk", title="latency, median in the chunk's batch")
-    passes.set_ylim(bottom=0)
-    latency.set_ylim(bottom=0)
+    for axes in (passes, latency):  # from 0, with room for the marks at the top
+        axes.set_ylim(0, 1.08 * axes.dataLim.ymax if axes.dataLim.ymax > 0 else 1)
     for axes in (success, passes, latency):
         axes.set_xlabel(f"{curve.factor} (red: the base)")
         axes.grid(alpha=0.3)
