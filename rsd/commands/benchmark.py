@@ -212,7 +212,15 @@ class Decode:
                 "trials have no more",
                 **PLAIN,
             )
-        rows = benchmark(policy, observations, decodings, self.batches, self.repeats)
+        by_torch = "runtime" not in json.loads(inspect_policy(self.policy).says or "{}")
+        rows = benchmark(
+            policy,
+            observations,
+            decodings,
+            self.batches,
+            self.repeats,
+            predict=self.device == "cpu" and by_torch,  # what torch dispatches is all there is
+        )
         for table in _decoding_tables(
             rows, f"{self.policy}, {self.device}, {self.threads} thread(s)"
         ):

@@ -66,7 +66,7 @@ class Latency:
     target_mean_ms: float
     detokenise_mean_ms: float
     other_mean_ms: float  # what no stage holds of answer_mean_ms
-    predicted: Predicted | None  # of processor_mean_ms; None: on a GPU
+    predicted: Predicted | None  # of processor_mean_ms; None: not asked for
     passes: float  # mean
     fast: float  # fraction of chunks in no pass: the draft's, unjudged
     acceptance: tuple[float, ...]  # of the draft's own guesses, accepted / drafted, per layer
@@ -99,9 +99,11 @@ def benchmark(
     decodings: dict[str, Decoding],
     batches: Sequence[int],
     repeats: int,
+    *,
+    predict: bool = True,
 ) -> list[Latency]:
     """Time every decoding at every batch size on the same observations, in the order in which they
-    were made, and what was known of the chunk before.
+    were made, and what was known of the chunk before. `predict` where torch on a CPU computes.
 
     The modes take turns batch by batch, and with them the primitive calls that predict them, so
     that a noisy machine hits all of them alike.
@@ -129,12 +131,12 @@ def benchmark(
             for turn in turns:
                 for name, asked in turn.items():
                     answers[name].append(_ask(policy, asked))
-                if policy.model.device == "cpu":
+                if predict:
                     primitives.take_turn()
         first = next(iter(decodings))
         for name in decodings:
             predicted = None
-            if policy.model.device == "cpu":
+            if predict:
                 device = primitives.device(f"this machine, batch {batch}")
                 predicted = _predicted(device, counted[name], operations)
             rows.append(_latency(name, batch, answers[name], answers[first], predicted))
