@@ -46,6 +46,21 @@ class Layer(nn.Module):
         self.up = nn.Linear(config.width, config.expansion * config.width)
         self.down = nn.Linear(config.expansion * config.width, config.width)
 
+    def forward(
+        self, x: Tensor, mask: Tensor | None, entries: Tensor | None, start: int, read: int
+    ) -> Tensor:
+        """As `Trunk`, of its own entries (2, B, heads, slots, head width). What a wrapper of layers
+        hooks into (FSDP)."""
+        qkv, end = self.project(x), start + x.shape[1]
+        q, kv = qkv[0], qkv[1:]
+        if entries is not None:
+            entries[:, :, :, start:end] = kv
+            kv = entries[:, :, :, :end]
+        if read:
+            x, q = x[:, read:], q[:, :, read:]
+            mask = None if mask is None else mask[read:]
+        return self.finish(x, q, kv, mask)
+
     def project(self, x: Tensor) -> Tensor:
         """x (B, N, W) -> queries, keys and values (3, B, heads, N, head width)."""
         batch, length, _ = x.shape
@@ -72,18 +87,10 @@ class Trunk(nn.ModuleList):
         """x (B, N, W) at slots start..start + N, and a cache's entries, which hold what lies before
         and get its own -> outputs (B, N - read, W) of its positions from `read` on. Without a cache
         x attends to itself."""
-        end = start + x.shape[1]
+        last = len(self) - 1  # of which nobody asks what it makes of the positions before
         for index, layer in enumerate(self):
-            qkv = layer.project(x)
-            kv = qkv[1:]
-            if entries is not None:
-                entries[index, :, :, :, start:end] = kv
-                kv = entries[index, :, :, :, :end]
-            if index < len(self) - 1:
-                x = layer.finish(x, qkv[0], kv, mask)
-            else:  # nobody asks what it makes of the others
-                rows = None if mask is None else mask[read:]
-                x = layer.finish(x[:, read:], qkv[0, :, :, read:], kv, rows)
+            own = None if entries is None else entries[index]
+            x = layer(x, mask, own, start, read if index == last else 0)
         return x
 
 
