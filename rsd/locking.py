@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from rsd.errors import UserError
+from rsd.errors import UserError, writing
 
 LOCK_FILE = ".lock"
 
@@ -57,3 +57,20 @@ def let_go_on_failure(lock: IO[bytes] | None) -> Iterator[None]:
         if lock is not None:
             lock.close()
         raise
+
+
+def claim(folder: Path, resume: bool, flag: str = "--output") -> IO[bytes] | None:
+    """Make a folder and hold it, as `hold`; `flag` names another one.
+
+    Raises UserError also where it holds something and `resume` is not asked for; CannotWriteError.
+    """
+    with writing(folder, flag):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = hold(folder)
+    with let_go_on_failure(lock):
+        if not resume and any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise UserError(
+                f"{folder} is not empty; --resume goes on with what it holds, another {flag} "
+                "starts anew"
+            )
+    return lock

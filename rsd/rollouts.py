@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from rsd.calibration import FEATURES, Observed
 from rsd.conditions import of_rows, require_same
 from rsd.errors import UserError, reading, writing
-from rsd.locking import hold, let_go_on_failure
+from rsd.locking import claim, let_go_on_failure
 from rsd.outputs import sweep, write_file
 from rsd.types import EpisodeKey
 
@@ -38,17 +38,9 @@ class Rollouts:
         """
         self.folder = folder
         self._facts = dict(facts)
-        with writing(folder, "--seen"):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = hold(folder)
-        with let_go_on_failure(self._lock):
-            if not resume and any(not path.name.startswith(".") for path in folder.iterdir()):
-                raise UserError(
-                    f"{folder} is not empty; --resume goes on with what it holds, another --seen "
-                    "starts anew"
-                )
-            with writing(folder, "--seen"):
-                sweep(folder)
+        self._lock = claim(folder, resume, "--seen")
+        with let_go_on_failure(self._lock), writing(folder, "--seen"):
+            sweep(folder)
 
     def add(self, key: EpisodeKey, seen: Observed) -> None:
         """Keep a rollout; it is safe when this returns. Raises CannotWriteError."""

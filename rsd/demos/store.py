@@ -16,7 +16,7 @@ from rsd.demos.quota import Quota
 from rsd.demos.writing import merge, stored_seeds, write_demonstration
 from rsd.errors import UserError, writing
 from rsd.foreign import MOST_BYTES, parse_json, read_bytes
-from rsd.locking import hold, let_go_on_failure
+from rsd.locking import claim, let_go_on_failure
 from rsd.outputs import sweep, write_file
 from rsd.suites import Task
 
@@ -38,14 +38,8 @@ class Store:
         the folder is in use, holds something and `resume` is not asked for, or holds demonstrations
         with other or unknown settings."""
         self.folder = folder
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = hold(folder)
+        self._lock = claim(folder, resume)
         with let_go_on_failure(self._lock):
-            if not resume and any(not path.name.startswith(".") for path in folder.iterdir()):
-                raise UserError(
-                    f"{folder} is not empty; --resume adds to it, another --output starts anew"
-                )
             self._agree(shared)
             with writing(folder):
                 sweep(folder, below=True)
