@@ -134,11 +134,9 @@ def benchmark(
                 if predict:
                     primitives.take_turn()
         first = next(iter(decodings))
+        device = primitives.device(f"this machine, batch {batch}") if predict else None
         for name in decodings:
-            predicted = None
-            if predict:
-                device = primitives.device(f"this machine, batch {batch}")
-                predicted = _predicted(device, counted[name], operations)
+            predicted = _predicted(device, counted[name], operations) if device else None
             rows.append(_latency(name, batch, answers[name], answers[first], predicted))
     return rows
 

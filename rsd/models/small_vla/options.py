@@ -25,8 +25,8 @@ def taken_apart(spec: str) -> Asked:
     """Raises UserError for options that there are not, and for a runtime that is missing."""
     place, given = options_of(spec, CHOICES)
     asked = Asked(place, given.get("runtime", "torch"))
-    missing = [each for each in PACKAGES if importlib.util.find_spec(each) is None]
-    if asked.runtime == "onnx" and missing:
+    needed = PACKAGES if asked.runtime == "onnx" else ()
+    if missing := [each for each in needed if importlib.util.find_spec(each) is None]:
         raise UserError(
             f"policy {brief(spec)}: runtime=onnx needs {' and '.join(missing)}: pip install -r "
             "requirements-onnx.txt, or pip install 'rsd[onnx]'"
