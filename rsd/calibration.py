@@ -16,7 +16,8 @@ from rsd.errors import UserError, brief, reading, unknown
 from rsd.foreign import MOST_BYTES, from_json, parse_json, read_bytes
 from rsd.types import Confidence
 
-# What a confidence may go by, of a drafted chunk (rsd/decoding/confidence.py)
+# What a confidence may go by, of a drafted chunk (rsd/decoding/confidence.py). Of some there are
+# several, which are numbered.
 FEATURES = {
     "smallest margin": "of the two best levels' logits, of any token",
     "mean margin": "of all tokens",
@@ -27,14 +28,32 @@ FEATURES = {
     "jump": "of the translation from the last action of the chunk before to the first",
     "speed": "mean translation of a step",
     "turn": "mean rotation of a step",
+    "entropy of layer": "layer by layer",
+    "entropy of latent": "latent by latent: without an encoder, number by number of the action",
+    "jump of number": "from the last action of the chunk before to the first, number by number",
+    "mean of number": "of the plan, number by number",
+    "size of number": "mean distance from 0, number by number",
+    "proprio": "that it was decided on",
 }
+
+
+def numbered(family: str, count: int) -> list[str]:
+    """The names of so many features."""
+    return [f"{family} {index}" for index in range(count)]
+
+
+def family(name: str) -> str:
+    """Of FEATURES, for the name of one."""
+    words, _, index = name.rpartition(" ")
+    return words if index.isdecimal() else name
+
 
 FILE = "calibration.json"
 FORMAT = 1
 BINS = 10  # of predicted probability
 FOLDS = 5  # placements are held out in turns
 TOLERANCE = 1e-7  # of a fit's gradient, a chunk
-RIDGE = 1.0  # of the fit, on weights of standardised features, by chunk
+RIDGE = 10.0  # of the fit, on weights of standardised features, by chunk
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,7 @@ class Closeness:
 class Observed:
     """Chunks of rollouts, in which draft and target were both asked."""
 
+    names: tuple[str, ...]  # of F features
     features: np.ndarray  # float64 (n, F)
     apart_mm: np.ndarray  # float64 (n,): the largest of any step, along any axis
     apart_degrees: np.ndarray  # likewise
@@ -63,14 +83,11 @@ class Observed:
 
 def together(parts: Sequence[Observed]) -> Observed:
     """Of several rollouts, which are numbered by their order."""
-    numbered = [
-        dataclasses.replace(part, placement=np.full(len(part.apart_mm), index))
-        for index, part in enumerate(parts)
-    ]
-    names = (field.name for field in dataclasses.fields(Observed))
-    return Observed(
-        **{name: np.concatenate([getattr(part, name) for part in numbered]) for name in names}
-    )
+    assert len({part.names for part in parts}) == 1, "of one policy"
+    places = [np.full(len(part.apart_mm), index) for index, part in enumerate(parts)]
+    seen = ("features", "apart_mm", "apart_degrees", "gripper")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in seen}
+    return Observed(parts[0].names, **joined, placement=np.concatenate(places))
 
 
 @dataclass(frozen=True)
@@ -210,7 +227,7 @@ def read(folder: Path, checkpoint_sha256: str, spec: str) -> Calibration:
                 "features"
             )
         for name in found.confidence.features:
-            if name not in FEATURES:
+            if family(name) not in FEATURES:
                 raise unknown("feature", name, FEATURES)
     except ValueError as error:
         raise UserError(f"{path}: {error}; {make}") from error

@@ -20,7 +20,6 @@ from rsd.locking import claim, let_go_on_failure
 from rsd.outputs import sweep, write_file
 from rsd.types import EpisodeKey
 
-_NAMES = tuple(FEATURES)
 _APART = ("apart_mm", "apart_degrees", "gripper")
 _FACTS = b"rsd_rollout"
 
@@ -37,14 +36,14 @@ class Rollouts:
         for; CannotWriteError.
         """
         self.folder = folder
-        self._facts = dict(facts)
+        self._facts = {"features": list(FEATURES), **facts}
         self._lock = claim(folder, resume, "--seen")
         with let_go_on_failure(self._lock), writing(folder, "--seen"):
             sweep(folder)
 
     def add(self, key: EpisodeKey, seen: Observed) -> None:
         """Keep a rollout; it is safe when this returns. Raises CannotWriteError."""
-        columns = {name: seen.features[:, index] for index, name in enumerate(_NAMES)}
+        columns = {name: seen.features[:, index] for index, name in enumerate(seen.names)}
         columns |= {name: getattr(seen, name) for name in _APART}
         table = pa.table(columns).replace_schema_metadata({_FACTS: json.dumps(self._facts)})
         content = io.BytesIO()
@@ -61,7 +60,8 @@ class Rollouts:
             try:
                 table = pq.read_table(path)
                 facts = json.loads((table.schema.metadata or {})[_FACTS])
-                features = np.column_stack([table[name].to_numpy() for name in _NAMES])
+                names = tuple(name for name in table.column_names if name not in _APART)
+                features = np.column_stack([table[name].to_numpy() for name in names])
                 apart = {name: table[name].to_numpy() for name in _APART}
             except (pa.ArrowException, KeyError, ValueError) as error:
                 raise UserError(
@@ -73,7 +73,7 @@ class Rollouts:
             _deciding(self._facts),
             f"{path} was seen in another way; name another --seen",
         )
-        return Observed(features, **apart, placement=np.zeros(len(table), np.int64))
+        return Observed(names, features, **apart, placement=np.zeros(len(table), np.int64))
 
     def _file(self, key: EpisodeKey) -> Path:
         return self.folder / f"{key.suite}-{key.task_id}-{key.trial:02d}.parquet"
@@ -85,4 +85,4 @@ class Rollouts:
 
 
 def _deciding(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"placements": facts.get("placements")} | of_rows(facts)
+    return {name: facts.get(name) for name in ("placements", "features")} | of_rows(facts)

@@ -39,7 +39,6 @@ from rsd.suites import TRIALS_PER_TASK, get_suite, get_task
 from rsd.tables import Grid, print_grid
 from rsd.types import Arm, Decoding, EpisodeKey, Trust
 
-NAMES = tuple(calibration.FEATURES)
 STREAM = 15  # of the shares of rollouts, beside the draws in them
 
 DESCRIPTION = """\
@@ -316,7 +315,7 @@ def _made(
             f"{config.mm:g} and --degrees {config.degrees:g}: there is nothing to tell apart; give "
             f"others, with --seen {folder} --resume"
         )
-    every = range(len(NAMES))
+    every = range(len(seen.names))
     origin = {
         "checkpoint_sha256": info.sha256,
         "placements": "fresh",
@@ -328,16 +327,24 @@ def _made(
         "assets": config.assets,
     }
     alone = {
-        name: calibration.area(calibration.held_out(seen, close, [index]), close)
-        for index, name in enumerate(NAMES)
+        name: calibration.area(calibration.held_out(seen, close, columns), close)
+        for name, columns in _families(seen.names).items()
     }
     return calibration.Calibration(
         info.sha256,
         closeness,
-        calibration.fit(seen.features, close, NAMES),
+        calibration.fit(seen.features, close, seen.names),
         calibration.reliability(calibration.held_out(seen, close, every), close),
         {**origin, "area_of_each_feature_alone": alone},
     )
+
+
+def _families(names: Sequence[str]) -> dict[str, list[int]]:
+    """Where the features of each kind stand."""
+    found: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        found.setdefault(calibration.family(name), []).append(index)
+    return found
 
 
 def _found(config: CalibrateConfig, info: PolicyInfo) -> calibration.Calibration:
@@ -352,7 +359,8 @@ def _folder(info: PolicyInfo) -> Path:
 
 def _judge(judged: calibration.Calibration, seen: Observed) -> Reliability:
     """Of a calibration, on chunks that it does not know."""
-    predicted = calibration.probability(judged.confidence, seen.features)
+    columns = [seen.names.index(name) for name in judged.confidence.features]
+    predicted = calibration.probability(judged.confidence, seen.features[:, columns])
     return calibration.reliability(predicted, seen.close(judged.closeness))
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rsd.calibration import numbered
+from rsd.errors import unknown
 from rsd.types import Confidence
 
 
@@ -21,6 +23,7 @@ class Drafted(NamedTuple):
     actions: Tensor  # float32 (B, T, 7): what they mean
     before: Tensor  # float32 (B, 7): the last action of the chunk before; zeros where there is none
     follows: Tensor  # bool (B,): whether there is one
+    proprio: Tensor  # float32 (B, 8): that it was decided on
 
 
 class Seen(NamedTuple):
@@ -30,11 +33,14 @@ class Seen(NamedTuple):
     entropies: Tensor  # (B, k, T, D), nats; the last latent is the gripper's without an encoder
     actions: Tensor  # float32 (B, T, 7)
     jump: Tensor  # (B, 7): of the first action from the last one of the chunk before, or zeros
+    proprio: Tensor  # float32 (B, 8)
 
 
-# (B,) of drafted chunks. What is no function of their codes moves by no more than twice as much as
-# any logit does: so a decision knows how far it is from another (rsd/decoding/trust.py).
-FEATURES: dict[str, Callable[[Seen], Tensor]] = {
+Feature = Callable[[Seen], Tensor]  # (B,), or (B, n) of several that are numbered from 0
+
+# What is no function of a draft's codes moves by no more than twice as much as any logit does: so a
+# decision knows how far it is from another (rsd/decoding/trust.py).
+FEATURES: dict[str, Feature] = {
     "smallest margin": lambda seen: seen.margins.amin(dim=(1, 2, 3)),
     "mean margin": lambda seen: seen.margins.mean(dim=(1, 2, 3)),
     "entropy": lambda seen: seen.entropies.mean(dim=(1, 2, 3)),
@@ -44,6 +50,12 @@ FEATURES: dict[str, Callable[[Seen], Tensor]] = {
     "jump": lambda seen: seen.jump[:, :3].norm(dim=1),
     "speed": lambda seen: seen.actions[..., :3].norm(dim=2).mean(dim=1),
     "turn": lambda seen: seen.actions[..., 3:6].norm(dim=2).mean(dim=1),
+    "entropy of layer": lambda seen: seen.entropies.mean(dim=(2, 3)),
+    "entropy of latent": lambda seen: seen.entropies.mean(dim=(1, 2)),
+    "jump of number": lambda seen: seen.jump,
+    "mean of number": lambda seen: seen.actions.mean(dim=1),
+    "size of number": lambda seen: seen.actions.abs().mean(dim=1),
+    "proprio": lambda seen: seen.proprio,
 }
 
 
@@ -56,13 +68,30 @@ def _see(drafted: Drafted) -> Seen:
         -(log_p.exp() * log_p).sum(dim=-1),
         drafted.actions,
         jump,
+        drafted.proprio,
     )
 
 
-def features_of(names: tuple[str, ...], drafted: Drafted) -> Tensor:
-    """float64 (B, F)."""
+def all_features(drafted: Drafted) -> tuple[tuple[str, ...], Tensor]:
+    """The names of all that are seen of such a draft, and they: float64 (B, F)."""
     seen = _see(drafted)
-    return torch.stack([FEATURES[name](seen).double() for name in names], dim=1)
+    names, columns = list[str](), list[Tensor]()
+    for name, feature in FEATURES.items():
+        found = feature(seen).double()
+        columns.append(found if found.ndim == 2 else found[:, None])
+        names += numbered(name, found.shape[1]) if found.ndim == 2 else [name]
+    return tuple(names), torch.cat(columns, dim=1)
+
+
+def features_of(names: tuple[str, ...], drafted: Drafted) -> Tensor:
+    """float64 (B, F). Raises UserError for what is not seen of such a draft."""
+    every, features = all_features(drafted)
+    if names == every:
+        return features
+    for name in names:
+        if name not in every:
+            raise unknown("feature", name, every)
+    return features[:, [every.index(name) for name in names]]
 
 
 def logit_of(confidence: Confidence, drafted: Drafted) -> Tensor:

@@ -136,6 +136,9 @@ def _drafted(model: CodeModel, begun: Begun, requests: Sequence[ChunkRequest]) -
         actions,
         torch.from_numpy(np.stack(last)).to(actions.device),
         torch.tensor([each is not None for each in before], device=actions.device),
+        torch.from_numpy(np.stack([each.observation.proprio for each in requests])).to(
+            actions.device
+        ),
     )
 
 

@@ -34,7 +34,7 @@ def observed(seed: int) -> Observed:
     features = rng.normal(size=(12, len(FEATURES)))
     zeros = np.zeros(12)
     apart = np.where(features[:, 0] + rng.normal(size=12) > 0, 4.0, 30.0)
-    return Observed(features, apart, zeros, zeros == 0, zeros.astype(int))
+    return Observed(tuple(FEATURES), features, apart, zeros, zeros == 0, zeros.astype(int))
 
 
 def toy_calibrator(broken: int | None = None) -> type:

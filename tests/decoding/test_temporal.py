@@ -13,10 +13,11 @@ import torch
 
 from rsd import calibration
 from rsd.commands.benchmark import _decoding_tables
-from rsd.decoding.confidence import FEATURES, Drafted, features_of, logit_of
+from rsd.decoding.confidence import FEATURES, Drafted, all_features, features_of, logit_of
 from rsd.decoding.contracts import CodeModel, Inputs
 from rsd.decoding.settle import NEAR_TIE
 from rsd.decoding.trust import REASONS, decide
+from rsd.errors import UserError
 from rsd.models.benchmark import benchmark
 from rsd.models.code_policy import CodePolicy
 from rsd.models.small_vla.weights import policy_of
@@ -200,9 +201,16 @@ def test_features_move_by_no_more_than_twice_what_logits_do(small: CodePolicy) -
     torch.manual_seed(0)
     for _ in range(20):
         noise = NEAR_TIE / 2 * (2 * torch.rand_like(seen.logits) - 1)
-        moved = features_of(tuple(FEATURES), seen._replace(logits=seen.logits + noise))
-        off = moved - features_of(tuple(FEATURES), seen)
+        names, moved = all_features(seen._replace(logits=seen.logits + noise))
+        off = moved - features_of(names, seen)
         assert float(off.abs().max().detach()) <= NEAR_TIE
+
+
+def test_a_confidence_that_names_what_a_draft_has_not_is_refused(small: CodePolicy) -> None:
+    confidence = Confidence(("entropy of layer 9",), (1.0,), 0.0)
+    decoding = Decoding("temporal", trust=Trust("confident=0.9", confidence=confidence))
+    with pytest.raises(UserError, match=r"entropy of layer 9.*entropy of layer 0"):
+        small.act(requests(1, decoding))
 
 
 def test_near_ties_of_the_draft_are_settled_whoever_acts() -> None:
@@ -249,7 +257,7 @@ def test_a_witness_acts_as_asked_and_notes_how_far_draft_and_target_are_apart(
         assert seen.apart_degrees[row] == pytest.approx(np.degrees(0.5) * steps[:, 3:6].max())
         assert seen.gripper[row] == np.array_equal(guess[row, :, 6], truth[row, :, 6])
     chunks = small.act(asked(follows, temporal("confident=0", **NO_GUARDS)))
-    index = [tuple(calibration.FEATURES).index(name) for name in CONFIDENCE.features]
+    index = [seen.names.index(name) for name in CONFIDENCE.features]
     predicted = calibration.probability(CONFIDENCE, seen.features[:, index])
     assert predicted == pytest.approx([chunk.trace.confidence for chunk in chunks], rel=1e-4)
 
@@ -280,7 +288,7 @@ def test_a_near_tie_is_noted_as_it_was_settled() -> None:
     assert all(chunk.trace.canonical for chunk in acted)
     noted = torch.from_numpy(witness.observed().features)
     precise, single = (
-        features_of(tuple(FEATURES), drafted(model, asked_for)).detach()
+        all_features(drafted(model, asked_for))[1].detach()
         for model in (policy.precise, policy.model)
     )
     assert torch.allclose(noted, precise, rtol=1e-12, atol=1e-12)

@@ -26,6 +26,7 @@ def observed(chunks: int = 400, seed: int = 0) -> Observed:
     features = rng.normal([2.0, 50.0], [1.0, 20.0], (chunks, 2))
     close = rng.random(chunks) < 1 / (1 + np.exp(-(3 - 2 * features[:, 0])))
     return Observed(
+        names=NAMES,
         features=features,
         apart_mm=np.where(close, 1.0, 30.0),
         apart_degrees=np.zeros(chunks),
@@ -36,6 +37,7 @@ def observed(chunks: int = 400, seed: int = 0) -> Observed:
 
 def test_close_is_within_both_bounds_and_of_one_gripper() -> None:
     seen = Observed(
+        (),
         np.zeros((5, 0)),
         np.array([10.0, 10.1, 0, 0, 0]),
         np.array([5.0, 0, 5.1, 0, 0]),
@@ -97,7 +99,8 @@ def test_a_fit_is_where_no_weight_could_change_for_the_better() -> None:
     assert weights[0] < 0, "a chunk is close where its first feature is low"
 
 
-def test_a_fit_is_the_one_that_newtons_method_found() -> None:
+def test_a_fit_is_the_one_that_newtons_method_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "RIDGE", 1.0)
     seen = observed()
     found = calibration.fit(seen.features, seen.close(Closeness()), NAMES)
     assert found.weights == pytest.approx((-2.0949870189302, 0.0042779943798446), rel=1e-8)
@@ -116,10 +119,9 @@ def test_held_out_chunks_are_judged_by_fits_that_do_not_know_their_placement() -
     rng = np.random.default_rng(2)
     close = (rng.random(20) < 0.5)[placement]
     feature = np.eye(20)[placement]
-    seen = Observed(feature, np.zeros(200), np.zeros(200), close, placement)
-    known = calibration.probability(
-        calibration.fit(feature, close, tuple(map(str, range(20)))), feature
-    )
+    names = tuple(map(str, range(20)))
+    seen = Observed(names, feature, np.zeros(200), np.zeros(200), close, placement)
+    known = calibration.probability(calibration.fit(feature, close, names), feature)
     assert calibration.area(known, close) == 1
     blind = calibration.held_out(seen, close, range(20))
     for fold in range(calibration.FOLDS):  # all that it has is the share of the others

@@ -24,6 +24,7 @@ FACTS: dict[str, Any] = {"placements": "fresh", "checkpoint_sha256": "a" * 64, "
 def observed(chunks: int = 7) -> Observed:
     rng = np.random.default_rng(chunks)
     return Observed(
+        names=tuple(FEATURES),
         features=rng.normal(size=(chunks, len(FEATURES))),
         apart_mm=rng.random(chunks),
         apart_degrees=rng.random(chunks),
