@@ -24,7 +24,7 @@ from rsd.summary.compute import (
     summary_of_runs,
 )
 from rsd.summary.progress import Failure, Progress, failures, progress
-from rsd.summary.rules import BASELINE
+from rsd.summary.rules import BASELINE, EVERY_TWO, Comparisons
 from rsd.summary.sessions import sessions_of
 from rsd.summary.statistics import Proportion, proportion
 from rsd.summary.values import STAGES, Summary
@@ -83,7 +83,9 @@ class Evidence:
         return sorted({suite for suite, _ in self.instructions})
 
 
-def read_evidence(outputs: Sequence[str], margin: float, now: datetime) -> Evidence:
+def read_evidence(
+    outputs: Sequence[str], margin: float, now: datetime, comparisons: Comparisons = EVERY_TWO
+) -> Evidence:
     """Raises UserError as `open_runs`, and for parts that cannot be read. Memory grows by 48 bytes
     a chunk and about 1 kB an episode."""
     runs = open_runs(outputs)
@@ -94,7 +96,7 @@ def read_evidence(outputs: Sequence[str], margin: float, now: datetime) -> Evide
         for run in runs
         for session in sessions_of(run.description, own_rows(run, runs, episodes)["finished_at"])
     ]
-    summary = summary_of_runs(runs, rows, margin)
+    summary = summary_of_runs(runs, rows, margin, comparisons)
     latencies = _latencies(rows)
     chunks = Chunks(runs, episodes)
     partings = [chunks.parting(pair.first, pair.second) for pair in summary.pairs]

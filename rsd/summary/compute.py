@@ -111,14 +111,16 @@ def tables_of(outputs: Sequence[str]) -> list[tuple[str, ...]]:
     return [*([own] if own else []), *((output,) for output in others)]
 
 
-def summarise(*outputs: str, margin: float = MARGIN) -> Summary:
+def summarise(
+    *outputs: str, margin: float = MARGIN, comparisons: Comparisons = EVERY_TWO
+) -> Summary:
     """Summary of one run as far as it is stored, or of several whose rows may stand in one table.
 
     Memory grows by 40 bytes a chunk: times, for exact medians. Raises UserError as `open_runs` and
     `read_rows_of` do.
     """
     runs = open_runs(outputs)
-    return summary_of_runs(runs, read_rows_of(runs), margin)
+    return summary_of_runs(runs, read_rows_of(runs), margin, comparisons)
 
 
 def read_rows_of(runs: Sequence[Run], columns: Sequence[str] = COLUMNS) -> Rows:
@@ -147,7 +149,9 @@ def rows_of_all(runs: Sequence[Run], columns: Sequence[str]) -> pd.DataFrame:
     return episodes
 
 
-def summary_of_runs(runs: Sequence[Run], rows: Rows, margin: float) -> Summary:
+def summary_of_runs(
+    runs: Sequence[Run], rows: Rows, margin: float, comparisons: Comparisons = EVERY_TWO
+) -> Summary:
     """What the rows of these runs say, and how long they took."""
     episodes = rows.episodes
     descriptions = {run.output: run.description for run in runs}
@@ -159,7 +163,7 @@ def summary_of_runs(runs: Sequence[Run], rows: Rows, margin: float) -> Summary:
         tuple(run.run_id for run in runs),
         made_by,
         margin,
-        EVERY_TWO,
+        comparisons,
         decodings(descriptions),
     )
     if made_by.source is not None:  # nobody knows when it ran

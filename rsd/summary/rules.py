@@ -46,10 +46,17 @@ class Comparisons:
 EVERY_TWO = Comparisons(
     "every two arms of the run", lambda arms: list(itertools.combinations(arms, 2))
 )
-AGAINST_BASELINE = Comparisons(
-    f"every other arm (second) with {BASELINE} (first)",
-    lambda arms: [(BASELINE, arm) for arm in arms if arm != BASELINE] if BASELINE in arms else [],
-)
+
+
+def against(first: str) -> Comparisons:
+    """None where there is no such arm."""
+    return Comparisons(
+        f"every other arm (second) with {first} (first)",
+        lambda arms: [(first, arm) for arm in arms if arm != first] if first in arms else [],
+    )
+
+
+AGAINST_BASELINE = against(BASELINE)
 
 
 def margin_of(points: float) -> float:

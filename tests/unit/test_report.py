@@ -456,3 +456,28 @@ def test_the_command_prints_values_as_json(
 def test_the_command_says_what_to_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("report", [str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_arms_are_compared_with_the_one_that_is_named_and_adjusted_for_so_many(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = write(
+        tmp_path,
+        (
+            result(key(trial, arm), "success" if trial < solved else "timeout")
+            for arm, solved in {"autoregressive": 20, "parallel": 8, "speculative": 13}.items()
+            for trial in range(20)
+        ),
+    )
+    page, asked = tmp_path / "page.html", [output, "--against", "speculative"]
+    assert call("report", [*asked, "--html", str(page)]) == 0
+    assert "--against speculative" in page.read_text()
+    capsys.readouterr()
+    assert call("report", [*asked, "--json"]) == 0
+    pairs = json.loads(capsys.readouterr().out)["pairs"]
+    found = [(pair["first"], pair["second"]) for pair in pairs]
+    assert found == [("speculative", "autoregressive"), ("speculative", "parallel")]
+    raw = [pair["comparison"]["p_value"] for pair in pairs]
+    assert [pair["p_adjusted"] for pair in pairs] == holm(raw)
+    assert call("report", [output, "--against", "paralel", "--json"]) == 2
+    assert "parallel" in capsys.readouterr().err
