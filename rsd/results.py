@@ -7,6 +7,7 @@ chunks. Columns that a file was kept without are null, and what follows from the
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -282,6 +283,19 @@ def published(paths: Sequence[Path]) -> list[Published]:
     for path, (origin, _) in read_once.items():
         groups.setdefault(_conditions(origin), []).append(path)
     return [_together({path: read_once[path] for path in group}) for group in groups.values()]
+
+
+def of_trials(groups: Sequence[Published], trials: Sequence[int]) -> list[Published]:
+    """What there is of some trials. Raises UserError for trials that nothing has."""
+    known = sorted({int(trial) for group in groups for trial in group.rows["trial"]})
+    for trial in trials:
+        if trial not in known:
+            raise UserError(f"--trials {trial}: there are {known[0]} to {known[-1]}")
+    kept = [
+        dataclasses.replace(group, rows=group.rows[group.rows["trial"].isin(trials)])
+        for group in groups
+    ]
+    return [group for group in kept if len(group.rows)]
 
 
 def _conditions(origin: dict[str, Any]) -> str:

@@ -213,14 +213,22 @@ class Decode:
                 **PLAIN,
             )
         by_torch = "runtime" not in json.loads(inspect_policy(self.policy).says or "{}")
-        rows = benchmark(
-            policy,
-            observations,
-            decodings,
-            self.batches,
-            self.repeats,
-            predict=self.device == "cpu" and by_torch,  # what torch dispatches is all there is
-        )
+        count = Count(0, "turns of the arms")
+        with make_display(console) as display:
+
+            def told(done: int, planned: int) -> None:
+                count.now, count.planned = done, planned
+                display.show(count)
+
+            rows = benchmark(
+                policy,
+                observations,
+                decodings,
+                self.batches,
+                self.repeats,
+                predict=self.device == "cpu" and by_torch,  # what torch dispatches is all there is
+                told=told,
+            )
         for table in _decoding_tables(
             rows, f"{self.policy}, {self.device}, {self.threads} thread(s)"
         ):

@@ -34,6 +34,7 @@ import results of other software, and export ours to it (docs/exchange.md).
   rsd results keep results/spatial --name lite             # -> docs/results/lite.parquet
   rsd results table                                        # print the tables of docs/results
   rsd results table --tasks                                # and the successes of every task
+  rsd results table --folder docs/results docs/pareto --trials 3 4 5   # these worlds, all arms
   rsd results table --write docs/results.md README.md      # put them where the pages have them
   rsd results import recording-1f0c.sqlite                 # vla-eval's -> results/vla-eval-<hash>
   rsd results import outputs/eval/eval_info.json --arm act # LeRobot's; then `rsd report RUN IT`
@@ -68,8 +69,12 @@ class Keep:
 class TableOf:
     """Make the tables."""
 
-    folder: Path = FOLDER
-    """Where the files are that `keep` made"""
+    folder: tuple[Path, ...] = (FOLDER,)
+    """Where the files are that `keep` made; of several folders all"""
+
+    trials: tuple[int, ...] = ()
+    """Only these of each task, so that arms with more are counted on the worlds of the others;
+    all if left out"""
 
     tasks: bool = False
     """Also the successes of every task"""
@@ -81,10 +86,13 @@ class TableOf:
     """Pages to write them into, between the lines that say so"""
 
     def run_it(self, console: Console) -> None:
-        files = sorted(self.folder.glob(f"*{results.SUFFIX}"))
-        if not files:
-            raise UserError(f"no results in {self.folder}; `{called('results')} keep` makes some")
-        topics = topics_of(files, margin_of(self.margin), self.tasks)
+        files = []
+        for folder in self.folder:
+            found = sorted(folder.glob(f"*{results.SUFFIX}"))
+            if not found:
+                raise UserError(f"no results in {folder}; `{called('results')} keep` makes some")
+            files += found
+        topics = topics_of(files, margin_of(self.margin), self.tasks, self.trials)
         if not self.write:
             console.print("\n".join(topics[ALL]), **PLAIN)
         for path in self.write:
@@ -92,9 +100,14 @@ class TableOf:
             console.print(f"wrote {path}", **PLAIN)
 
 
-def topics_of(files: Sequence[Path], margin: float, tasks: bool = False) -> dict[str, list[str]]:
+def topics_of(
+    files: Sequence[Path], margin: float, tasks: bool = False, trials: Sequence[int] = ()
+) -> dict[str, list[str]]:
     """What pages hold of compact files, by topic: every table, and the largest comparison's."""
-    summaries = [results.summary(group, margin) for group in results.published(files)]
+    groups = results.published(files)
+    if trials:
+        groups = results.of_trials(groups, trials)
+    summaries = [results.summary(group, margin) for group in groups]
     lines: list[str] = []
     for summary in summaries:
         lines += [*markdown.section(summary, tasks), ""]

@@ -101,9 +101,11 @@ def benchmark(
     repeats: int,
     *,
     predict: bool = True,
+    told: Callable[[int, int], None] = lambda done, planned: None,
 ) -> list[Latency]:
     """Time every decoding at every batch size on the same observations, in the order in which they
     were made, and what was known of the chunk before. `predict` where torch on a CPU computes.
+    `told` is, after every turn of the arms, how many there were, and will have been.
 
     The modes take turns batch by batch, and with them the primitive calls that predict them, so
     that a noisy machine hits all of them alike.
@@ -113,6 +115,7 @@ def benchmark(
     for name, decoding in decodings.items():  # so that what is kept of instructions is there
         for index, each in enumerate(followed[name]):
             policy.act(requests([each], decoding, index))
+    done, planned = 0, (1 + repeats) * sum(len(observations) // batch for batch in batches)
     for batch in batches:
         starts = range(0, len(observations) - batch + 1, batch)
         turns = [
@@ -123,7 +126,11 @@ def benchmark(
             for start in starts
         ]
         operations = Operations()  # counting warms up, too
-        counted = {name: [_count(policy, t[name], operations) for t in turns] for name in decodings}
+        counted: dict[str, list[Counted]] = {name: [] for name in decodings}
+        for turn in turns:
+            for name, asked in turn.items():
+                counted[name].append(_count(policy, asked, operations))
+            told(done := done + 1, planned)
         all_kinds = chain.from_iterable(c.kinds for each in counted.values() for c in each)
         primitives = Primitives(operations.operations, all_kinds)
         answers: dict[str, list[list[Answered]]] = {name: [] for name in decodings}
@@ -133,6 +140,7 @@ def benchmark(
                     answers[name].append(_ask(policy, asked))
                 if predict:
                     primitives.take_turn()
+                told(done := done + 1, planned)
         first = next(iter(decodings))
         device = primitives.device(f"this machine, batch {batch}") if predict else None
         for name in decodings:

@@ -106,7 +106,12 @@ def test_calls_are_those_of_the_decode_loop(small: CodePolicy) -> None:
 def test_rows_sum_up_and_are_predicted_from_what_is_dispatched(small: CodePolicy) -> None:
     asked = [(request.observation, Past()) for request in requests(4, Decoding("parallel"))]
     decodings = {mode: Decoding(mode) for mode in ("autoregressive", "parallel", "draft")}  # type: ignore[arg-type]
-    rows = benchmark.benchmark(small, asked, decodings, (1, 4), repeats=2)
+    turns: list[tuple[int, int]] = []
+    rows = benchmark.benchmark(
+        small, asked, decodings, (1, 4), repeats=2, told=lambda *turn: turns.append(turn)
+    )
+    planned = 3 * (len(asked) + len(asked) // 4)
+    assert turns == [(done, planned) for done in range(1, planned + 1)]
     again = benchmark.benchmark(small, asked, decodings, (1, 4), repeats=1)
     for row, other in zip(rows, again, strict=True):
         stages = [getattr(row, f"{s}_mean_ms") for s in ("vision", "draft", "target", "detokenise")]

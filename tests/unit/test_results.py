@@ -14,6 +14,7 @@ from made_up_runs import LAYERS, RUN, key, of_numbers, paired_results, result, u
 
 from rsd import results
 from rsd.books import Books, read_chunks, read_episodes
+from rsd.commands import call
 from rsd.commands.results import topics_of
 from rsd.errors import UserError
 from rsd.provenance import Machine
@@ -221,6 +222,25 @@ def test_trials_that_nobody_looked_at_have_a_row_beside_the_whole(tmp_path: Path
         "| all | 18/28",
         "| all, trials 10 on | 6/8",
     ]
+
+
+def test_some_trials_of_the_files_of_several_folders_are_one_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Then an arm that did more is counted on the worlds of the others."""
+    done = {"autoregressive": range(20), "parallel": range(4, 8)}
+    for arm, trials in done.items():
+        some = [result(key(trial, arm), "success" if trial % 4 else "timeout") for trial in trials]
+        results.keep(write(tmp_path / f"run-{arm}", some), tmp_path / arm / "kept.parquet")
+    folders = [str(tmp_path / arm) for arm in done]
+    table = ["table", "--folder", *folders]
+    assert call("results", table) == 0
+    assert " 15/20 = 75.0" in capsys.readouterr().out
+    assert call("results", [*table, "--trials", "4", "5", "6", "7"]) == 0
+    told = capsys.readouterr().out
+    assert " 3/4 = 75.0 (30.1 to 95.4) | 3/4 = 75.0" in told and "8 episodes" in told
+    assert call("results", [*table, "--trials", "4", "20"]) == 2
+    assert "--trials 20: there are 0 to 19" in capsys.readouterr().err
 
 
 def test_pairs_say_what_one_arm_alone_finished_and_adjust_their_p_values(tmp_path: Path) -> None:
