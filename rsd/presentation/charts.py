@@ -504,3 +504,9 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "
 def color_of(series: Series) -> str:
     """Of the palette."""
     return PALETTE[series.color % len(PALETTE)]
+
+
+def symbol_of(series: Series) -> int:
+    """Place in SYMBOLS: another one where a color comes again."""
+    rounds, place = divmod(series.color, len(PALETTE))
+    return (place + rounds) % len(SYMBOLS)

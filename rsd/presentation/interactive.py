@@ -13,7 +13,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from rsd.presentation.charts import SYMBOLS, Chart, Series, color_of, wrapped
+from rsd.presentation.charts import SYMBOLS, Chart, Series, color_of, symbol_of, wrapped
 
 ROW_HEIGHT = 26  # px a series in a row of a chart of rows
 _MARGIN = {"l": 8, "r": 16, "t": 44, "b": 8}  # on top: buttons, and names of marks
@@ -51,7 +51,8 @@ def height(chart: Chart) -> int:
         lines = max(len(wrapped(row)) for row in chart.rows)
         row = max(ROW_HEIGHT * 0.7 * side_by_side, 15 * lines, ROW_HEIGHT) + 12
         return round(166 + row * len(chart.rows))
-    return 400
+    legend = -(-len(chart.series) // 2)  # lines of it, where a page is narrow
+    return 400 + 19 * max(0, legend - 4)
 
 
 def _layout(chart: Chart) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def _interval(series: Series, values: Any) -> dict[str, Any]:
 
 
 def _marker(series: Series, size: int = 9) -> dict[str, Any]:
-    symbol = SYMBOLS[series.color % len(SYMBOLS)]
+    symbol = SYMBOLS[symbol_of(series)]
     return {"color": color_of(series), "symbol": symbol, "size": size}
 
 

@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 
 from rsd.outputs import write_file
 from rsd.presentation import tables
-from rsd.presentation.charts import Chart, Series, charts, color_of, wrapped
+from rsd.presentation.charts import Chart, Series, charts, color_of, symbol_of, wrapped
 from rsd.presentation.evidence import Evidence
 from rsd.presentation.figures import as_file, as_parquet
 
 WIDTH = 6.3  # inches, of a text column
+LEGEND_COLUMNS = 3
 STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.spines.top": False,
@@ -98,7 +99,7 @@ def drawn(chart: Chart) -> Figure:
             fontsize=6,
         )
     if len(chart.series) > 1 and chart.kind != "heat":
-        figure.legend(loc="outside lower center", ncols=min(3, len(chart.series)))
+        figure.legend(loc="outside lower center", ncols=min(LEGEND_COLUMNS, len(chart.series)))
     return figure
 
 
@@ -109,7 +110,8 @@ def _literal(text: str) -> str:
 
 def _height(chart: Chart) -> float:
     if not chart.rows:
-        return 2.8
+        legend = -(-len(chart.series) // LEGEND_COLUMNS)
+        return 2.8 + 0.17 * max(0, legend - 2)
     side_by_side = len(chart.series) if chart.kind == "intervals" else 1
     lines = max(len(wrapped(row)) for row in chart.rows)
     return 0.9 + len(chart.rows) * max(0.13 * side_by_side, 0.15 * lines, 0.18)
@@ -120,7 +122,7 @@ def _place(chart: Chart, x: float) -> Any:
 
 
 def _marker(series: Series) -> str:
-    return _MARKERS[series.color % len(_MARKERS)]
+    return _MARKERS[symbol_of(series)]
 
 
 def _apart(series: Series, values: Any) -> list[list[float]]:

@@ -567,6 +567,20 @@ def test_arms_that_did_other_episodes_are_not_set_side_by_side_in_silence(tmp_pa
         assert any(said in note for note in notes(summarise(run))) == bool(times)
 
 
+def test_many_arms_are_told_apart_and_leave_the_figure_its_height(tmp_path: Path) -> None:
+    def drawn(count: int) -> tuple[charts.Chart, float, int]:
+        arms = [f"autoregressive@{depth}" for depth in range(1, count + 1)]
+        output = write(tmp_path / str(count), [result(key(0, arm)) for arm in arms])
+        (chart,) = charts.pareto(of(output))
+        return chart, paper.drawn(chart).get_size_inches()[1], interactive.height(chart)
+
+    few, inches, pixels = drawn(2)
+    many, more_inches, more_pixels = drawn(30)
+    looks = {(charts.color_of(series), charts.symbol_of(series)) for series in many.series[:30]}
+    assert len(looks) == 30 and len(few.series) <= 3
+    assert more_inches - inches > 1 and more_pixels - pixels > 150
+
+
 def test_an_arm_that_takes_no_pass_is_in_the_figure_of_passes(tmp_path: Path) -> None:
     run = write(tmp_path, [*paired_results(tasks=1), unjudged(key(0, "draft"))])
     (drawn,) = (chart for chart in charts.charts(of(run)) if chart.name == "passes")
