@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from rsd import conditions
 from rsd.books import Column, Committed, committed, read_rows, read_run
-from rsd.errors import UserError
+from rsd.errors import UserError, unknown
 from rsd.outputs import write_file
 from rsd.summary.compute import Rows, first_key, one_assets, stored_episodes, summary_of
 from rsd.summary.origin import decodings, origin_of, provenance
@@ -128,12 +128,13 @@ SCHEMA = pa.schema(
 )
 
 
-def keep(run: str, path: Path) -> int:
-    """Write the run in folder `run` to `path` compactly; returns the number of episodes.
+def keep(run: str, path: Path, arms: Sequence[str] = ()) -> int:
+    """Write the run in folder `run` to `path` compactly, of some `arms` if any are named; returns
+    the number of episodes.
 
     Raises UserError for a folder without a run, an unfinished run (what solves its task ends early:
-    the rate of a part is too high), a run on several assets or with several seeds, or a path that
-    cannot be written.
+    the rate of a part is too high), a run on several assets or with several seeds, an arm that it
+    has not, or a path that cannot be written.
     """
     record = read_run(run)
     parts = committed(run)
@@ -148,8 +149,12 @@ def keep(run: str, path: Path) -> int:
     one_assets(run, episodes)
     if episodes["seed"].nunique() > 1:
         raise UserError(f"{run} has several seeds; the compact form holds one")
+    origin = origin_of(record)
+    if arms:
+        origin = _with_arms(origin, arms)
+        episodes = episodes[episodes["arm"].isin(arms)]
     table = _compact(episodes, parts)
-    described = SCHEMA.with_metadata({"run": json.dumps(origin_of(record))})
+    described = SCHEMA.with_metadata({"run": json.dumps(origin)})
     try:
         rows = pa.Table.from_pandas(table, described, preserve_index=False)
     except pa.ArrowInvalid as error:
@@ -163,6 +168,15 @@ def keep(run: str, path: Path) -> int:
     )
     write_file(path, content.getvalue(), "--folder")
     return len(table)
+
+
+def _with_arms(origin: dict[str, Any], arms: Sequence[str]) -> dict[str, Any]:
+    decoded = origin["config"]["arms"]
+    for arm in arms:
+        if arm not in decoded:
+            raise unknown("arm", arm, decoded)
+    kept = {arm: how for arm, how in decoded.items() if arm in arms}
+    return origin | {"config": origin["config"] | {"arms": kept}}
 
 
 _EPISODE_COLUMNS = (*KEY, "seed", "outcome", "steps", "wall_s", "assets", "source", _STATE)
@@ -184,11 +198,14 @@ def _by_episode(keys: pd.MultiIndex, parts: Committed) -> dict[str, Any]:
         for arm, suites in tally([parts]).items()
         for suite, one in suites.items()
     }
+    kept = set(keys.get_level_values("arm"))
     totals = {name: np.zeros((len(keys), 0), dtype=np.int64) for name in _BY_LAYER}
     depth, near_ties, lost = (np.zeros(len(keys), dtype=np.int64) for _ in range(3))
     passes = [np.zeros((0, 3), dtype=np.int64)]
     for batch in parts.chunks(_CHUNK_COLUMNS):
         for arm, suite, rows in grouped(batch):
+            if arm not in kept:
+                continue
             places = keys.get_indexer(pd.MultiIndex.from_frame(rows.select(KEY).to_pandas()))
             np.maximum.at(depth, places, numbers(rows["layers"]))
             np.add.at(near_ties, places, numbers(rows["canonical"]))

@@ -54,6 +54,9 @@ class Keep:
     name: str
     """Name of the file: letters, digits, - and _"""
 
+    arms: tuple[str, ...] = ()
+    """Only these of the run's; all if left out"""
+
     folder: Path = FOLDER
     """Where the file goes"""
 
@@ -61,7 +64,7 @@ class Keep:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
             raise UserError(f"--name {self.name!r}: letters, digits, - and _ only")
         path = self.folder / f"{self.name}{results.SUFFIX}"
-        count = results.keep(self.run, path)
+        count = results.keep(self.run, path, self.arms)
         console.print(f"{path}: {count} episodes, {path.stat().st_size / 1024:.0f} KiB", **PLAIN)
 
 

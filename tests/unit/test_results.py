@@ -243,6 +243,19 @@ def test_some_trials_of_the_files_of_several_folders_are_one_table(
     assert "--trials 20: there are 0 to 19" in capsys.readouterr().err
 
 
+def test_some_arms_of_a_run_are_kept_alone(run: str, tmp_path: Path) -> None:
+    """As those of a file that holds all of them."""
+    whole, some = tmp_path / "whole.parquet", tmp_path / "some.parquet"
+    assert results.keep(run, whole) == 100
+    assert results.keep(run, some, ["speculative"]) == 50
+    (origin, rows), (_, every) = results.read(some), results.read(whole)
+    assert list(origin["config"]["arms"]) == ["speculative"]
+    own = every[every["arm"] == "speculative"].reset_index(drop=True)
+    assert rows.astype(str).equals(own.astype(str))
+    with pytest.raises(UserError, match="speculative"):
+        results.keep(run, some, ["speculativ"])
+
+
 def test_pairs_say_what_one_arm_alone_finished_and_adjust_their_p_values(tmp_path: Path) -> None:
     solved = {"autoregressive": 30, "parallel": 18, "speculative": 30, "regression": 4}
     some = [
