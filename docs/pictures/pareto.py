@@ -5,7 +5,7 @@ docs/pareto.md; the data of both go to docs/pareto/drawn/arms.parquet.
   python docs/pictures/pareto.py --times results/a results/b    # new times first, from runs
 
 Success is that of kept results on ten trials of each task. Times are those of runs in which
-`autoregressive` took part, too, as a share of its own; of an arm in several runs the last one's.
+`autoregressive` took part, too, as a share of its own; of an arm in several runs the mean.
 """
 
 from __future__ import annotations
@@ -42,15 +42,20 @@ KINDS = {  # by how an arm's name begins: its mark
 
 
 def times(runs: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row an arm and run: mean time of a chunk, queues aside."""
+    """A row an arm and run: mean time of a chunk, queues aside. Of runs in which an arm decodes
+    otherwise than in the last one that has it, none."""
+    described = {run: read_run(run) for run in runs}
+    last = {arm: how for run in runs for arm, how in described[run]["config"]["arms"].items()}
     for run in runs:
         chunks = read_chunks(run, ["arm", "fast", "passes", *STAGES]).to_pandas()
         chunks["ms"] = 1000 * chunks[list(STAGES)].sum(axis=1)
         means = chunks.groupby("arm", observed=True).ms.agg(["mean", "count"])
         for arm, own in means.iterrows():
+            if described[run]["config"]["arms"][arm] != last[str(arm)]:
+                continue
             yield {
                 "arm": str(arm),
-                "run": read_run(run)["run_id"],
+                "run": described[run]["run_id"],
                 "chunks": int(own["count"]),
                 "ms": float(own["mean"]),
                 "of_baseline": float(own["mean"] / means.loc[BASELINE, "mean"]),
@@ -59,7 +64,7 @@ def times(runs: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def arms() -> list[dict[str, Any]]:
     """What is drawn: a row an arm that has a time, the fastest first."""
-    timed = pd.read_parquet(TIMES).drop_duplicates("arm", keep="last").set_index("arm")
+    timed = pd.read_parquet(TIMES).groupby("arm").of_baseline.mean()
     files = [file for folder in ("results", "pareto") for file in (DOCS / folder).glob("*.parquet")]
     groups = results.of_trials(results.published(sorted(files)), TRIALS)
     group = max(groups, key=lambda each: len(each.rows))
@@ -87,7 +92,7 @@ def arms() -> list[dict[str, Any]]:
                 "p": difference.p_value if difference else None,
                 "passes": arm.cost.passes_mean,
                 "fast": arm.cost.unjudged,
-                "of_baseline": float(timed.of_baseline[arm.arm]),
+                "of_baseline": float(timed[arm.arm]),
             }
         )
     return sorted(rows, key=lambda row: float(row["of_baseline"]))
