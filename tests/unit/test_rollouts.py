@@ -68,6 +68,7 @@ def test_a_folder_that_holds_something_is_gone_on_with_only_where_that_is_asked_
     [
         ({"placements": "stored"}, 'placements: "fresh" -> "stored"'),
         ({"checkpoint_sha256": "b" * 64}, "checkpoint_sha256"),
+        ({"features": ["entropy"]}, "features"),
         ({"packages": {"mujoco": "9"}}, "packages.mujoco"),
     ],
 )
