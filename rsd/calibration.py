@@ -75,6 +75,13 @@ class Observed:
     gripper: np.ndarray  # bool (n,): the same in all steps
     placement: np.ndarray  # int64 (n,): which rollout
 
+    def of(self, names: Sequence[str]) -> np.ndarray:
+        """Some of the features. Raises UserError for what was not seen."""
+        for name in names:
+            if name not in self.names:
+                raise unknown("feature", name, self.names)
+        return self.features[:, [self.names.index(name) for name in names]]
+
     def close(self, closeness: Closeness) -> np.ndarray:
         """bool (n,): whether the target says nearly what the draft does."""
         near = (self.apart_mm <= closeness.mm) & (self.apart_degrees <= closeness.degrees)

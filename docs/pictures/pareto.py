@@ -28,7 +28,6 @@ DOCS = Path(__file__).parents[1]
 PICTURE, ARMS = Path(__file__).with_name("pareto.svg"), DOCS / "pareto" / "drawn" / "arms.parquet"
 TIMES = ARMS.with_name("times.parquet")
 TRIALS = range(3, 13)
-MOST = 400  # worlds: of forty tasks
 POINTS = ("difference", "difference_low", "difference_high")
 KINDS = {  # by how an arm's name begins: its mark
     "autoregressive": ("o", "C0"),
@@ -47,7 +46,7 @@ def times(runs: Sequence[str]) -> Iterator[dict[str, Any]]:
     described = {run: read_run(run) for run in runs}
     last = {arm: how for run in runs for arm, how in described[run]["config"]["arms"].items()}
     for run in runs:
-        chunks = read_chunks(run, ["arm", "fast", "passes", *STAGES]).to_pandas()
+        chunks = read_chunks(run, ["arm", *STAGES]).to_pandas()
         chunks["ms"] = 1000 * chunks[list(STAGES)].sum(axis=1)
         means = chunks.groupby("arm", observed=True).ms.agg(["mean", "count"])
         for arm, own in means.iterrows():
@@ -104,13 +103,14 @@ def kind_of(arm: str) -> tuple[str, str]:
 
 def picture(rows: Sequence[dict[str, Any]]) -> bytes:
     """Marks are numbered: names would lie over each other."""
+    most = max(row["worlds"] for row in rows)
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for number, row in enumerate(rows, 1):
         marker, color = kind_of(row["arm"])
         own, low, high = (100 * (row[name] or 0.0) for name in POINTS)
         reach = [[own - low], [high - own]]
-        worlds = "" if row["worlds"] == MOST else f" ({row['worlds']})"
+        worlds = "" if row["worlds"] == most else f" ({row['worlds']})"
         axes.errorbar(
             row["of_baseline"],
             own,
@@ -128,7 +128,7 @@ def picture(rows: Sequence[dict[str, Any]]) -> bytes:
         )
     axes.set_xlabel(f"mean time of a chunk, as a share of {BASELINE}'s")
     axes.set_ylabel(f"success against {BASELINE} in the same worlds, points (95 %)")
-    axes.set_title(f"{MOST} worlds, or as many as stand behind a name", fontsize=10)
+    axes.set_title(f"{most} worlds, or as many as stand behind a name", fontsize=10)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return as_file(figure, "svg")

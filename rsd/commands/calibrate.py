@@ -359,8 +359,8 @@ def _folder(info: PolicyInfo) -> Path:
 
 def _judge(judged: calibration.Calibration, seen: Observed) -> Reliability:
     """Of a calibration, on chunks that it does not know."""
-    columns = [seen.names.index(name) for name in judged.confidence.features]
-    predicted = calibration.probability(judged.confidence, seen.features[:, columns])
+    features = seen.of(judged.confidence.features)
+    predicted = calibration.probability(judged.confidence, features)
     return calibration.reliability(predicted, seen.close(judged.closeness))
 
 

@@ -78,8 +78,12 @@ def all_features(drafted: Drafted) -> tuple[tuple[str, ...], Tensor]:
     names, columns = list[str](), list[Tensor]()
     for name, feature in FEATURES.items():
         found = feature(seen).double()
-        columns.append(found if found.ndim == 2 else found[:, None])
-        names += numbered(name, found.shape[1]) if found.ndim == 2 else [name]
+        if found.ndim == 1:
+            names.append(name)
+            columns.append(found[:, None])
+        else:
+            names += numbered(name, found.shape[1])
+            columns.append(found)
     return tuple(names), torch.cat(columns, dim=1)
 
 

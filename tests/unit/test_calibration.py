@@ -47,6 +47,13 @@ def test_close_is_within_both_bounds_and_of_one_gripper() -> None:
     assert seen.close(Closeness(10, 5)).tolist() == [True, False, False, False, True]
 
 
+def test_features_are_taken_by_name_and_what_was_not_seen_is_refused() -> None:
+    seen = observed()
+    assert np.array_equal(seen.of(NAMES[::-1]), seen.features[:, ::-1])
+    with pytest.raises(UserError, match="entropy of layer 9"):
+        seen.of(["entropy of layer 9"])
+
+
 def test_reliability_is_what_counting_chunk_by_chunk_gives() -> None:
     rng = np.random.default_rng(1)
     predicted = np.append(np.round(rng.random(200), 2), [0.0, 1.0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,12 @@ def test_a_pages_tables_are_those_of_the_kept_results(page: str) -> None:
     topics = topics_of(sorted(FOLDER.glob("*.parquet")), MARGIN)
     text = (FOLDER.parents[1] / page).read_text()
     assert markdown.filled(text, topics) == text
+
+
+def test_the_table_of_every_arms_time_is_that_of_the_kept_rows() -> None:
+    """`python docs/pictures/pareto.py` prints what docs/pareto.md has."""
+    pareto = runpy.run_path(str(FOLDER.parent / "pictures" / "pareto.py"))
+    assert pareto["table"](pareto["arms"]()) in (FOLDER.parent / "pareto.md").read_text()
 
 
 def test_two_thousand_episodes_are_kept_in_less_than_300_kb(tmp_path: Path) -> None:
