@@ -307,7 +307,7 @@ def of_trials(groups: Sequence[Published], trials: Sequence[int]) -> list[Publis
     known = sorted({int(trial) for group in groups for trial in group.rows["trial"]})
     for trial in trials:
         if trial not in known:
-            raise UserError(f"--trials {trial}: there are {known[0]} to {known[-1]}")
+            raise UserError(f"--trials {trial}: there are {', '.join(map(str, known))}")
     kept = [
         dataclasses.replace(group, rows=group.rows[group.rows["trial"].isin(trials)])
         for group in groups
