@@ -153,7 +153,9 @@ class TrainJob:
     start_from: str | None = None
     """Name of a bundled checkpoint, or a checkpoint folder, whose weights, sizes and normalisation
     statistics the target starts from, instead of random ones: for fine-tuning; lower
-    --train.learning-rate. A regression head that it lacks is new"""
+    --train.learning-rate. A regression head that it lacks is new. With --model.tokeniser.steps
+    other than 8 for chunks of another length: the tokeniser, what reads and says codes, and the
+    draft are new then"""
 
     shard: bool = False
     """Each of several workers keeps its part of the target's weights, gradients and optimiser's

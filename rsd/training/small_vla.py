@@ -164,14 +164,36 @@ def decided(job: TrainJob) -> TrainJob:
     if base is None:
         return job
     model = checkpoint.inspect(base).model
-    if job.start_from and not model.regression:  # a target can be given the head that it lacks
-        model = dataclasses.replace(model, regression=job.model.regression)
+    if job.start_from:
+        model = _started(model, job.model, base)
     if job.draft_only and job.model.draft != DraftConfig():  # of its own sizes, begun anew
         model = dataclasses.replace(model, draft=job.model.draft)
-    if job.model not in (SmallVLAConfig(), SmallVLAConfig(draft=model.draft), model):
-        own = ", but for --model.draft.*" if job.draft_only else ""
-        raise UserError(f"{base} has sizes of its own; leave out --model.*{own}, or start anew")
+    short = SmallVLAConfig()  # with what can be asked for beside a checkpoint's own sizes
+    alike = _with_steps(short, model.tokeniser.steps)
+    if job.model not in (short, SmallVLAConfig(draft=model.draft), alike, model):
+        own = "--model.draft.*" if job.draft_only else "--model.tokeniser.steps"
+        raise UserError(
+            f"{base} has sizes of its own; leave out --model.*, but for {own}, or start anew"
+        )
     return dataclasses.replace(job, model=model)
+
+
+def _started(model: SmallVLAConfig, asked: SmallVLAConfig, name: str) -> SmallVLAConfig:
+    """Sizes of what starts from the checkpoint `name` of sizes `model`: its own, but for a
+    regression head that it lacks and for chunks of another length. Raises UserError."""
+    if not model.regression:
+        model = dataclasses.replace(model, regression=asked.regression)
+    if asked.tokeniser.steps == SmallVLAConfig().tokeniser.steps:  # as good as not said
+        return model
+    try:
+        return _with_steps(model, asked.tokeniser.steps)
+    except ValueError as error:
+        raise UserError(f"--model.tokeniser.steps: {name} has {error}") from error
+
+
+def _with_steps(model: SmallVLAConfig, steps: int) -> SmallVLAConfig:
+    """For chunks of `steps` control steps."""
+    return dataclasses.replace(model, tokeniser=dataclasses.replace(model.tokeniser, steps=steps))
 
 
 def examples(job: TrainJob) -> Examples:
@@ -193,16 +215,32 @@ def learner(
     if not job.start_from:
         return SmallVLALearner(model), examples
     start = _start(job.start_from, examples, job.train.held_out)
-    model.load_state_dict(model.state_dict() | start.state_dict())
-    return SmallVLALearner(model, known_proprio=True, knows_tokeniser=True), examples
+    same_chunks = start.config.tokeniser.steps == job.model.tokeniser.steps
+    _take_over(model, start, () if same_chunks else OF_CHUNKS)
+    return SmallVLALearner(model, known_proprio=True, knows_tokeniser=same_chunks), examples
 
 
-def _with_new_draft(model: SmallVLA, config: SmallVLAConfig, pixels: int) -> SmallVLA:
+OF_DRAFT = ("draft.", "draft_reader.")
+OF_CHUNKS = (  # what has the length of a chunk in it, or means other codes with another length
+    *OF_DRAFT,
+    "tokeniser.",
+    "target.code_embedding.",
+    "target.heads.",
+    "parallel_heads.",
+    "regression_head.",
+)
+
+
+def _take_over(model: SmallVLA, start: SmallVLA, but: tuple[str, ...]) -> None:
+    """The weights of `start`; those whose names begin with one of `but` stay as they are."""
+    taken = {k: v for k, v in start.state_dict().items() if not k.startswith(but)}
+    model.load_state_dict(model.state_dict() | taken)
+
+
+def _with_new_draft(start: SmallVLA, config: SmallVLAConfig, pixels: int) -> SmallVLA:
     """The same target beside a draft of other sizes, from random weights."""
     made = SmallVLA(config, pixels)
-    of_draft = ("draft.", "draft_reader.")
-    kept = {k: v for k, v in model.state_dict().items() if not k.startswith(of_draft)}
-    made.load_state_dict(made.state_dict() | kept)
+    _take_over(made, start, OF_DRAFT)
     return made
 
 

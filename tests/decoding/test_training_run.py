@@ -278,6 +278,41 @@ def test_a_target_starts_from_a_checkpoint_with_its_sizes_and_statistics(
         check_output(dataclasses.replace(job, draft_only=True))
 
 
+@pytest.mark.parametrize("asked", [SmallVLAConfig(), CONFIG])
+def test_chunks_of_another_length_start_from_a_checkpoint_but_for_their_codes(
+    data: Path, tmp_path: Path, asked: SmallVLAConfig
+) -> None:
+    start = small_checkpoint(tmp_path / "start")
+    still = dataclasses.replace(SETTINGS, learning_rate=1e-12)
+    longer = dataclasses.replace(asked.tokeniser, steps=12)
+    job = _job(data, tmp_path / "out", start_from=str(start), train=still)
+    _train(dataclasses.replace(job, model=dataclasses.replace(asked, tokeniser=longer)))
+    wanted = dataclasses.replace(CONFIG.tokeniser, steps=12)
+    assert checkpoint.inspect(str(job.output)).model.tokeniser == wanted
+    before, after = (load_file(path / "model.safetensors") for path in (start, job.output))
+    of_codes = ("parallel_heads", "regression_head", "target.heads", "target.code_embedding")
+    for name in before:
+        if name.startswith(of_codes):
+            assert not torch.equal(before[name], after[name]), name
+        elif not name.startswith(("draft", "tokeniser")):
+            torch.testing.assert_close(after[name], before[name], msg=name)
+    again = _job(data, tmp_path / "again", start_from=str(job.output))  # its own, when none is said
+    _train(dataclasses.replace(again, model=SmallVLAConfig()))
+    assert checkpoint.inspect(str(again.output)).model.tokeniser.steps == 12
+
+
+def test_a_length_of_chunks_that_a_start_cannot_have_is_refused(data: Path, tmp_path: Path) -> None:
+    halves = dataclasses.replace(CONFIG.target, positions=2)
+    config = dataclasses.replace(CONFIG, target=halves)
+    start = tmp_path / "start"
+    weights.save(SmallVLA(config, IMAGES.height), start, IMAGES, {"data": "none"})
+    odd = dataclasses.replace(SmallVLAConfig().tokeniser, steps=15)
+    job = _job(data, tmp_path / "out", start_from=str(start))
+    job = dataclasses.replace(job, model=dataclasses.replace(SmallVLAConfig(), tokeniser=odd))
+    with pytest.raises(UserError, match=r"tokeniser.steps: .*2 positions do not divide the 15"):
+        _train(job)
+
+
 def test_a_target_gets_the_regression_head_that_its_start_lacks(data: Path, tmp_path: Path) -> None:
     headless = dataclasses.replace(CONFIG, regression=False)
     start = tmp_path / "start"
