@@ -128,7 +128,8 @@ def picture(rows: Sequence[dict[str, Any]]) -> bytes:
         )
     axes.set_xlabel(f"mean time of a chunk, as a share of {BASELINE}'s")
     axes.set_ylabel(f"success against {BASELINE} in the same worlds, points (95 %)")
-    axes.set_title(f"{most} worlds, or as many as stand behind a name", fontsize=10)
+    some = "" if all(row["worlds"] == most for row in rows) else ", or as many as stand there"
+    axes.set_title(f"{most} worlds{some}", fontsize=10)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return as_file(figure, "svg")
