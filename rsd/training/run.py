@@ -241,7 +241,9 @@ def _describe_tokeniser(job: TrainJob, tokeniser: RFSQ, examples: Examples) -> s
     table = truncation_table(tokeniser, some)
     content = [dataclasses.asdict(row) for row in table]
     write_file(job.output / TOKENISER_FILE, json.dumps(content, indent=2) + "\n")
-    return "what the first K layers reconstruct:\n" + "\n".join(table_lines(table))
+    steps = tokeniser.config.steps
+    head = f"what the first K layers reconstruct of chunks of {steps} steps:"
+    return "\n".join([head, *table_lines(table)])
 
 
 def _origin(job: TrainJob, examples: Examples, command: str) -> dict[str, Any]:
