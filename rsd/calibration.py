@@ -42,6 +42,14 @@ def numbered(family: str, count: int) -> list[str]:
     return [f"{family} {index}" for index in range(count)]
 
 
+def places(names: Sequence[str], known: Sequence[str]) -> list[int]:
+    """Where features stand among those that are `known`. Raises UserError for one that is not."""
+    for name in names:
+        if name not in known:
+            raise unknown("feature", name, known)
+    return [known.index(name) for name in names]
+
+
 def family(name: str) -> str:
     """Of FEATURES, for the name of one."""
     words, _, index = name.rpartition(" ")
@@ -77,10 +85,7 @@ class Observed:
 
     def of(self, names: Sequence[str]) -> np.ndarray:
         """Some of the features. Raises UserError for what was not seen."""
-        for name in names:
-            if name not in self.names:
-                raise unknown("feature", name, self.names)
-        return self.features[:, [self.names.index(name) for name in names]]
+        return self.features[:, places(names, self.names)]
 
     def close(self, closeness: Closeness) -> np.ndarray:
         """bool (n,): whether the target says nearly what the draft does."""

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rsd.calibration import numbered
-from rsd.errors import unknown
+from rsd.calibration import numbered, places
 from rsd.types import Confidence
 
 
@@ -92,10 +91,7 @@ def features_of(names: tuple[str, ...], drafted: Drafted) -> Tensor:
     every, features = all_features(drafted)
     if names == every:
         return features
-    for name in names:
-        if name not in every:
-            raise unknown("feature", name, every)
-    return features[:, [every.index(name) for name in names]]
+    return features[:, places(names, every)]
 
 
 def logit_of(confidence: Confidence, drafted: Drafted) -> Tensor:

@@ -191,6 +191,24 @@ def test_the_table_of_every_arms_time_is_that_of_the_kept_rows() -> None:
     assert pareto["table"](pareto["arms"]()) in (FOLDER.parent / "pareto.md").read_text()
 
 
+def test_the_longer_open_loop_is_told_as_its_kept_episodes_have_it() -> None:
+    """The table of docs/ablations.md, from all episodes of the study."""
+    kept = pq.read_table(FOLDER.parent / "ablations" / "open_loop.parquet").to_pandas()
+    won = kept.assign(won=kept["outcome"].astype(str) == "success")
+    suites = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+    pairs = won.pivot(index=["suite", "task_id", "trial"], columns="cell", values="won")
+    base, longer = pairs["base"], pairs["replan-16"]
+    lost = f"{(base & ~longer).sum()}, {(longer & ~base).sum()}"
+    page = (FOLDER.parent / "ablations.md").read_text().splitlines()
+    for steps, cell, told in (("8", "base", ""), ("16", "replan-16", lost)):
+        rows = won[won["cell"] == cell]
+        ms = 1000 * rows["decode_s"].sum() / rows["steps"].sum()
+        solved = [rows.loc[rows["suite"] == suite, "won"].sum() for suite in suites]
+        (line,) = [line for line in page if line.startswith(f"| {steps} | {rows['won'].sum()} |")]
+        cells = [part.strip() for part in line.strip("|").split("|")]
+        assert cells[3:] == [told, f"{ms:.2f}", *map(str, solved)]
+
+
 def test_two_thousand_episodes_are_kept_in_less_than_300_kb(tmp_path: Path) -> None:
     benchmark.make_run(tmp_path / "run", 2000, 500)
     assert results.keep(str(tmp_path / "run"), tmp_path / "kept.parquet") == 2000
